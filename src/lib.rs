@@ -1,0 +1,3 @@
+//! logoutd, a coordinator for OpenID Connect back-channel logout.
+pub mod model;
+pub mod seams;

@@ -1,0 +1,126 @@
+//! Who may call, and what each role may do.
+
+use super::key::words;
+use super::{ApiTokenId, ClientId, IssuerId, Timestamp};
+
+words! {
+    /// The role an API token carries.
+    Role, "a role" {
+        /// An identity provider: reports, and ends what it reported.
+        Provider = "provider",
+        /// A gateway: asks whether tokens are good.
+        Gateway = "gateway",
+        /// A relying party: sees its own deliveries.
+        Client = "client",
+        /// Reads and kills.
+        Operator = "operator",
+        /// Reads everything, the audit trail included.
+        Auditor = "auditor",
+        /// All of it.
+        Admin = "admin",
+    }
+}
+
+/// What a route asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Permission {
+    /// Report sessions, participants and tokens.
+    Report,
+    /// Read sessions and subjects.
+    ReadSessions,
+    /// End sessions and participations.
+    Kill,
+    /// Read receipts and deliveries.
+    ReadLogouts,
+    /// Read deliveries; a client its own.
+    ReadDeliveries,
+    /// Ask whether a token is active.
+    Introspect,
+    /// Read issuers, clients and public keys.
+    ReadRegistry,
+    /// Change issuers and clients.
+    Administer,
+    /// Mint, list and revoke API tokens.
+    ManageApiTokens,
+    /// Read the audit trail.
+    ReadAudit,
+    /// Scrape metrics.
+    ReadMetrics,
+}
+
+impl Role {
+    /// Whether a token of this role may do it, inside its issuer.
+    pub const fn may(self, permission: Permission) -> bool {
+        use Permission as P;
+        match self {
+            Self::Provider => {
+                matches!(permission, P::Report | P::ReadSessions | P::Kill | P::ReadLogouts | P::ReadDeliveries | P::Introspect)
+            }
+            Self::Gateway => matches!(permission, P::Introspect),
+            Self::Client => matches!(permission, P::ReadDeliveries),
+            Self::Operator => matches!(permission, P::ReadSessions | P::Kill | P::ReadLogouts | P::ReadDeliveries | P::ReadRegistry),
+            Self::Auditor => {
+                matches!(permission, P::ReadSessions | P::ReadLogouts | P::ReadDeliveries | P::ReadRegistry | P::ReadAudit | P::ReadMetrics)
+            }
+            Self::Admin => true,
+        }
+    }
+
+    /// Whether a token of this role must be bound to an issuer.
+    pub const fn needs_issuer(self) -> bool {
+        matches!(self, Self::Provider | Self::Gateway | Self::Client)
+    }
+}
+
+/// An authenticated caller.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// The token's identity; the bootstrap token and the server itself have fixed ones.
+    pub identity: String,
+    /// Its role.
+    pub role: Role,
+    /// The issuer it is bound to.
+    pub issuer: Option<IssuerId>,
+    /// The client it is bound to.
+    pub client_id: Option<ClientId>,
+    /// A `provider` that may end a client's or everybody's sessions.
+    pub may_mass_kill: bool,
+    /// Where the request came from.
+    pub remote: Option<String>,
+}
+
+impl Caller {
+    /// The identity of `LOGOUTD_ADMIN_TOKEN`.
+    pub const BOOTSTRAP: &'static str = "bootstrap";
+
+    /// Whether this caller may do it at that issuer (none: to something that belongs to no issuer).
+    pub fn may(&self, permission: Permission, issuer: Option<&IssuerId>) -> bool {
+        let in_reach = match (&self.issuer, issuer) {
+            (None, _) => true,
+            (Some(own), Some(asked)) => own == asked,
+            (Some(_), None) => false,
+        };
+        in_reach && self.role.may(permission)
+    }
+}
+
+/// An API token as it is stored and listed: never its value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ApiTokenRecord {
+    /// Its identity.
+    pub id: ApiTokenId,
+    /// Its role.
+    pub role: Role,
+    /// The issuer it is bound to.
+    pub issuer: Option<IssuerId>,
+    /// The client it is bound to.
+    pub client_id: Option<ClientId>,
+    /// A `provider` that may end a client's or everybody's sessions.
+    pub may_mass_kill: bool,
+    /// When it was minted.
+    pub created_at: Timestamp,
+    /// When it stops working.
+    pub expires_at: Option<Timestamp>,
+    /// When it was revoked.
+    pub revoked_at: Option<Timestamp>,
+}

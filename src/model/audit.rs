@@ -1,0 +1,53 @@
+//! Audit records: who did what, from where, to what, why.
+
+use super::key::words;
+use super::{AuditId, EventId, IssuerId, Timestamp};
+
+words! {
+    /// What was done.
+    Act, "an act" {
+        /// A logout was posted.
+        LogoutPosted = "logout_posted",
+        /// An issuer was registered.
+        IssuerCreated = "issuer_created",
+        /// An issuer changed.
+        IssuerChanged = "issuer_changed",
+        /// An issuer was deleted.
+        IssuerDeleted = "issuer_deleted",
+        /// A client was registered or replaced.
+        ClientPut = "client_put",
+        /// A client was deleted.
+        ClientDeleted = "client_deleted",
+        /// A signing key was made.
+        KeyCreated = "key_created",
+        /// An API token was minted.
+        ApiTokenCreated = "api_token_created",
+        /// An API token was revoked.
+        ApiTokenRevoked = "api_token_revoked",
+    }
+}
+
+/// One audit record, written in the transaction of what it records.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuditRecord {
+    /// Its id.
+    pub id: AuditId,
+    /// When.
+    pub at: Timestamp,
+    /// What.
+    pub act: Act,
+    /// The identity of the credential used.
+    pub caller: String,
+    /// Its role.
+    pub role: String,
+    /// On whose behalf.
+    pub actor: Option<String>,
+    /// From where.
+    pub remote: Option<String>,
+    /// At which issuer.
+    pub issuer: Option<IssuerId>,
+    /// The logout it was.
+    pub event: Option<EventId>,
+    /// What it was done to and why, as a JSON object.
+    pub detail: String,
+}

@@ -1,0 +1,109 @@
+//! A client: a registered relying party and how it wants to be told.
+
+use std::time::Duration;
+
+use super::key::{SigningAlg, words};
+use super::{ClientId, Digest, IssuerId, Timestamp};
+
+/// Exceptions from the address rule and from the system's certificate authorities. Ordered, so that equal policies share a connection pool.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Network {
+    /// Networks that may be reached although they are not public.
+    pub allow: Vec<ipnet::IpNet>,
+    /// Certificate authorities trusted beside the system's, in PEM.
+    pub ca_pem: Option<String>,
+}
+
+words! {
+    /// Which of `sub` and `sid` a client's logout tokens carry (BCL 2.4: at least one).
+    Claims, "claims" {
+        /// Both, as far as they are known.
+        Both = "both",
+        /// `sid` alone.
+        Sid = "sid",
+        /// `sub` alone: ends all sessions of the subject at that client.
+        Sub = "sub",
+    }
+}
+
+words! {
+    /// The `typ` header of a client's logout tokens.
+    TokenTyp, "a typ" {
+        /// The recommended explicit type (BCL 2.4).
+        LogoutJwt = "logout+jwt",
+        /// For libraries that accept nothing else.
+        Jwt = "JWT",
+        /// No `typ` at all.
+        None = "none",
+    }
+}
+
+/// How deliveries to one client behave.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeliverySettings {
+    /// Which identifiers its tokens carry.
+    pub claims: Claims,
+    /// Their `typ` header.
+    pub typ: TokenTyp,
+    /// One attempt, from resolution to the last octet of the answer.
+    pub timeout: Duration,
+    /// How many attempts may run at once.
+    pub max_in_flight: u16,
+    /// How long a delivery is tried before it expires.
+    pub horizon: Duration,
+    /// How often a 400 is asked again before it is believed. 0 is the strict reading of BCL 2.5.
+    pub confirm_rejections: u8,
+    /// Statuses this client answers for passing troubles although others mean something lasting by them.
+    pub retry_statuses: Vec<u16>,
+    /// Its own exceptions, beside its issuer's.
+    pub network: Network,
+}
+
+impl DeliverySettings {
+    /// The deployment's defaults for what a registration leaves out.
+    pub const DEFAULT: Self = Self {
+        claims: Claims::Both,
+        typ: TokenTyp::LogoutJwt,
+        timeout: Duration::from_secs(10),
+        max_in_flight: 8,
+        horizon: Duration::from_secs(72 * 3600),
+        confirm_rejections: 2,
+        retry_statuses: Vec::new(),
+        network: Network { allow: Vec::new(), ca_pem: None },
+    };
+}
+
+/// A registered client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientRecord {
+    /// Its issuer.
+    pub issuer: IssuerId,
+    /// Its name there.
+    pub client_id: ClientId,
+    /// `client_name`, for people.
+    pub client_name: Option<String>,
+    /// `backchannel_logout_uri` (BCL 2.2), already checked; none means that it cannot be told.
+    pub backchannel_logout_uri: Option<url::Url>,
+    /// `backchannel_logout_session_required` (BCL 2.2).
+    pub session_required: bool,
+    /// `id_token_signed_response_alg`: what its logout tokens are signed with.
+    pub alg: SigningAlg,
+    /// `token_endpoint_auth_method`.
+    pub auth_method: Option<String>,
+    /// A keyed digest of `client_secret`.
+    pub secret_digest: Option<Digest>,
+    /// `jwks`, as JSON.
+    pub jwks: Option<String>,
+    /// `jwks_uri`.
+    pub jwks_uri: Option<url::Url>,
+    /// How it is told.
+    pub delivery: DeliverySettings,
+    /// When it was registered.
+    pub created_at: Timestamp,
+    /// When it last changed.
+    pub updated_at: Timestamp,
+    /// Set when it was deleted; what is pending goes on with the last URI.
+    pub deleted_at: Option<Timestamp>,
+    /// Counts changes, for `ETag` and `If-Match`.
+    pub version: i64,
+}

@@ -1,0 +1,216 @@
+//! A delivery: the duty to tell one client one thing, and where it stands.
+
+use std::fmt;
+
+use super::key::words;
+use super::{ClientId, DeliveryId, EventId, IssuerId, ParticipantId, SessionId, Sid, Subject, Timestamp};
+
+words! {
+    /// What is told.
+    DeliveryKind, "a delivery kind" {
+        /// A logout token of ours.
+        LogoutToken = "logout_token",
+    }
+}
+
+words! {
+    /// Where a delivery stands. In flight is a lease, not a state; parked and paused belong to the client.
+    DeliveryState, "a delivery state" {
+        /// Not settled yet.
+        Pending = "pending",
+        /// The client answered 2xx.
+        Delivered = "delivered",
+        /// The client refused it for good.
+        Rejected = "rejected",
+        /// Its horizon passed.
+        Expired = "expired",
+        /// A newer login made it harmful.
+        Superseded = "superseded",
+        /// It lost its reason: no URI any more, or an operator.
+        Cancelled = "cancelled",
+        /// The client could never be told.
+        Unreachable = "unreachable",
+    }
+}
+
+words! {
+    /// Which deliveries go first when all wait.
+    Class, "a class" {
+        /// A compromise.
+        Compromise = "compromise",
+        /// A logout somebody waits for.
+        Interactive = "interactive",
+        /// One of many.
+        Bulk = "bulk",
+    }
+}
+
+words! {
+    /// Why a delivery settled as it did.
+    SettledReason, "a settled reason" {
+        /// 200 or 204.
+        Accepted = "accepted",
+        /// Another 2xx: off the specification, taken as success (BCL 2.8).
+        AcceptedOddly = "accepted_oddly",
+        /// 400, confirmed as often as the client's settings ask.
+        Refused = "refused",
+        /// 401, 403, 404 and their like for longer than a deploy lasts.
+        ConfigFault = "config_fault",
+        /// A redirect, which is never followed.
+        Redirected = "redirected",
+        /// 410.
+        Gone = "gone",
+        /// The address is not one we may reach.
+        Blocked = "blocked",
+        /// The horizon passed.
+        Horizon = "horizon",
+        /// A newer login with the same names exists at that client.
+        NewerLogin = "newer_login",
+        /// The client is not registered.
+        ClientNotRegistered = "client_not_registered",
+        /// The client has no `backchannel_logout_uri`.
+        NoUri = "no_uri",
+        /// The client requires a `sid` that is not known (BCL 2.2).
+        NoSid = "no_sid",
+        /// The client's tokens carry a `sub` that is not known.
+        NoSub = "no_sub",
+        /// The client was deleted and its deliveries with it.
+        ClientDeleted = "client_deleted",
+    }
+}
+
+/// The queue a delivery waits in: one per client.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Lane(String);
+
+impl Lane {
+    /// A client's lane.
+    pub fn of(issuer: &IssuerId, client_id: &ClientId) -> Self {
+        Self(format!("{issuer}/{client_id}"))
+    }
+
+    pub(crate) fn stored(text: String) -> Self {
+        Self(text)
+    }
+
+    /// The lane as it is stored.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Lane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// How often each kind of failure has happened to a delivery; each kind has a budget of its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Network failures, 5xx, 408, 425, 429.
+    pub recoverable: u16,
+    /// 400.
+    pub refused: u16,
+    /// 401, 403, 404 and their like.
+    pub config_fault: u16,
+    /// 3xx.
+    pub redirected: u16,
+    /// Forbidden addresses.
+    pub blocked: u16,
+    /// Our own faults, which cost the client nothing.
+    pub ours: u16,
+}
+
+/// A delivery that was claimed, with all that is needed to attempt it.
+#[derive(Clone, Debug)]
+pub struct Leased {
+    /// Which delivery.
+    pub id: DeliveryId,
+    /// The event it belongs to.
+    pub event: EventId,
+    /// Whose issuer.
+    pub issuer: IssuerId,
+    /// Whom to tell.
+    pub client_id: ClientId,
+    /// The queue it waits in.
+    pub lane: Lane,
+    /// What to tell.
+    pub kind: DeliveryKind,
+    /// The participant it is about.
+    pub participant: ParticipantId,
+    /// The session it is about.
+    pub session: SessionId,
+    /// The `sid` that client saw.
+    pub sid: Option<Sid>,
+    /// The `sub` that client saw.
+    pub sub: Option<Subject>,
+    /// Its class.
+    pub class: Class,
+    /// It is sent even where it may end a newer login.
+    pub compromise: bool,
+    /// When what it tells happened.
+    pub occurred_at: Timestamp,
+    /// When it was written.
+    pub created_at: Timestamp,
+    /// When it expires.
+    pub horizon_at: Timestamp,
+    /// Attempts charged so far.
+    pub attempts: u32,
+    /// Failures so far, by kind.
+    pub tally: Tally,
+    /// Proof of the lease; every settlement carries it.
+    pub lease_token: i64,
+    /// When the lease ends.
+    pub lease_until: Timestamp,
+}
+
+/// What one attempt at a delivery makes of it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Verdict {
+    /// It is over.
+    Settled {
+        /// How.
+        state: DeliveryState,
+        /// Why.
+        reason: SettledReason,
+    },
+    /// It goes on.
+    Again {
+        /// When.
+        due_at: Timestamp,
+    },
+}
+
+/// A delivery as it is shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeliveryView {
+    /// The stable id.
+    pub id: DeliveryId,
+    /// The logout it belongs to.
+    pub event: EventId,
+    /// What is told.
+    pub kind: DeliveryKind,
+    /// Whom.
+    pub client_id: ClientId,
+    /// The `sid` that client saw.
+    pub sid: Option<Sid>,
+    /// Where it stands.
+    pub state: DeliveryState,
+    /// Why it settled so.
+    pub reason: Option<SettledReason>,
+    /// Its class.
+    pub class: Class,
+    /// The participant was reported after the logout.
+    pub late_joiner: bool,
+    /// Attempts charged.
+    pub attempts: u32,
+    /// When it was written.
+    pub created_at: Timestamp,
+    /// When it is tried next, while pending.
+    pub due_at: Option<Timestamp>,
+    /// When it expires.
+    pub horizon_at: Timestamp,
+    /// When it was settled.
+    pub settled_at: Option<Timestamp>,
+}

@@ -1,0 +1,88 @@
+//! An event: a committed trigger; on the API a *logout*. Its receipt says what became of it.
+
+use super::delivery::DeliveryView;
+use super::key::words;
+use super::trigger::Reason;
+use super::{EventId, IssuerId, Timestamp};
+
+words! {
+    /// Where a logout stands.
+    EventState, "a state" {
+        /// Somebody has not answered yet.
+        Delivering = "delivering",
+        /// Nobody is waited for.
+        Settled = "settled",
+    }
+}
+
+/// Deliveries of a logout, counted by state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Not settled.
+    pub pending: u64,
+    /// Confirmed.
+    pub delivered: u64,
+    /// Refused for good.
+    pub rejected: u64,
+    /// Given up at the horizon.
+    pub expired: u64,
+    /// Overtaken by a newer login.
+    pub superseded: u64,
+    /// Without a reason any more.
+    pub cancelled: u64,
+    /// Never possible.
+    pub unreachable: u64,
+    /// Open deliveries of earlier logouts that this one waits for; not in the total.
+    pub adopted: u64,
+    /// Deliveries for participants reported after the logout; in the total.
+    pub late_joiners: u64,
+}
+
+impl Counts {
+    /// The sum of the seven states.
+    pub const fn total(&self) -> u64 {
+        self.pending + self.delivered + self.rejected + self.expired + self.superseded + self.cancelled + self.unreachable
+    }
+}
+
+/// The receipt of a logout, or of its rehearsal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Receipt {
+    /// Which logout.
+    pub id: EventId,
+    /// Whose issuer.
+    pub issuer: IssuerId,
+    /// The target, as the JSON it is shown as.
+    pub target: String,
+    /// Why.
+    pub reason: Reason,
+    /// Why, in the caller's words.
+    pub reason_detail: Option<String>,
+    /// On whose behalf.
+    pub actor: Option<String>,
+    /// The caller's own name for what it belongs to.
+    pub correlation_id: Option<String>,
+    /// A note for people.
+    pub note: Option<String>,
+    /// Where it stands.
+    pub state: EventState,
+    /// Sessions it ended.
+    pub sessions_ended: u64,
+    /// Participations it ended while their sessions went on.
+    pub participations_ended: u64,
+    /// Refresh tokens that were good before it.
+    pub refresh_tokens_revoked: u64,
+    /// Its deliveries, counted.
+    pub counts: Counts,
+    /// The first of its deliveries, at most 100.
+    pub deliveries: Vec<DeliveryView>,
+    /// When what it tells happened.
+    pub occurred_at: Timestamp,
+    /// When it was committed.
+    pub created_at: Timestamp,
+    /// When the last one answered.
+    pub settled_at: Option<Timestamp>,
+}
+
+/// How many deliveries a receipt shows itself.
+pub const RECEIPT_CLIENTS_MAX: usize = 100;

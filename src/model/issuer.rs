@@ -1,0 +1,31 @@
+//! An issuer: one provider whose sessions end here.
+
+use std::time::Duration;
+
+use super::{Issuer, IssuerId, Timestamp};
+use crate::model::client::Network;
+use crate::model::key::SigningAlg;
+
+/// A registered issuer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IssuerRecord {
+    /// Its short id in paths.
+    pub id: IssuerId,
+    /// Its identifier to the letter: the `iss` of every token signed for it.
+    pub issuer: Issuer,
+    /// The algorithms that have a key.
+    pub signing_algs: Vec<SigningAlg>,
+    /// How long a session without `expires_at` is taken to live.
+    pub session_max_age: Duration,
+    /// Exceptions from the address rule for its clients, inside the deployment's ceiling.
+    pub network: Network,
+    /// When it was registered.
+    pub created_at: Timestamp,
+    /// When it last changed.
+    pub updated_at: Timestamp,
+    /// Counts changes, for `ETag` and `If-Match`.
+    pub version: i64,
+}
+
+/// How long a session without `expires_at` lives unless its issuer says otherwise.
+pub const SESSION_MAX_AGE_DEFAULT: Duration = Duration::from_secs(30 * 24 * 3600);

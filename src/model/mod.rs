@@ -1,0 +1,26 @@
+//! The nouns: what logoutd talks about and which of their states are legal.
+//!
+//! Owns the vocabulary and nothing else. Values here are parsed once, at a door, and cannot be wrong afterwards. Never does IO, never asks for the
+//! time, never serialises itself: wire shapes live beside their endpoints, rows beside their statements.
+
+pub mod access;
+pub mod attempt;
+pub mod audit;
+pub mod client;
+pub mod cut_off;
+pub mod delivery;
+pub mod event;
+pub mod ids;
+pub mod issuer;
+pub mod key;
+pub mod page;
+pub mod report;
+pub mod session;
+pub mod time;
+pub mod trigger;
+
+pub use ids::{
+    Alias, ApiTokenId, AttemptId, AuditId, ClientId, CutOffId, DeliveryId, Digest, EventId, GrantId, Id, Issuer, IssuerId, Jti, Malformed,
+    ParticipantId, ProviderKey, RefreshTokenId, SessionId, Sid, Subject,
+};
+pub use time::Timestamp;

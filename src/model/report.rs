@@ -1,0 +1,174 @@
+//! What a provider reports: logins, joins, use, leaving, refresh tokens.
+
+use super::session::{Device, Life, ParticipantView, SessionName};
+use super::{Alias, ClientId, Digest, EventId, Jti, Sid, Subject, Timestamp};
+
+/// One report, parsed and bounded.
+#[derive(Clone, Debug)]
+pub enum Report {
+    /// A login, or anything new about a session.
+    Session(SessionReport),
+    /// A relying party joins a live session.
+    Join {
+        /// Which session.
+        session: SessionName,
+        /// Who joins.
+        participant: ParticipantReport,
+    },
+    /// A session was used: its idle expiry moves.
+    Touch {
+        /// Which session.
+        session: SessionName,
+        /// The new idle expiry.
+        idle_expires_at: Option<Timestamp>,
+        /// A new absolute expiry; the latest wins.
+        expires_at: Option<Timestamp>,
+    },
+    /// A relying party left by itself: nothing is sent to it.
+    Leave {
+        /// Which session.
+        session: SessionName,
+        /// Who left.
+        client_id: ClientId,
+        /// Which of its participations, by the `sid` it saw; none means all of that client's in the session.
+        sid: Option<Sid>,
+    },
+    /// A refresh token was issued.
+    RefreshToken(TokenReport),
+}
+
+/// A login.
+#[derive(Clone, Debug)]
+pub struct SessionReport {
+    /// Which session.
+    pub session: SessionName,
+    /// Whose.
+    pub sub: Subject,
+    /// When it began, by the provider's clock.
+    pub started_at: Option<Timestamp>,
+    /// When it ends by itself.
+    pub expires_at: Option<Timestamp>,
+    /// When it ends if nobody uses it.
+    pub idle_expires_at: Option<Timestamp>,
+    /// Other names of the person.
+    pub aliases: Vec<Alias>,
+    /// Where it was begun.
+    pub device: Device,
+    /// Who takes part.
+    pub participants: Vec<ParticipantReport>,
+}
+
+/// A client taking part in a session.
+#[derive(Clone, Debug)]
+pub struct ParticipantReport {
+    /// The client.
+    pub client_id: ClientId,
+    /// The `sid` it saw; none means the session's.
+    pub sid: Option<Sid>,
+    /// The `sub` it saw; none means the session's.
+    pub sub: Option<Subject>,
+    /// When it joined; none means the session's start.
+    pub joined_at: Option<Timestamp>,
+    /// The refresh token it got on the way.
+    pub refresh_token: Option<TokenDetails>,
+}
+
+/// A refresh token by something that identifies it without being it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum TokenName {
+    /// SHA-256 of the token's octets.
+    Digest(Digest),
+    /// The `jti` of a token that is a JWT.
+    Jti(Jti),
+}
+
+/// Whose refresh token it is.
+#[derive(Clone, Debug)]
+pub enum TokenOwner {
+    /// A session's.
+    Session(SessionName),
+    /// A subject's, bound to no session.
+    Subject(Subject),
+}
+
+/// What is told of a refresh token.
+#[derive(Clone, Debug)]
+pub struct TokenDetails {
+    /// Which token.
+    pub name: TokenName,
+    /// When it was issued, by the provider's clock.
+    pub issued_at: Option<Timestamp>,
+    /// When it expires by itself.
+    pub expires_at: Option<Timestamp>,
+    /// Granted with the `offline_access` scope: a plain logout spares it (BCL 2.7).
+    pub offline_access: bool,
+    /// Its scope, for introspection.
+    pub scope: Option<String>,
+}
+
+/// A refresh token and its owner.
+#[derive(Clone, Debug)]
+pub struct TokenReport {
+    /// Whose.
+    pub owner: TokenOwner,
+    /// The client it was issued to.
+    pub client_id: ClientId,
+    /// The token.
+    pub token: TokenDetails,
+}
+
+/// What became of one report.
+#[derive(Clone, Debug)]
+pub enum Reported {
+    /// A session report or join: how the session stands now.
+    Session(SessionStanding),
+    /// A use was noted.
+    Touched,
+    /// How many participations were ended by leaving.
+    Left(u64),
+    /// A refresh token is registered.
+    TokenRegistered {
+        /// It was not known before.
+        new: bool,
+        /// It counts as live.
+        active: bool,
+    },
+}
+
+/// How a session stands after a report.
+#[derive(Clone, Debug)]
+pub struct SessionStanding {
+    /// The report began a session, rather than adding to one.
+    pub created: bool,
+    /// Live, or ended already.
+    pub state: Life,
+    /// What ended it.
+    pub ended_by: Option<EventId>,
+    /// Who takes part.
+    pub participants: Vec<ParticipantView>,
+}
+
+/// Why one report was refused; the others of its batch stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReportRefused {
+    /// No such session is registered.
+    #[error("no such session is registered")]
+    UnknownSession,
+    /// The session has ended; a token reported for it is stored as revoked.
+    #[error("the session has ended")]
+    SessionEnded,
+    /// The live session belongs to another subject.
+    #[error("the live session belongs to another subject")]
+    OtherSubject,
+    /// The refresh token is registered for another client or owner.
+    #[error("the refresh token is registered for another client, subject or session")]
+    OtherOwner,
+    /// The session would have more than 1,000 participants.
+    #[error("a session has at most 1,000 participants")]
+    TooManyParticipants,
+}
+
+/// The largest number of participants in a session.
+pub const PARTICIPANTS_MAX: usize = 1000;
+/// The largest number of items in one bulk call.
+pub const BULK_ITEMS_MAX: usize = 1000;

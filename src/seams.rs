@@ -1,0 +1,150 @@
+//! Where time and chance enter the house.
+//!
+//! Everything below a door or a loop takes `now: Timestamp` and ids as values, so that a decision can be tested without waiting and a run can be
+//! repeated from a seed. This file owns the two sources; it never decides anything with them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::model::{Id, Timestamp};
+
+/// The wall clock, moved by an offset that only tests set.
+#[derive(Clone, Debug, Default)]
+pub struct Clock {
+    offset_ms: Arc<AtomicI64>,
+}
+
+impl Clock {
+    /// The system's clock.
+    pub fn system() -> Self {
+        Self::default()
+    }
+
+    /// The present instant.
+    #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the wall clock")]
+    pub fn now(&self) -> Timestamp {
+        let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or(Duration::ZERO);
+        let millis = i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX);
+        Timestamp::from_millis(millis.saturating_add(self.offset_ms()))
+    }
+
+    /// A reading for measuring how long something took; never compared with a [`Timestamp`].
+    #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the monotonic clock")]
+    pub fn instant(&self) -> Instant {
+        Instant::now()
+    }
+
+    /// Moves this clock and every clone of it; a database's clock is read with the same offset added.
+    pub fn advance(&self, by: Duration) {
+        let millis = i64::try_from(by.as_millis()).unwrap_or(i64::MAX);
+        self.offset_ms.fetch_add(millis, Ordering::SeqCst);
+    }
+
+    /// How far this clock was moved, in milliseconds.
+    pub fn offset_ms(&self) -> i64 {
+        self.offset_ms.load(Ordering::SeqCst)
+    }
+}
+
+/// Random octets: the operating system's, or a repeatable stream for tests.
+#[derive(Clone, Debug, Default)]
+pub struct Entropy {
+    seeded: Option<Arc<AtomicU64>>,
+}
+
+impl Entropy {
+    /// The operating system's generator.
+    pub fn os() -> Self {
+        Self::default()
+    }
+
+    /// A stream that repeats itself from a seed. Not for secrets.
+    pub fn seeded(seed: u64) -> Self {
+        Self { seeded: Some(Arc::new(AtomicU64::new(seed))) }
+    }
+
+    /// Fills a buffer with random octets.
+    ///
+    /// # Panics
+    /// When the operating system has no random numbers to give: nothing safe can be done without them.
+    pub fn fill(&self, buffer: &mut [u8]) {
+        match &self.seeded {
+            None => getrandom::fill(buffer).expect("the operating system provides random numbers"),
+            Some(state) => {
+                for chunk in buffer.chunks_mut(8) {
+                    let octets = splitmix(state.fetch_add(GOLDEN_GAMMA, Ordering::SeqCst)).to_le_bytes();
+                    chunk.iter_mut().zip(octets).for_each(|(to, from)| *to = from);
+                }
+            }
+        }
+    }
+
+    /// A random number below 2^64.
+    pub fn number(&self) -> u64 {
+        let mut octets = [0; 8];
+        self.fill(&mut octets);
+        u64::from_le_bytes(octets)
+    }
+
+    /// A number in `[0, 1)`, for jitter.
+    #[expect(clippy::cast_precision_loss, reason = "53 random bits are exactly what an f64 holds")]
+    pub fn unit(&self) -> f64 {
+        (self.number() >> 11) as f64 / (1_u64 << 53) as f64
+    }
+
+    /// A fresh internal id, ordered by the time it was made.
+    pub fn id<T: From<Id>>(&self, now: Timestamp) -> T {
+        let mut octets = [0; 16];
+        self.fill(&mut octets);
+        T::from(Id::from_parts(now, u128::from_le_bytes(octets)))
+    }
+
+    /// 256 random bits in base64url, as a token or a `jti`.
+    pub fn token(&self) -> String {
+        use base64::Engine as _;
+        let mut octets = [0; 32];
+        self.fill(&mut octets);
+        base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(octets)
+    }
+}
+
+const GOLDEN_GAMMA: u64 = 0x9E37_79B9_7F4A_7C15;
+
+/// The finaliser of SplitMix64: turns a counter into a well-mixed word.
+fn splitmix(counter: u64) -> u64 {
+    let mut z = counter.wrapping_add(GOLDEN_GAMMA);
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seed_repeats_the_run_and_another_seed_does_not() {
+        let numbers = |seed| {
+            let e = Entropy::seeded(seed);
+            [e.number(), e.number()]
+        };
+        assert_eq!(numbers(7), numbers(7));
+        assert_ne!(numbers(7), numbers(8));
+    }
+
+    #[test]
+    fn jitter_stays_below_one() {
+        let entropy = Entropy::seeded(1);
+        assert!((0..10_000).map(|_| entropy.unit()).all(|u| (0.0..1.0).contains(&u)));
+    }
+
+    #[test]
+    fn a_moved_clock_moves_its_clones() {
+        let clock = Clock::system();
+        let clone = clock.clone();
+        let before = clone.now();
+        clock.advance(Duration::from_secs(3600));
+        assert!(clone.now() >= before.plus(Duration::from_secs(3600)));
+    }
+}
