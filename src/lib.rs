@@ -1,3 +1,4 @@
 //! logoutd, a coordinator for OpenID Connect back-channel logout.
 pub mod model;
 pub mod seams;
+pub mod store;

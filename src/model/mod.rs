@@ -9,6 +9,7 @@ pub mod audit;
 pub mod client;
 pub mod cut_off;
 pub mod delivery;
+pub mod effects;
 pub mod event;
 pub mod ids;
 pub mod issuer;

@@ -1,0 +1,167 @@
+//! Opening either database, and refusing one that would not keep what it is given.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::str::FromStr as _;
+use std::time::Duration;
+
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{ConnectOptions as _, Connection as _, PgPool, SqliteConnection, SqlitePool};
+
+/// Where the database is and how it is used.
+#[derive(Clone, Debug)]
+pub struct StoreSettings {
+    /// `sqlite://file.db` or `postgres://…`.
+    pub url: String,
+    /// Connections of the pool; on SQLite those that read.
+    pub max_connections: u32,
+    /// How long one statement may take.
+    pub statement_timeout: Duration,
+}
+
+/// Why the database was not opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The URL names neither SQLite nor PostgreSQL, or a database in memory.
+    #[error("the database URL must begin with sqlite:// and name a file, or with postgres://")]
+    Url,
+    /// It could not be reached, read or written.
+    #[error("the database could not be opened")]
+    Database(#[from] sqlx::Error),
+    /// The schema could not be brought up to date.
+    #[error("the database could not be migrated")]
+    Migration(#[from] sqlx::migrate::MigrateError),
+    /// Its lock file could not be made.
+    #[error("the lock file {0} could not be opened")]
+    LockFile(PathBuf, #[source] std::io::Error),
+    /// Another server process uses the same file.
+    #[error("another logoutd uses this database file ({0} is locked): SQLite serves one process; use PostgreSQL for replicas")]
+    InUse(PathBuf),
+    /// A version with a bug that loses data.
+    #[error("SQLite {0} is too old: versions before 3.51.3 can corrupt a write-ahead log")]
+    SqliteTooOld(String),
+    /// A setting under which an acknowledged commit can be lost.
+    #[error("the database setting {setting} is {value}: acknowledged logouts could be lost in a power cut")]
+    NotDurable {
+        /// Which setting.
+        setting: &'static str,
+        /// What it is.
+        value: String,
+    },
+}
+
+static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("./migrations");
+
+/// What opening SQLite yields: a pool that reads, the connection that writes, and the lock that keeps others out.
+pub(super) struct OpenedSqlite {
+    pub(super) read: SqlitePool,
+    pub(super) write: SqliteConnection,
+    pub(super) lock: File,
+    pub(super) version: String,
+}
+
+pub(super) async fn open_sqlite(settings: &StoreSettings) -> Result<OpenedSqlite, OpenError> {
+    let options = sqlite_options(settings)?;
+    let lock = lock_beside(options.get_filename())?;
+    let mut write = options.connect().await?;
+    let version: String = sqlx::query_scalar("SELECT sqlite_version()").fetch_one(&mut write).await?;
+    refuse_old_sqlite(&version)?;
+    refuse_lazy_sqlite(&mut write).await?;
+    MIGRATIONS.run(&mut write).await?;
+    let read = SqlitePoolOptions::new()
+        .max_connections(settings.max_connections)
+        .test_before_acquire(false)
+        .connect_with(options.pragma("query_only", "on"))
+        .await?;
+    Ok(OpenedSqlite { read, write, lock, version })
+}
+
+fn sqlite_options(settings: &StoreSettings) -> Result<SqliteConnectOptions, OpenError> {
+    if settings.url.contains(":memory:") || settings.url.contains("mode=memory") {
+        return Err(OpenError::Url);
+    }
+    Ok(SqliteConnectOptions::from_str(&settings.url)?
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        // NORMAL syncs at checkpoints only: a power cut would roll back what was already answered with 2xx.
+        .synchronous(SqliteSynchronous::Full)
+        .busy_timeout(Duration::from_secs(5))
+        .foreign_keys(true)
+        .statement_cache_capacity(500)
+        .pragma("wal_autocheckpoint", "1000")
+        .pragma("journal_size_limit", "67108864"))
+}
+
+/// A second process would be legal for SQLite, and would break what is kept in memory here: doorbells and lanes.
+fn lock_beside(database: &Path) -> Result<File, OpenError> {
+    let mut path = database.as_os_str().to_owned();
+    path.push(".lock");
+    let path = PathBuf::from(path);
+    let file =
+        File::options().create(true).truncate(false).write(true).open(&path).map_err(|error| OpenError::LockFile(path.clone(), error))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => Err(OpenError::InUse(path)),
+        Err(std::fs::TryLockError::Error(error)) => Err(OpenError::LockFile(path, error)),
+    }
+}
+
+fn refuse_old_sqlite(version: &str) -> Result<(), OpenError> {
+    let mut parts = version.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
+    let found = [parts.next().unwrap_or(0), parts.next().unwrap_or(0), parts.next().unwrap_or(0)];
+    if found < [3, 51, 3] { Err(OpenError::SqliteTooOld(version.to_owned())) } else { Ok(()) }
+}
+
+async fn refuse_lazy_sqlite(connection: &mut SqliteConnection) -> Result<(), OpenError> {
+    let synchronous: i64 = sqlx::query_scalar("PRAGMA synchronous").fetch_one(connection).await?;
+    if synchronous < 2 { Err(OpenError::NotDurable { setting: "synchronous", value: synchronous.to_string() }) } else { Ok(()) }
+}
+
+pub(super) async fn open_postgres(settings: &StoreSettings) -> Result<(PgPool, String), OpenError> {
+    let timeout_ms = settings.statement_timeout.as_millis().to_string();
+    let options = PgConnectOptions::from_str(&settings.url)?.application_name("logoutd").options([
+        ("statement_timeout", timeout_ms.as_str()),
+        ("lock_timeout", timeout_ms.as_str()),
+        ("idle_in_transaction_session_timeout", "15000"),
+        ("default_transaction_isolation", "read committed"),
+    ]);
+    let mut connection = options.connect().await?;
+    for setting in ["fsync", "synchronous_commit"] {
+        let value: String = sqlx::query_scalar("SELECT current_setting($1)").bind(setting).fetch_one(&mut connection).await?;
+        if value == "off" {
+            return Err(OpenError::NotDurable { setting, value });
+        }
+    }
+    let version: String = sqlx::query_scalar("SHOW server_version").fetch_one(&mut connection).await?;
+    MIGRATIONS.run(&mut connection).await?;
+    connection.close().await?;
+    let pool = PgPoolOptions::new()
+        .max_connections(settings.max_connections)
+        .acquire_timeout(Duration::from_secs(5))
+        .connect_with(options)
+        .await?;
+    Ok((pool, version))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sqlite_with_the_log_corruption_bug_is_refused() {
+        for old in ["3.46.0", "3.51.2", "2.99.99"] {
+            assert!(refuse_old_sqlite(old).is_err(), "{old}");
+        }
+        for good in ["3.51.3", "3.52.1", "4.0.0"] {
+            assert!(refuse_old_sqlite(good).is_ok(), "{good}");
+        }
+    }
+
+    #[test]
+    fn a_database_in_memory_is_refused() {
+        let settings = |url: &str| StoreSettings { url: url.into(), max_connections: 1, statement_timeout: Duration::from_secs(1) };
+        assert!(matches!(sqlite_options(&settings("sqlite::memory:")), Err(OpenError::Url)));
+        assert!(matches!(sqlite_options(&settings("sqlite://x?mode=memory")), Err(OpenError::Url)));
+    }
+}

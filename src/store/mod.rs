@@ -1,0 +1,521 @@
+//! The vault: durable truth, and every SQL statement there is.
+//!
+//! Owns two typed pools and one text for each statement. The text of `statements/` is compiled twice, once for each engine, so that it is checked
+//! against both and written once; where an engine needs a text of its own, it stands in that engine's module below with its reason. On SQLite one
+//! writer commits whatever waits in groups ([`writer`]); on PostgreSQL each change is a transaction in a tracked task, since a cancelled `begin`
+//! would leave a pooled connection inside an open transaction.
+//!
+//! Never decides: the rules come in as functions from `plan`, are applied inside the transaction that holds their facts, and can therefore be run
+//! again. A deadlock or a race on PostgreSQL reruns the whole transaction, a bounded number of times.
+//!
+//! Methods are named for what happens in the world. Not found is `None`; an error means that nothing is known to be committed.
+
+mod engine;
+mod values;
+mod writer;
+
+use std::fs::File;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use futures_util::future::BoxFuture;
+use sqlx::{PgPool, SqlitePool};
+use tokio_util::task::TaskTracker;
+
+pub use engine::{OpenError, StoreSettings};
+pub use values::*;
+use writer::Writer;
+
+use crate::model::access::ApiTokenRecord;
+use crate::model::attempt::AttemptRecord;
+use crate::model::audit::AuditRecord;
+use crate::model::client::ClientRecord;
+use crate::model::delivery::{DeliveryView, Lane, Leased};
+use crate::model::effects::{OpeningRule, Reach, ReportRules};
+use crate::model::event::Receipt;
+use crate::model::issuer::IssuerRecord;
+use crate::model::key::KeyRecord;
+use crate::model::page::{Listed, Page};
+use crate::model::report::{Report, ReportRefused, Reported, TokenName};
+use crate::model::session::{SessionName, SessionView};
+use crate::model::trigger::Trigger;
+use crate::model::{ApiTokenId, ClientId, DeliveryId, Digest, EventId, IssuerId, Subject, Timestamp};
+use crate::seams::{Clock, Entropy};
+
+/// SQLite: no locks are needed, since one writer does everything in turn.
+mod sqlite {
+    pub(super) type Db = sqlx::Sqlite;
+    pub(super) type Conn = sqlx::SqliteConnection;
+
+    pub(super) mod dialect;
+
+    #[path = "../statements/mod.rs"]
+    pub(super) mod statements;
+}
+
+/// PostgreSQL: whoever changes sessions first takes what a logout takes, in the same order. Without these locks three interleavings lose a logout at
+/// READ COMMITTED: a participant inserted while its session ends, a session reported while its subject is logged out, and a token registered while
+/// its session ends.
+#[expect(clippy::duplicate_mod, reason = "the statements are written once and compiled for each engine")]
+mod postgres {
+    pub(super) type Db = sqlx::Postgres;
+    pub(super) type Conn = sqlx::PgConnection;
+
+    pub(super) mod dialect;
+
+    #[path = "../statements/mod.rs"]
+    pub(super) mod statements;
+}
+
+/// What statements need besides a connection.
+#[derive(Clone, Debug)]
+pub(crate) struct Context {
+    pub(crate) clock: Clock,
+    pub(crate) entropy: Entropy,
+}
+
+/// Whether what a transaction did shall stand.
+enum Ending<T> {
+    Keep(T),
+    Undo(T),
+}
+
+impl<T> Ending<T> {
+    fn map<U>(self, with: impl FnOnce(T) -> U) -> Ending<U> {
+        match self {
+            Self::Keep(value) => Ending::Keep(with(value)),
+            Self::Undo(value) => Ending::Undo(with(value)),
+        }
+    }
+}
+
+enum Engine {
+    /// The lock is held as long as the store lives.
+    Sqlite {
+        read: SqlitePool,
+        writer: Writer,
+        version: String,
+        _lock: File,
+    },
+    Postgres {
+        pool: PgPool,
+        version: String,
+        tasks: TaskTracker,
+    },
+}
+
+struct Inner {
+    engine: Engine,
+    context: Context,
+}
+
+/// The vault. Cheap to clone; the last clone closes it.
+#[derive(Clone)]
+pub struct Store(Arc<Inner>);
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.engine())
+    }
+}
+
+/// One statement or several that only read.
+macro_rules! read {
+    ($store:expr, $($op:ident)::+ ( $($argument:expr),* )) => {
+        match &$store.0.engine {
+            Engine::Sqlite { read, .. } => {
+                let mut connection = read.acquire().await?;
+                sqlite::statements::$($op)::+(&mut connection, $($argument),*).await
+            }
+            Engine::Postgres { pool, .. } => {
+                let mut connection = pool.acquire().await?;
+                postgres::statements::$($op)::+(&mut connection, $($argument),*).await
+            }
+        }
+    };
+}
+
+/// One transaction. Its input is owned, so that it can outlive a caller who hangs up and be run again.
+macro_rules! write {
+    ($store:expr, $($op:ident)::+ ( $input:expr )) => {{
+        let input = Arc::new($input);
+        let context = $store.0.context.clone();
+        match &$store.0.engine {
+            Engine::Sqlite { writer, .. } => {
+                writer
+                    .run(move |connection| {
+                        Box::pin(async move { sqlite::statements::$($op)::+(connection, &context, &input).await })
+                    })
+                    .await
+            }
+            Engine::Postgres { pool, tasks, .. } => {
+                transact(pool, tasks, move |connection| {
+                    let (context, input) = (context.clone(), Arc::clone(&input));
+                    Box::pin(async move { postgres::statements::$($op)::+(connection, &context, &input).await })
+                })
+                .await
+            }
+        }
+    }};
+}
+
+impl Store {
+    /// Opens the database, brings its schema up to date and refuses one that would not keep what it is given.
+    pub async fn open(settings: &StoreSettings, clock: Clock, entropy: Entropy, tasks: &TaskTracker) -> Result<Self, OpenError> {
+        let engine = if settings.url.starts_with("sqlite:") {
+            let engine::OpenedSqlite { read, write, lock, version } = engine::open_sqlite(settings).await?;
+            let (writer, task) = Writer::new(write);
+            tasks.spawn(task);
+            Engine::Sqlite { read, writer, version, _lock: lock }
+        } else if settings.url.starts_with("postgres:") || settings.url.starts_with("postgresql:") {
+            let (pool, version) = engine::open_postgres(settings).await?;
+            Engine::Postgres { pool, version, tasks: tasks.clone() }
+        } else {
+            return Err(OpenError::Url);
+        };
+        Ok(Self(Arc::new(Inner { engine, context: Context { clock, entropy } })))
+    }
+
+    /// Which engine, in which version.
+    pub fn engine(&self) -> String {
+        match &self.0.engine {
+            Engine::Sqlite { version, .. } => format!("sqlite {version}"),
+            Engine::Postgres { version, .. } => format!("postgres {version}"),
+        }
+    }
+
+    /// How many group commits SQLite's writer made, and how many jobs they held; zero on PostgreSQL, which commits each by itself.
+    pub fn group_commits(&self) -> (u64, u64) {
+        match &self.0.engine {
+            Engine::Sqlite { writer, .. } => (writer.groups.commits.load(Ordering::Relaxed), writer.groups.jobs.load(Ordering::Relaxed)),
+            Engine::Postgres { .. } => (0, 0),
+        }
+    }
+
+    /// Ends the pools; statements under way finish. The writer ends when the last clone is gone.
+    pub async fn close(&self) {
+        match &self.0.engine {
+            Engine::Sqlite { read, .. } => read.close().await,
+            Engine::Postgres { pool, .. } => pool.close().await,
+        }
+    }
+
+    /// The instant every loop and door goes by: the database server's, or this process's on SQLite.
+    pub async fn now(&self) -> Result<Timestamp, StoreError> {
+        match &self.0.engine {
+            Engine::Sqlite { .. } => Ok(self.0.context.clock.now()),
+            Engine::Postgres { pool, .. } => postgres::dialect::now(&mut *pool.acquire().await?, &self.0.context.clock).await,
+        }
+    }
+
+    /// Whether the database answers and can be written to.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        write!(self, meta::ping(()))
+    }
+
+    // ---- what providers report ----
+
+    /// Applies reports in order, each undone by itself when it is refused.
+    pub async fn report(
+        &self,
+        issuer: &IssuerRecord,
+        reports: Vec<Report>,
+        rules: ReportRules,
+    ) -> Result<Vec<Result<Reported, ReportRefused>>, StoreError> {
+        write!(self, reports::report((issuer.clone(), reports, rules)))
+    }
+
+    /// The live session of that name, else the latest.
+    pub async fn session(&self, issuer: &IssuerId, name: &SessionName) -> Result<Option<SessionView>, StoreError> {
+        read!(self, sessions::named(issuer, name))
+    }
+
+    /// Sessions, newest first.
+    pub async fn sessions(&self, filter: SessionFilter, page: Page) -> Result<Listed<SessionView>, StoreError> {
+        read!(self, sessions::listed(&filter, &page))
+    }
+
+    /// Where a person is, and where they may still be.
+    pub async fn subject_record(&self, issuer: &IssuerId, sub: &Subject) -> Result<SubjectRecord, StoreError> {
+        read!(self, sessions::subject(&self.0.context, issuer, sub))
+    }
+
+    /// A registered refresh token by any of its names.
+    pub async fn refresh_token(&self, issuer: &IssuerId, names: &[TokenName]) -> Result<Option<TokenRecord>, StoreError> {
+        read!(self, tokens::named(issuer, names))
+    }
+
+    // ---- logouts ----
+
+    /// Ends what the reach names, revokes, writes the deliveries, the cut-off and the audit record: one transaction.
+    ///
+    /// `target_json` is what receipts show; it must not hold a token.
+    pub async fn commit(
+        &self,
+        trigger: &Trigger,
+        reach: &Reach,
+        target_json: String,
+        mode: Mode,
+        opening: OpeningRule,
+    ) -> Result<Committed, CommitRefused> {
+        write!(self, commit::commit((trigger.clone(), reach.clone(), target_json, mode, opening)))?
+    }
+
+    /// A logout's receipt as it stands now.
+    pub async fn receipt(&self, issuer: &IssuerId, id: &EventId) -> Result<Option<Receipt>, StoreError> {
+        read!(self, events::receipt(issuer, id))
+    }
+
+    /// The identity of the caller that posted a logout.
+    pub async fn event_caller(&self, issuer: &IssuerId, id: &EventId) -> Result<Option<String>, StoreError> {
+        read!(self, events::caller(issuer, id))
+    }
+
+    /// Logouts, newest first; their receipts carry no deliveries.
+    pub async fn events(&self, filter: EventFilter, page: Page) -> Result<Listed<Receipt>, StoreError> {
+        read!(self, events::listed(&filter, &page))
+    }
+
+    /// Deliveries, newest first.
+    pub async fn deliveries(&self, filter: DeliveryFilter, page: Page) -> Result<Listed<DeliveryView>, StoreError> {
+        read!(self, deliveries::listed(&filter, &page))
+    }
+
+    /// A delivery with its attempts, first to last.
+    pub async fn delivery(&self, issuer: &IssuerId, id: &DeliveryId) -> Result<Option<(DeliveryView, Vec<AttemptRecord>)>, StoreError> {
+        read!(self, deliveries::one(issuer, id))
+    }
+
+    // ---- the courier ----
+
+    /// Lanes with work due, at most `limit`.
+    pub async fn ready_lanes(&self, now: Timestamp, limit: u16) -> Result<Vec<ReadyLane>, StoreError> {
+        read!(self, deliveries::ready_lanes(now, limit))
+    }
+
+    /// Leases up to so many rows of each named lane, most urgent class first. `lease_token` is the claimer's fresh random number.
+    pub async fn claim_due(
+        &self,
+        lanes: &[(Lane, u16)],
+        now: Timestamp,
+        lease_until: Timestamp,
+        lease_token: i64,
+    ) -> Result<Vec<Leased>, StoreError> {
+        write!(self, deliveries::claim_due((lanes.to_vec(), now, lease_until, lease_token)))
+    }
+
+    /// What an attempt needs beside its lease, in the order of `leased`.
+    pub async fn attempt_facts(&self, leased: &[Leased]) -> Result<Vec<AttemptFacts>, StoreError> {
+        read!(self, deliveries::attempt_facts(leased))
+    }
+
+    /// Records outcomes, fenced by the lease token; an attempt is recorded even when the fence fails.
+    pub async fn settle(&self, settlements: Vec<Settlement>, now: Timestamp) -> Result<Vec<Recorded>, StoreError> {
+        write!(self, deliveries::settle((settlements, now)))
+    }
+
+    /// Gives back leases whose work was never begun.
+    pub async fn release(&self, leases: &[(DeliveryId, i64)]) -> Result<(), StoreError> {
+        write!(self, deliveries::release(leases.to_vec()))
+    }
+
+    /// When the next pending delivery becomes due, or its lease runs out.
+    pub async fn next_due(&self) -> Result<Option<Timestamp>, StoreError> {
+        read!(self, deliveries::next_due())
+    }
+
+    /// Deliveries counted by state.
+    pub async fn census(&self) -> Result<Census, StoreError> {
+        read!(self, deliveries::census())
+    }
+
+    // ---- the register ----
+
+    /// Registers an issuer with its first keys.
+    pub async fn create_issuer(&self, issuer: &IssuerRecord, keys: &[KeyRecord], audit: AuditEntry) -> Result<Change, StoreError> {
+        write!(self, registry::create_issuer((issuer.clone(), keys.to_vec(), audit)))
+    }
+
+    /// Replaces an issuer whose stored version is still that of `issuer`, and adds keys for its new algorithms.
+    pub async fn change_issuer(&self, issuer: &IssuerRecord, new_keys: &[KeyRecord], audit: AuditEntry) -> Result<Change, StoreError> {
+        write!(self, registry::change_issuer((issuer.clone(), new_keys.to_vec(), audit)))
+    }
+
+    /// Deletes an issuer nothing of which lives. Its history stays readable by nobody, and its short id stays its own.
+    pub async fn delete_issuer(&self, issuer: &IssuerId, audit: AuditEntry) -> Result<Change, StoreError> {
+        write!(self, registry::delete_issuer((issuer.clone(), audit)))
+    }
+
+    /// A registered issuer.
+    pub async fn issuer(&self, id: &IssuerId) -> Result<Option<IssuerRecord>, StoreError> {
+        read!(self, registry::issuer(id))
+    }
+
+    /// Registered issuers, newest first.
+    pub async fn issuers(&self, page: Page) -> Result<Listed<IssuerRecord>, StoreError> {
+        read!(self, registry::issuers(&page))
+    }
+
+    /// Registers a client or replaces its registration; `expected` is the version `If-Match` names.
+    pub async fn put_client(
+        &self,
+        client: &ClientRecord,
+        expected: Option<i64>,
+        new_keys: &[KeyRecord],
+        audit: AuditEntry,
+    ) -> Result<Change, StoreError> {
+        write!(self, registry::put_client((client.clone(), expected, new_keys.to_vec(), audit)))
+    }
+
+    /// A registered client.
+    pub async fn client(&self, issuer: &IssuerId, id: &ClientId) -> Result<Option<ClientRecord>, StoreError> {
+        read!(self, registry::client(issuer, id))
+    }
+
+    /// Registered clients, newest first.
+    pub async fn clients(&self, issuer: &IssuerId, page: Page) -> Result<Listed<ClientRecord>, StoreError> {
+        read!(self, registry::clients(issuer, &page))
+    }
+
+    /// Deletes a client and revokes its grants (RFC 7592 2.3).
+    pub async fn delete_client(
+        &self,
+        issuer: &IssuerId,
+        id: &ClientId,
+        expected: Option<i64>,
+        pending: Pending,
+        audit: AuditEntry,
+    ) -> Result<Change, StoreError> {
+        write!(self, registry::delete_client((issuer.clone(), id.clone(), expected, pending, audit)))
+    }
+
+    /// An issuer's signing keys, the private halves sealed.
+    pub async fn keys(&self, issuer: &IssuerId) -> Result<Vec<KeyRecord>, StoreError> {
+        read!(self, registry::keys(issuer))
+    }
+
+    /// Registers an API token by its digest.
+    pub async fn create_api_token(&self, token: &ApiTokenRecord, digest: Digest, audit: AuditEntry) -> Result<Change, StoreError> {
+        write!(self, registry::create_api_token((token.clone(), digest, audit)))
+    }
+
+    /// An API token by its digest, expired and revoked ones too.
+    pub async fn api_token(&self, digest: Digest) -> Result<Option<ApiTokenRecord>, StoreError> {
+        read!(self, registry::api_token(digest))
+    }
+
+    /// API tokens, newest first.
+    pub async fn api_tokens(&self, issuer: Option<&IssuerId>, page: Page) -> Result<Listed<ApiTokenRecord>, StoreError> {
+        read!(self, registry::api_tokens(issuer, &page))
+    }
+
+    /// Revokes an API token.
+    pub async fn revoke_api_token(&self, id: &ApiTokenId, audit: AuditEntry) -> Result<Change, StoreError> {
+        write!(self, registry::revoke_api_token((id.clone(), audit)))
+    }
+
+    /// The audit trail, newest first.
+    pub async fn audit(&self, filter: AuditFilter, page: Page) -> Result<Listed<AuditRecord>, StoreError> {
+        read!(self, registry::audit(&filter, &page))
+    }
+
+    /// A named value of the deployment, such as the sealing canary.
+    pub async fn meta(&self, name: &str) -> Result<Option<String>, StoreError> {
+        read!(self, meta::named(name))
+    }
+
+    /// Writes a named value once; what is stored then stays, and is returned.
+    pub async fn meta_once(&self, name: &str, value: &str) -> Result<String, StoreError> {
+        write!(self, meta::once((name.to_owned(), value.to_owned())))
+    }
+
+    /// How the database would find the rows of its hot statements: (statement, plan).
+    pub async fn explain(&self) -> Result<Vec<(&'static str, String)>, StoreError> {
+        match &self.0.engine {
+            Engine::Sqlite { read, .. } => sqlite::statements::explain::plans(&mut *read.acquire().await?, "EXPLAIN QUERY PLAN ").await,
+            Engine::Postgres { pool, .. } => {
+                let mut connection = pool.acquire().await?;
+                // A test's tables are so small that a scan is cheaper than any index.
+                sqlx::query("SET enable_seqscan = off").execute(&mut *connection).await?;
+                let plans = postgres::statements::explain::plans(&mut connection, "EXPLAIN ").await;
+                sqlx::query("RESET enable_seqscan").execute(&mut *connection).await?;
+                plans
+            }
+        }
+    }
+}
+
+/// How often a transaction is run again after a deadlock or a race.
+const RERUNS_MAX: u32 = 5;
+
+/// Runs a transaction on PostgreSQL in a task of its own, so that no caller can cancel its `begin`.
+async fn transact<T, F>(pool: &PgPool, tasks: &TaskTracker, work: F) -> Result<T, StoreError>
+where
+    T: Send + 'static,
+    F: for<'c> Fn(&'c mut sqlx::PgConnection) -> BoxFuture<'c, Result<Ending<T>, StoreError>> + Send + Sync + 'static,
+{
+    let pool = pool.clone();
+    let task = tasks.spawn(async move {
+        let mut runs = 0;
+        loop {
+            match transact_once(&pool, &work).await {
+                Err(error) if runs < RERUNS_MAX && error.is_race() => runs += 1,
+                outcome => return outcome,
+            }
+        }
+    });
+    task.await.map_err(|_| StoreError::panicked())?
+}
+
+async fn transact_once<T, F>(pool: &PgPool, work: &F) -> Result<T, StoreError>
+where
+    F: for<'c> Fn(&'c mut sqlx::PgConnection) -> BoxFuture<'c, Result<Ending<T>, StoreError>>,
+{
+    let mut transaction = pool.begin().await?;
+    match work(&mut transaction).await? {
+        Ending::Keep(value) => {
+            transaction.commit().await?;
+            Ok(value)
+        }
+        Ending::Undo(value) => {
+            transaction.rollback().await?;
+            Ok(value)
+        }
+    }
+}
+
+/// Somebody else changed what was read before the locks were held: the transaction starts over.
+#[derive(Debug, thiserror::Error)]
+#[error("what was read changed before it was locked")]
+struct Raced;
+
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Unavailable(Box::new(error))
+    }
+}
+
+impl StoreError {
+    fn closed() -> Self {
+        Self::Unavailable("the database is being closed".into())
+    }
+
+    fn panicked() -> Self {
+        Self::Unavailable("a transaction panicked and was undone".into())
+    }
+
+    fn not_committed(reason: &str) -> Self {
+        Self::Unavailable(format!("a group of transactions was not committed: {reason}").into())
+    }
+
+    fn raced() -> Self {
+        Self::Unavailable(Box::new(Raced))
+    }
+
+    /// Deadlocks, serialisation failures, and unique names taken between a look and an insert: running again finds the other's work done.
+    fn is_race(&self) -> bool {
+        let Self::Unavailable(source) = self else { return false };
+        let database = source.downcast_ref::<sqlx::Error>().and_then(sqlx::Error::as_database_error);
+        source.is::<Raced>() || database.and_then(|error| error.code()).is_some_and(|code| matches!(&*code, "40001" | "40P01" | "23505"))
+    }
+}

@@ -1,0 +1,44 @@
+//! What only PostgreSQL does: its own clock, its own locks.
+
+use super::Conn;
+use crate::model::{IssuerId, Subject, Timestamp};
+use crate::seams::Clock;
+use crate::store::StoreError;
+
+/// Another claimer's rows are passed over instead of waited for.
+pub(in crate::store) const SKIP_LOCKED: &str = " FOR UPDATE SKIP LOCKED";
+
+/// The server's clock, since replicas' clocks may differ by minutes.
+pub(in crate::store) async fn now(conn: &mut Conn, clock: &Clock) -> Result<Timestamp, StoreError> {
+    let millis: i64 = sqlx::query_scalar("SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT)").fetch_one(conn).await?;
+    Ok(Timestamp::from_millis(millis.saturating_add(clock.offset_ms())))
+}
+
+pub(in crate::store) async fn share_issuer(conn: &mut Conn, issuer: &IssuerId) -> Result<(), StoreError> {
+    sqlx::query("SELECT pg_advisory_xact_lock_shared(hashtextextended('issuer ' || $1, 0))").bind(issuer.as_str()).execute(conn).await?;
+    Ok(())
+}
+
+pub(in crate::store) async fn own_issuer(conn: &mut Conn, issuer: &IssuerId) -> Result<(), StoreError> {
+    sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended('issuer ' || $1, 0))").bind(issuer.as_str()).execute(conn).await?;
+    Ok(())
+}
+
+/// In the order of their keys, so that two transactions never wait for each other.
+pub(in crate::store) async fn own_subjects(conn: &mut Conn, issuer: &IssuerId, subjects: &[Subject]) -> Result<(), StoreError> {
+    if subjects.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<&str> = subjects.iter().map(Subject::as_str).collect();
+    sqlx::query(
+        "SELECT pg_advisory_xact_lock(k.key)
+           FROM (SELECT DISTINCT hashtextextended('subject ' || $1 || ' ' || s.sub, 0) AS key
+                   FROM unnest($2::text[]) AS s (sub)
+                  ORDER BY key) AS k",
+    )
+    .bind(issuer.as_str())
+    .bind(names)
+    .execute(conn)
+    .await?;
+    Ok(())
+}

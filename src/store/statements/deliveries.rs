@@ -1,0 +1,499 @@
+//! Deliveries: listed, claimed, settled. A claim names its lanes and takes a few rows of each; there is no global due order to get stuck in.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::{Builder, Conn, corrupt, count, dialect, instant, number, push_equal, push_list, push_page, push_text, word};
+use crate::model::attempt::{AttemptRecord, Failure, OutcomeClass};
+use crate::model::delivery::{Class, DeliveryKind, DeliveryState, DeliveryView, Lane, Leased, SettledReason, Tally, Verdict};
+use crate::model::page::{Cursor, Listed, Page};
+use crate::model::{AttemptId, ClientId, DeliveryId, EventId, IssuerId, ParticipantId, SessionId, Sid, Subject, Timestamp};
+use crate::store::{AttemptFacts, Census, Context, DeliveryFilter, Ending, ReadyLane, Recorded, Settlement, StoreError};
+
+pub(super) fn delivery_word(state: &str) -> Result<DeliveryState, StoreError> {
+    word(DeliveryState::parse(state), "deliveries", "state")
+}
+
+fn class_of(number: i64) -> Result<Class, StoreError> {
+    match number {
+        0 => Ok(Class::Compromise),
+        1 => Ok(Class::Interactive),
+        2 => Ok(Class::Bulk),
+        _ => Err(corrupt("deliveries", "class")),
+    }
+}
+
+const VIEW: &str =
+    "id, event_id, kind, client_id, sid, state, reason, class, late_joiner, attempts, created_at, due_at, horizon_at, settled_at";
+
+#[derive(sqlx::FromRow)]
+struct ViewRow {
+    id: String,
+    event_id: String,
+    kind: String,
+    client_id: String,
+    sid: Option<String>,
+    state: String,
+    reason: Option<String>,
+    class: i64,
+    late_joiner: bool,
+    attempts: i64,
+    created_at: i64,
+    due_at: i64,
+    horizon_at: i64,
+    settled_at: Option<i64>,
+}
+
+impl ViewRow {
+    fn into_view(self) -> Result<DeliveryView, StoreError> {
+        let state = delivery_word(&self.state)?;
+        Ok(DeliveryView {
+            id: DeliveryId::stored(self.id),
+            event: EventId::stored(self.event_id),
+            kind: word(DeliveryKind::parse(&self.kind), "deliveries", "kind")?,
+            client_id: ClientId::stored(self.client_id),
+            sid: self.sid.map(Sid::stored),
+            state,
+            reason: self.reason.map(|reason| word(SettledReason::parse(&reason), "deliveries", "reason")).transpose()?,
+            class: class_of(self.class)?,
+            late_joiner: self.late_joiner,
+            attempts: number(self.attempts, "deliveries", "attempts")?,
+            created_at: Timestamp::from_millis(self.created_at),
+            due_at: (state == DeliveryState::Pending).then(|| Timestamp::from_millis(self.due_at)),
+            horizon_at: Timestamp::from_millis(self.horizon_at),
+            settled_at: instant(self.settled_at),
+        })
+    }
+}
+
+pub(in crate::store) async fn listed(conn: &mut Conn, filter: &DeliveryFilter, page: &Page) -> Result<Listed<DeliveryView>, StoreError> {
+    let mut sql = Builder::new(format!("SELECT {VIEW} FROM deliveries WHERE 1 = 1"));
+    let texts = [
+        ("issuer_id", filter.issuer.as_ref().map(IssuerId::as_str)),
+        ("event_id", filter.event.as_ref().map(EventId::as_str)),
+        ("client_id", filter.client_id.as_ref().map(ClientId::as_str)),
+        ("state", filter.state.map(DeliveryState::as_str)),
+    ];
+    for (column, value) in texts {
+        if let Some(value) = value {
+            sql.push(format!(" AND {column} = ")).push_bind(value.to_owned());
+        }
+    }
+    if let Some(since) = filter.since {
+        sql.push(" AND created_at >= ").push_bind(since.millis());
+    }
+    if let Some(until) = filter.until {
+        sql.push(" AND created_at < ").push_bind(until.millis());
+    }
+    push_page(&mut sql, page, "created_at", "id");
+    let rows: Vec<ViewRow> = sql.build_query_as().fetch_all(conn).await?;
+    let views: Vec<_> = rows.into_iter().map(ViewRow::into_view).collect::<Result<_, _>>()?;
+    Ok(super::listed(views, page, |view| Cursor { at: view.created_at, id: view.id.to_string() }))
+}
+
+type OneDelivery = (DeliveryView, Vec<AttemptRecord>);
+
+pub(in crate::store) async fn one(conn: &mut Conn, issuer: &IssuerId, id: &DeliveryId) -> Result<Option<OneDelivery>, StoreError> {
+    let mut sql = Builder::new(format!("SELECT {VIEW} FROM deliveries WHERE issuer_id = "));
+    sql.push_bind(issuer.as_str().to_owned()).push(" AND id = ").push_bind(id.as_str().to_owned());
+    let Some(row): Option<ViewRow> = sql.build_query_as().fetch_optional(&mut *conn).await? else { return Ok(None) };
+    Ok(Some((row.into_view()?, attempts(conn, id).await?)))
+}
+
+#[derive(sqlx::FromRow)]
+struct AttemptRow {
+    id: String,
+    number: i64,
+    started_at: i64,
+    duration_ms: i64,
+    class: String,
+    status: Option<i64>,
+    failure: Option<String>,
+    remote_addr: Option<String>,
+    jti: Option<String>,
+    kid: Option<String>,
+    excerpt: Option<String>,
+    lease_lost: bool,
+}
+
+/// How many attempts of one delivery are shown: more than a horizon holds.
+const ATTEMPTS_SHOWN: i64 = 1000;
+
+async fn attempts(conn: &mut Conn, id: &DeliveryId) -> Result<Vec<AttemptRecord>, StoreError> {
+    let rows: Vec<AttemptRow> = sqlx::query_as(
+        "SELECT id, number, started_at, duration_ms, class, status, failure, remote_addr, jti, kid, excerpt, lease_lost
+           FROM attempts WHERE delivery_id = $1 ORDER BY started_at, id LIMIT $2",
+    )
+    .bind(id.as_str())
+    .bind(ATTEMPTS_SHOWN)
+    .fetch_all(conn)
+    .await?;
+    rows.into_iter()
+        .map(|row| {
+            Ok(AttemptRecord {
+                id: AttemptId::stored(row.id),
+                number: number(row.number, "attempts", "number")?,
+                started_at: Timestamp::from_millis(row.started_at),
+                duration: Duration::from_millis(count(row.duration_ms)),
+                class: word(OutcomeClass::parse(&row.class), "attempts", "class")?,
+                status: row.status.map(|status| number(status, "attempts", "status")).transpose()?,
+                failure: row.failure.map(|failure| word(Failure::parse(&failure), "attempts", "failure")).transpose()?,
+                remote_addr: row.remote_addr,
+                jti: row.jti,
+                kid: row.kid,
+                excerpt: row.excerpt,
+                lease_lost: row.lease_lost,
+            })
+        })
+        .collect()
+}
+
+/// Walks from lane to lane by the index, three seeks each: a lane with a million rows costs what a lane with one does.
+pub(super) const READY_LANES: &str = "
+    WITH RECURSIVE lanes (lane) AS (
+        SELECT (SELECT lane FROM deliveries WHERE state = 'pending' ORDER BY lane LIMIT 1)
+        UNION ALL
+        SELECT (SELECT d.lane FROM deliveries AS d WHERE d.state = 'pending' AND d.lane > l.lane ORDER BY d.lane LIMIT 1)
+          FROM lanes AS l WHERE l.lane IS NOT NULL
+    ), due (lane, due_at) AS (
+        SELECT l.lane, COALESCE(
+               (SELECT d.due_at FROM deliveries AS d WHERE d.state = 'pending' AND d.lane = l.lane AND d.class = 0 AND d.due_at <= $1
+                 ORDER BY d.due_at LIMIT 1),
+               (SELECT d.due_at FROM deliveries AS d WHERE d.state = 'pending' AND d.lane = l.lane AND d.class = 1 AND d.due_at <= $1
+                 ORDER BY d.due_at LIMIT 1),
+               (SELECT d.due_at FROM deliveries AS d WHERE d.state = 'pending' AND d.lane = l.lane AND d.class = 2 AND d.due_at <= $1
+                 ORDER BY d.due_at LIMIT 1))
+          FROM lanes AS l WHERE l.lane IS NOT NULL
+    )
+    SELECT lane, due_at FROM due WHERE due_at IS NOT NULL ORDER BY due_at LIMIT $2";
+
+pub(in crate::store) async fn ready_lanes(conn: &mut Conn, now: Timestamp, limit: u16) -> Result<Vec<ReadyLane>, StoreError> {
+    let lanes: Vec<(String, i64)> = sqlx::query_as(READY_LANES).bind(now.millis()).bind(i64::from(limit)).fetch_all(&mut *conn).await?;
+    let wanted: Vec<(IssuerId, ClientId)> = lanes.iter().filter_map(|(lane, _)| parties(lane)).collect();
+    let clients = super::registry::clients_of(conn, &wanted).await?;
+    let in_flight: BTreeMap<Lane, u16> =
+        clients.iter().map(|client| (Lane::of(&client.issuer, &client.client_id), client.delivery.max_in_flight)).collect();
+    let ready = lanes.into_iter().map(|(lane, due_at)| {
+        let lane = Lane::stored(lane);
+        // A lane without a client is looked at once at a time: its deliveries settle as cancelled.
+        let max_in_flight = in_flight.get(&lane).copied().unwrap_or(1);
+        ReadyLane { lane, max_in_flight, oldest_due: Timestamp::from_millis(due_at) }
+    });
+    Ok(ready.collect())
+}
+
+/// Whose lane it is.
+fn parties(lane: &str) -> Option<(IssuerId, ClientId)> {
+    let (issuer, client) = lane.split_once('/')?;
+    Some((IssuerId::stored(issuer.to_owned()), ClientId::stored(client.to_owned())))
+}
+
+#[derive(sqlx::FromRow)]
+struct LeasedRow {
+    id: String,
+    event_id: String,
+    issuer_id: String,
+    client_id: String,
+    lane: String,
+    kind: String,
+    participant_id: String,
+    session_id: String,
+    sid: Option<String>,
+    sub: Option<String>,
+    class: i64,
+    compromise: bool,
+    occurred_at: i64,
+    created_at: i64,
+    horizon_at: i64,
+    attempts: i64,
+    recoverable: i64,
+    refused: i64,
+    config_fault: i64,
+    redirected: i64,
+    blocked: i64,
+    ours: i64,
+    lease_token: i64,
+    lease_until: i64,
+}
+
+impl LeasedRow {
+    fn into_leased(self) -> Result<Leased, StoreError> {
+        let times = |value, column| number(value, "deliveries", column);
+        Ok(Leased {
+            id: DeliveryId::stored(self.id),
+            event: EventId::stored(self.event_id),
+            issuer: IssuerId::stored(self.issuer_id),
+            client_id: ClientId::stored(self.client_id),
+            lane: Lane::stored(self.lane),
+            kind: word(DeliveryKind::parse(&self.kind), "deliveries", "kind")?,
+            participant: ParticipantId::stored(self.participant_id),
+            session: SessionId::stored(self.session_id),
+            sid: self.sid.map(Sid::stored),
+            sub: self.sub.map(Subject::stored),
+            class: class_of(self.class)?,
+            compromise: self.compromise,
+            occurred_at: Timestamp::from_millis(self.occurred_at),
+            created_at: Timestamp::from_millis(self.created_at),
+            horizon_at: Timestamp::from_millis(self.horizon_at),
+            attempts: number(self.attempts, "deliveries", "attempts")?,
+            tally: Tally {
+                recoverable: times(self.recoverable, "recoverable")?,
+                refused: times(self.refused, "refused")?,
+                config_fault: times(self.config_fault, "config_fault")?,
+                redirected: times(self.redirected, "redirected")?,
+                blocked: times(self.blocked, "blocked")?,
+                ours: times(self.ours, "ours")?,
+            },
+            lease_token: self.lease_token,
+            lease_until: Timestamp::from_millis(self.lease_until),
+        })
+    }
+}
+
+/// The rows of one lane and class that are due, oldest first.
+pub(super) const DUE: &str =
+    "SELECT id FROM deliveries WHERE state = 'pending' AND lane = $1 AND class = $2 AND due_at <= $3 ORDER BY due_at LIMIT $4";
+
+type Claim = (Vec<(Lane, u16)>, Timestamp, Timestamp, i64);
+
+/// A claimed row's `due_at` moves to the end of its lease: what is in flight is not due, and a lease that is lost needs nobody to give it back.
+pub(in crate::store) async fn claim_due(
+    conn: &mut Conn,
+    _: &Context,
+    (lanes, now, lease_until, lease_token): &Claim,
+) -> Result<Ending<Vec<Leased>>, StoreError> {
+    let mut ids: Vec<String> = Vec::new();
+    for (lane, slots) in lanes {
+        let mut left = usize::from(*slots);
+        for class in 0..=2_i64 {
+            if left == 0 {
+                break;
+            }
+            let due: Vec<String> = sqlx::query_scalar(sqlx::AssertSqlSafe(format!("{DUE}{}", dialect::SKIP_LOCKED)))
+                .bind(lane.as_str())
+                .bind(class)
+                .bind(now.millis())
+                .bind(i64::try_from(left).unwrap_or(i64::MAX))
+                .fetch_all(&mut *conn)
+                .await?;
+            left -= due.len().min(left);
+            ids.extend(due);
+        }
+    }
+    if ids.is_empty() {
+        return Ok(Ending::Undo(Vec::new()));
+    }
+    let mut sql = Builder::new("UPDATE deliveries SET lease_token = ");
+    sql.push_bind(*lease_token).push(", lease_until = ").push_bind(lease_until.millis());
+    sql.push(", due_at = ").push_bind(lease_until.millis()).push(" WHERE state = 'pending' AND id IN ");
+    push_list(&mut sql, ids.iter().map(String::as_str));
+    sql.push(
+        " RETURNING id, event_id, issuer_id, client_id, lane, kind, participant_id, session_id, sid, sub, class, compromise, occurred_at, \
+         created_at, horizon_at, attempts, recoverable, refused, config_fault, redirected, blocked, ours, lease_token, lease_until",
+    );
+    let rows: Vec<LeasedRow> = sql.build_query_as().fetch_all(conn).await?;
+    let leased = rows.into_iter().map(LeasedRow::into_leased).collect::<Result<_, _>>()?;
+    Ok(Ending::Keep(leased))
+}
+
+pub(in crate::store) async fn attempt_facts(conn: &mut Conn, leased: &[Leased]) -> Result<Vec<AttemptFacts>, StoreError> {
+    if leased.is_empty() {
+        return Ok(Vec::new());
+    }
+    let wanted: BTreeSet<(IssuerId, ClientId)> = leased.iter().map(|one| (one.issuer.clone(), one.client_id.clone())).collect();
+    let issuers: BTreeSet<IssuerId> = wanted.iter().map(|(issuer, _)| issuer.clone()).collect();
+    let clients = super::registry::clients_of(conn, &wanted.into_iter().collect::<Vec<_>>()).await?;
+    let issuers = super::registry::issuers_of(conn, &issuers.into_iter().collect::<Vec<_>>()).await?;
+    let mut live = live_participations(conn, leased).await?;
+    leased
+        .iter()
+        .enumerate()
+        .map(|(position, one)| {
+            let issuer =
+                issuers.iter().find(|issuer| issuer.id == one.issuer).cloned().ok_or_else(|| corrupt("deliveries", "issuer_id"))?;
+            let client = clients.iter().find(|client| client.issuer == one.issuer && client.client_id == one.client_id).cloned();
+            Ok(AttemptFacts { issuer, client, live: live.remove(&position).unwrap_or_default() })
+        })
+        .collect()
+}
+
+type Live = Vec<(Timestamp, Option<Sid>)>;
+
+/// The live participations each leased delivery could hit, in one statement for all of them.
+async fn live_participations(conn: &mut Conn, leased: &[Leased]) -> Result<BTreeMap<usize, Live>, StoreError> {
+    let mut found: BTreeMap<usize, Live> = BTreeMap::new();
+    for (chunk, offset) in leased.chunks(64).zip((0..).step_by(64)) {
+        let mut sql = Builder::new("");
+        for (position, one) in chunk.iter().enumerate() {
+            sql.push(if position == 0 { "" } else { " UNION ALL " });
+            let position = i64::try_from(offset + position).unwrap_or(i64::MAX);
+            sql.push(format!("SELECT * FROM (SELECT CAST({position} AS BIGINT) AS position, joined_at, sid FROM participants"));
+            sql.push(" WHERE ended_at IS NULL AND issuer_id = ").push_bind(one.issuer.as_str().to_owned());
+            sql.push(" AND client_id = ").push_bind(one.client_id.as_str().to_owned());
+            match (&one.sub, &one.sid) {
+                (Some(sub), Some(sid)) => {
+                    sql.push(" AND (sub = ").push_bind(sub.as_str().to_owned());
+                    sql.push(" OR sid = ").push_bind(sid.as_str().to_owned()).push(")");
+                }
+                (Some(sub), None) => push_equal(&mut sql, "sub", sub.as_str()),
+                (None, Some(sid)) => push_equal(&mut sql, "sid", sid.as_str()),
+                (None, None) => push_text(&mut sql, " AND 1 = 0"),
+            }
+            sql.push(" ORDER BY joined_at DESC LIMIT 10) AS live");
+        }
+        let rows: Vec<(i64, i64, String)> = sql.build_query_as().fetch_all(&mut *conn).await?;
+        for (position, joined_at, sid) in rows {
+            let position = usize::try_from(position).map_err(|_| corrupt("participants", "joined_at"))?;
+            found.entry(position).or_default().push((Timestamp::from_millis(joined_at), super::sessions::stored_sid(sid)));
+        }
+    }
+    Ok(found)
+}
+
+/// One statement settles the batch, one records its attempts. Only the holder of the current lease changes a row; the attempt of one who lost it is
+/// recorded all the same.
+pub(in crate::store) async fn settle(
+    conn: &mut Conn,
+    _: &Context,
+    (settlements, now): &(Vec<Settlement>, Timestamp),
+) -> Result<Ending<Vec<Recorded>>, StoreError> {
+    let mut recorded = Vec::with_capacity(settlements.len());
+    for chunk in settlements.chunks(super::ROWS_MAX) {
+        let held = settle_held(conn, chunk, *now).await?;
+        let lost: Vec<&str> = chunk.iter().map(|one| one.delivery.as_str()).filter(|id| !held.contains_key(*id)).collect();
+        let lost = events_of(conn, &lost).await?;
+        insert_attempts(conn, chunk, &held).await?;
+        for one in chunk {
+            let id = one.delivery.as_str();
+            let Some(event) = held.get(id).or_else(|| lost.get(id)) else { continue };
+            let fenced = !held.contains_key(id);
+            recorded.push(Recorded { delivery: one.delivery.clone(), event: EventId::stored(event.clone()), fenced });
+        }
+    }
+    Ok(Ending::Keep(recorded))
+}
+
+/// Settles what is still held, and says whose event each belongs to.
+async fn settle_held(conn: &mut Conn, settlements: &[Settlement], now: Timestamp) -> Result<BTreeMap<String, String>, StoreError> {
+    let mut sql = Builder::new(
+        "WITH settled (settled_id, held_token, new_state, new_reason, new_due_at, new_attempts, new_recoverable, new_refused, \
+         new_config_fault, new_redirected, new_blocked, new_ours, new_settled_at) AS (",
+    );
+    sql.push_values(settlements, |mut row, one| {
+        let (state, reason, due_at, settled_at) = match &one.verdict {
+            Verdict::Settled { state, reason } => (*state, Some(reason.as_str()), None, Some(now.millis())),
+            Verdict::Again { due_at } => (DeliveryState::Pending, None, Some(due_at.millis()), None),
+        };
+        row.push_bind(one.delivery.as_str().to_owned())
+            .push_bind(one.lease_token)
+            .push_bind(state.as_str())
+            .push_bind(reason)
+            .push_bind(due_at)
+            .push_bind(i64::from(one.attempts))
+            .push_bind(i64::from(one.tally.recoverable))
+            .push_bind(i64::from(one.tally.refused))
+            .push_bind(i64::from(one.tally.config_fault))
+            .push_bind(i64::from(one.tally.redirected))
+            .push_bind(i64::from(one.tally.blocked))
+            .push_bind(i64::from(one.tally.ours))
+            .push_bind(settled_at);
+    });
+    sql.push(
+        ") UPDATE deliveries
+              SET state = new_state, reason = new_reason, due_at = COALESCE(new_due_at, due_at), attempts = new_attempts,
+                  recoverable = new_recoverable, refused = new_refused, config_fault = new_config_fault, redirected = new_redirected,
+                  blocked = new_blocked, ours = new_ours, settled_at = new_settled_at, lease_token = NULL, lease_until = NULL
+             FROM settled
+            WHERE id = settled_id AND lease_token = held_token AND state = 'pending'
+            RETURNING id, event_id",
+    );
+    let held: Vec<(String, String)> = sql.build_query_as().fetch_all(conn).await?;
+    Ok(held.into_iter().collect())
+}
+
+async fn events_of(conn: &mut Conn, deliveries: &[&str]) -> Result<BTreeMap<String, String>, StoreError> {
+    if deliveries.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let mut sql = Builder::new("SELECT id, event_id FROM deliveries WHERE id IN ");
+    push_list(&mut sql, deliveries.iter().copied());
+    let rows: Vec<(String, String)> = sql.build_query_as().fetch_all(conn).await?;
+    Ok(rows.into_iter().collect())
+}
+
+async fn insert_attempts(conn: &mut Conn, settlements: &[Settlement], held: &BTreeMap<String, String>) -> Result<(), StoreError> {
+    let attempts: Vec<(&Settlement, &AttemptRecord)> =
+        settlements.iter().filter_map(|one| one.attempt.as_ref().map(|attempt| (one, attempt))).collect();
+    if attempts.is_empty() {
+        return Ok(());
+    }
+    let mut sql = Builder::new(
+        "INSERT INTO attempts (id, delivery_id, number, started_at, duration_ms, class, status, failure, remote_addr, jti, kid, excerpt, \
+         lease_lost) ",
+    );
+    sql.push_values(attempts, |mut row, (one, attempt)| {
+        row.push_bind(attempt.id.as_str().to_owned())
+            .push_bind(one.delivery.as_str().to_owned())
+            .push_bind(i64::from(attempt.number))
+            .push_bind(attempt.started_at.millis())
+            .push_bind(super::duration_ms(attempt.duration))
+            .push_bind(attempt.class.as_str())
+            .push_bind(attempt.status.map(i64::from))
+            .push_bind(attempt.failure.map(Failure::as_str))
+            .push_bind(attempt.remote_addr.clone())
+            .push_bind(attempt.jti.clone())
+            .push_bind(attempt.kid.clone())
+            .push_bind(attempt.excerpt.clone())
+            .push_bind(attempt.lease_lost || !held.contains_key(one.delivery.as_str()));
+    });
+    // A settlement whose commit was not known to have happened is sent again.
+    sql.push(" ON CONFLICT (id) DO NOTHING");
+    sql.build().execute(conn).await?;
+    Ok(())
+}
+
+pub(in crate::store) async fn release(
+    conn: &mut Conn,
+    context: &Context,
+    leases: &Vec<(DeliveryId, i64)>,
+) -> Result<Ending<()>, StoreError> {
+    let now = dialect::now(conn, &context.clock).await?;
+    for (id, lease_token) in leases {
+        sqlx::query(
+            "UPDATE deliveries SET lease_token = NULL, lease_until = NULL, due_at = $3 WHERE id = $1 AND lease_token = $2 AND state = 'pending'",
+        )
+        .bind(id.as_str())
+        .bind(lease_token)
+        .bind(now.millis())
+        .execute(&mut *conn)
+        .await?;
+    }
+    Ok(Ending::Keep(()))
+}
+
+/// The earliest due time of any lane, three seeks each.
+pub(super) const NEXT_DUE: &str = "
+    WITH RECURSIVE lanes (lane) AS (
+        SELECT (SELECT lane FROM deliveries WHERE state = 'pending' ORDER BY lane LIMIT 1)
+        UNION ALL
+        SELECT (SELECT d.lane FROM deliveries AS d WHERE d.state = 'pending' AND d.lane > l.lane ORDER BY d.lane LIMIT 1)
+          FROM lanes AS l WHERE l.lane IS NOT NULL
+    ), classes (class) AS (VALUES (0), (1), (2))
+    SELECT min((SELECT d.due_at FROM deliveries AS d WHERE d.state = 'pending' AND d.lane = l.lane AND d.class = c.class ORDER BY d.due_at LIMIT 1))
+      FROM lanes AS l CROSS JOIN classes AS c WHERE l.lane IS NOT NULL";
+
+pub(in crate::store) async fn next_due(conn: &mut Conn) -> Result<Option<Timestamp>, StoreError> {
+    let due: Option<i64> = sqlx::query_scalar(NEXT_DUE).fetch_one(conn).await?;
+    Ok(instant(due))
+}
+
+pub(in crate::store) async fn census(conn: &mut Conn) -> Result<Census, StoreError> {
+    let rows: Vec<(String, i64)> =
+        sqlx::query_as("SELECT state, CAST(count(*) AS BIGINT) FROM deliveries GROUP BY state").fetch_all(&mut *conn).await?;
+    let oldest: Option<i64> =
+        sqlx::query_scalar("SELECT min(created_at) FROM deliveries WHERE state = 'pending'").fetch_one(&mut *conn).await?;
+    let enqueued: i64 = sqlx::query_scalar("SELECT CAST(count(*) AS BIGINT) FROM deliveries").fetch_one(conn).await?;
+    let by_state: Vec<(DeliveryState, u64)> =
+        rows.into_iter().map(|(state, number)| Ok((delivery_word(&state)?, count(number)))).collect::<Result<_, StoreError>>()?;
+    Ok(Census { enqueued: count(enqueued), by_state, oldest_pending: instant(oldest) })
+}

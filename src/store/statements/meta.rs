@@ -1,0 +1,28 @@
+//! Named values of the deployment.
+
+use super::Conn;
+use crate::model::Timestamp;
+use crate::store::{Context, Ending, StoreError};
+
+pub(in crate::store) async fn named(conn: &mut Conn, name: &str) -> Result<Option<String>, StoreError> {
+    Ok(sqlx::query_scalar("SELECT value FROM meta WHERE name = $1").bind(name).fetch_optional(conn).await?)
+}
+
+pub(in crate::store) async fn once(conn: &mut Conn, _: &Context, (name, value): &(String, String)) -> Result<Ending<String>, StoreError> {
+    sqlx::query("INSERT INTO meta (name, value) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING")
+        .bind(name)
+        .bind(value)
+        .execute(&mut *conn)
+        .await?;
+    Ok(Ending::Keep(named(conn, name).await?.unwrap_or_else(|| value.clone())))
+}
+
+/// Writes, so that a database that went read-only is noticed, and leaves nothing.
+pub(in crate::store) async fn ping(conn: &mut Conn, context: &Context, (): &()) -> Result<Ending<()>, StoreError> {
+    let now: Timestamp = super::dialect::now(conn, &context.clock).await?;
+    sqlx::query("INSERT INTO meta (name, value) VALUES ('ping', $1) ON CONFLICT (name) DO UPDATE SET value = excluded.value")
+        .bind(now.millis().to_string())
+        .execute(conn)
+        .await?;
+    Ok(Ending::Undo(()))
+}

@@ -1,0 +1,634 @@
+//! Issuers, clients, keys, API tokens, and the audit records of what was done to them.
+
+use std::str::FromStr as _;
+use std::time::Duration;
+
+use super::{Builder, Conn, Db, corrupt, dialect, duration_ms, instant, listed, millis, number, push_page, word};
+use crate::model::access::{ApiTokenRecord, Role};
+use crate::model::audit::{Act, AuditRecord};
+use crate::model::client::{Claims, ClientRecord, DeliverySettings, Network, TokenTyp};
+use crate::model::issuer::IssuerRecord;
+use crate::model::key::{KeyRecord, KeyState, SigningAlg};
+use crate::model::page::{Cursor, Listed, Page};
+use crate::model::{ApiTokenId, AuditId, ClientId, Digest, EventId, Issuer, IssuerId, Timestamp};
+use crate::store::{AuditEntry, AuditFilter, Change, Context, Ending, Pending, StoreError};
+
+const ISSUER: &str = "id, issuer, signing_algs, session_max_age_ms, allow_networks, ca_pem, created_at, updated_at, version";
+
+#[derive(sqlx::FromRow)]
+struct IssuerRow {
+    id: String,
+    issuer: String,
+    signing_algs: String,
+    session_max_age_ms: i64,
+    allow_networks: String,
+    ca_pem: Option<String>,
+    created_at: i64,
+    updated_at: i64,
+    version: i64,
+}
+
+impl IssuerRow {
+    fn into_record(self) -> Result<IssuerRecord, StoreError> {
+        let algs = self.signing_algs.split_whitespace().map(|alg| word(SigningAlg::parse(alg), "issuers", "signing_algs"));
+        Ok(IssuerRecord {
+            id: IssuerId::stored(self.id),
+            issuer: Issuer::stored(self.issuer),
+            signing_algs: algs.collect::<Result<_, _>>()?,
+            session_max_age: Duration::from_millis(number(self.session_max_age_ms, "issuers", "session_max_age_ms")?),
+            network: Network { allow: networks(&self.allow_networks, "issuers")?, ca_pem: self.ca_pem },
+            created_at: Timestamp::from_millis(self.created_at),
+            updated_at: Timestamp::from_millis(self.updated_at),
+            version: self.version,
+        })
+    }
+}
+
+fn networks(text: &str, table: &'static str) -> Result<Vec<ipnet::IpNet>, StoreError> {
+    text.split_whitespace().map(|net| ipnet::IpNet::from_str(net).map_err(|_| corrupt(table, "allow_networks"))).collect()
+}
+
+fn words<T: ToString>(values: impl IntoIterator<Item = T>) -> String {
+    values.into_iter().map(|value| value.to_string()).collect::<Vec<_>>().join(" ")
+}
+
+pub(in crate::store) async fn issuer(conn: &mut Conn, id: &IssuerId) -> Result<Option<IssuerRecord>, StoreError> {
+    let mut sql = Builder::new(format!("SELECT {ISSUER} FROM issuers WHERE deleted_at IS NULL AND id = "));
+    sql.push_bind(id.as_str().to_owned());
+    let row: Option<IssuerRow> = sql.build_query_as().fetch_optional(conn).await?;
+    row.map(IssuerRow::into_record).transpose()
+}
+
+pub(in crate::store) async fn issuers(conn: &mut Conn, page: &Page) -> Result<Listed<IssuerRecord>, StoreError> {
+    let mut sql = Builder::new(format!("SELECT {ISSUER} FROM issuers WHERE deleted_at IS NULL"));
+    push_page(&mut sql, page, "created_at", "id");
+    let rows: Vec<IssuerRow> = sql.build_query_as().fetch_all(conn).await?;
+    let records: Vec<_> = rows.into_iter().map(IssuerRow::into_record).collect::<Result<_, _>>()?;
+    Ok(listed(records, page, |record| Cursor { at: record.created_at, id: record.id.to_string() }))
+}
+
+type CreateIssuer = (IssuerRecord, Vec<KeyRecord>, AuditEntry);
+
+/// A deleted issuer can be registered again under its own short id, with the same identifier: its old sessions speak of it.
+pub(in crate::store) async fn create_issuer(
+    conn: &mut Conn,
+    context: &Context,
+    (issuer, keys, audit): &CreateIssuer,
+) -> Result<Ending<Change>, StoreError> {
+    dialect::own_issuer(conn, &issuer.id).await?;
+    let taken: Option<(String, Option<i64>)> =
+        sqlx::query_as("SELECT issuer, deleted_at FROM issuers WHERE id = $1").bind(issuer.id.as_str()).fetch_optional(&mut *conn).await?;
+    let same_name: Option<String> = sqlx::query_scalar("SELECT id FROM issuers WHERE issuer = $1 AND deleted_at IS NULL")
+        .bind(issuer.issuer.as_str())
+        .fetch_optional(&mut *conn)
+        .await?;
+    let revived = matches!(&taken, Some((name, Some(_))) if name == issuer.issuer.as_str());
+    if same_name.is_some() || (taken.is_some() && !revived) {
+        return Ok(Ending::Undo(Change::Conflict));
+    }
+    sqlx::query(
+        "INSERT INTO issuers (id, issuer, signing_algs, session_max_age_ms, allow_networks, ca_pem, created_at, updated_at, version)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $7, $8)
+         ON CONFLICT (id) DO UPDATE
+            SET signing_algs = excluded.signing_algs, session_max_age_ms = excluded.session_max_age_ms,
+                allow_networks = excluded.allow_networks, ca_pem = excluded.ca_pem, updated_at = excluded.updated_at,
+                version = issuers.version + 1, deleted_at = NULL",
+    )
+    .bind(issuer.id.as_str())
+    .bind(issuer.issuer.as_str())
+    .bind(words(&issuer.signing_algs))
+    .bind(duration_ms(issuer.session_max_age))
+    .bind(words(&issuer.network.allow))
+    .bind(issuer.network.ca_pem.as_deref())
+    .bind(issuer.created_at.millis())
+    .bind(issuer.version)
+    .execute(&mut *conn)
+    .await?;
+    insert_keys(conn, keys).await?;
+    record(conn, context, audit).await?;
+    Ok(Ending::Keep(Change::Created))
+}
+
+pub(in crate::store) async fn change_issuer(
+    conn: &mut Conn,
+    context: &Context,
+    (issuer, new_keys, audit): &CreateIssuer,
+) -> Result<Ending<Change>, StoreError> {
+    dialect::own_issuer(conn, &issuer.id).await?;
+    let stored: Option<(String, i64)> = sqlx::query_as("SELECT issuer, version FROM issuers WHERE id = $1 AND deleted_at IS NULL")
+        .bind(issuer.id.as_str())
+        .fetch_optional(&mut *conn)
+        .await?;
+    let Some((name, version)) = stored else { return Ok(Ending::Undo(Change::Absent)) };
+    if version != issuer.version {
+        return Ok(Ending::Undo(Change::Stale));
+    }
+    if name != issuer.issuer.as_str() && (has_sessions(conn, &issuer.id).await? || name_taken(conn, issuer).await?) {
+        return Ok(Ending::Undo(Change::Conflict));
+    }
+    sqlx::query(
+        "UPDATE issuers
+            SET issuer = $2, signing_algs = $3, session_max_age_ms = $4, allow_networks = $5, ca_pem = $6, updated_at = $7,
+                version = version + 1
+          WHERE id = $1",
+    )
+    .bind(issuer.id.as_str())
+    .bind(issuer.issuer.as_str())
+    .bind(words(&issuer.signing_algs))
+    .bind(duration_ms(issuer.session_max_age))
+    .bind(words(&issuer.network.allow))
+    .bind(issuer.network.ca_pem.as_deref())
+    .bind(issuer.updated_at.millis())
+    .execute(&mut *conn)
+    .await?;
+    insert_keys(conn, new_keys).await?;
+    record(conn, context, audit).await?;
+    Ok(Ending::Keep(Change::Replaced))
+}
+
+async fn has_sessions(conn: &mut Conn, issuer: &IssuerId) -> Result<bool, StoreError> {
+    let found: Option<i64> = sqlx::query_scalar("SELECT CAST(1 AS BIGINT) FROM sessions WHERE issuer_id = $1 LIMIT 1")
+        .bind(issuer.as_str())
+        .fetch_optional(conn)
+        .await?;
+    Ok(found.is_some())
+}
+
+async fn name_taken(conn: &mut Conn, issuer: &IssuerRecord) -> Result<bool, StoreError> {
+    let found: Option<String> = sqlx::query_scalar("SELECT id FROM issuers WHERE issuer = $1 AND id <> $2 AND deleted_at IS NULL")
+        .bind(issuer.issuer.as_str())
+        .bind(issuer.id.as_str())
+        .fetch_optional(conn)
+        .await?;
+    Ok(found.is_some())
+}
+
+/// Three questions that must all be answered with no before an issuer can go.
+const LIVING: [&str; 3] = [
+    "SELECT CAST(1 AS BIGINT) FROM sessions WHERE issuer_id = $1 AND ended_at IS NULL LIMIT 1",
+    "SELECT CAST(1 AS BIGINT) FROM deliveries WHERE issuer_id = $1 AND state = 'pending' LIMIT 1",
+    "SELECT CAST(1 AS BIGINT) FROM grants WHERE issuer_id = $1 AND revoked_at IS NULL LIMIT 1",
+];
+
+pub(in crate::store) async fn delete_issuer(
+    conn: &mut Conn,
+    context: &Context,
+    (id, audit): &(IssuerId, AuditEntry),
+) -> Result<Ending<Change>, StoreError> {
+    dialect::own_issuer(conn, id).await?;
+    if issuer(conn, id).await?.is_none() {
+        return Ok(Ending::Undo(Change::Absent));
+    }
+    for question in LIVING {
+        let living: Option<i64> = sqlx::query_scalar(question).bind(id.as_str()).fetch_optional(&mut *conn).await?;
+        if living.is_some() {
+            return Ok(Ending::Undo(Change::InUse));
+        }
+    }
+    let now = dialect::now(conn, &context.clock).await?.millis();
+    for statement in [
+        "UPDATE issuers SET deleted_at = $2, version = version + 1 WHERE id = $1",
+        "UPDATE clients SET deleted_at = $2, version = version + 1 WHERE issuer_id = $1 AND deleted_at IS NULL",
+        "UPDATE api_tokens SET revoked_at = $2 WHERE issuer_id = $1 AND revoked_at IS NULL",
+    ] {
+        sqlx::query(statement).bind(id.as_str()).bind(now).execute(&mut *conn).await?;
+    }
+    record(conn, context, audit).await?;
+    Ok(Ending::Keep(Change::Replaced))
+}
+
+const CLIENT: &str = "issuer_id, client_id, client_name, backchannel_logout_uri, session_required, alg, auth_method, secret_digest, jwks, jwks_uri, \
+                      claims, typ, timeout_ms, max_in_flight, horizon_ms, confirm_rejections, retry_statuses, allow_networks, ca_pem, created_at, \
+                      updated_at, deleted_at, version";
+
+#[derive(sqlx::FromRow)]
+struct ClientRow {
+    issuer_id: String,
+    client_id: String,
+    client_name: Option<String>,
+    backchannel_logout_uri: Option<String>,
+    session_required: bool,
+    alg: String,
+    auth_method: Option<String>,
+    secret_digest: Option<String>,
+    jwks: Option<String>,
+    jwks_uri: Option<String>,
+    claims: String,
+    typ: String,
+    timeout_ms: i64,
+    max_in_flight: i64,
+    horizon_ms: i64,
+    confirm_rejections: i64,
+    retry_statuses: String,
+    allow_networks: String,
+    ca_pem: Option<String>,
+    created_at: i64,
+    updated_at: i64,
+    deleted_at: Option<i64>,
+    version: i64,
+}
+
+impl ClientRow {
+    fn into_record(self) -> Result<ClientRecord, StoreError> {
+        let uri =
+            |text: Option<String>, column| text.map(|text| url::Url::parse(&text).map_err(|_| corrupt("clients", column))).transpose();
+        let statuses =
+            self.retry_statuses.split_whitespace().map(|status| status.parse().map_err(|_| corrupt("clients", "retry_statuses")));
+        let delivery = DeliverySettings {
+            claims: word(Claims::parse(&self.claims), "clients", "claims")?,
+            typ: word(TokenTyp::parse(&self.typ), "clients", "typ")?,
+            timeout: Duration::from_millis(number(self.timeout_ms, "clients", "timeout_ms")?),
+            max_in_flight: number(self.max_in_flight, "clients", "max_in_flight")?,
+            horizon: Duration::from_millis(number(self.horizon_ms, "clients", "horizon_ms")?),
+            confirm_rejections: number(self.confirm_rejections, "clients", "confirm_rejections")?,
+            retry_statuses: statuses.collect::<Result<_, _>>()?,
+            network: Network { allow: networks(&self.allow_networks, "clients")?, ca_pem: self.ca_pem },
+        };
+        Ok(ClientRecord {
+            issuer: IssuerId::stored(self.issuer_id),
+            client_id: ClientId::stored(self.client_id),
+            client_name: self.client_name,
+            backchannel_logout_uri: uri(self.backchannel_logout_uri, "backchannel_logout_uri")?,
+            session_required: self.session_required,
+            alg: word(SigningAlg::parse(&self.alg), "clients", "alg")?,
+            auth_method: self.auth_method,
+            secret_digest: self.secret_digest.map(|digest| word(Digest::parse(&digest), "clients", "secret_digest")).transpose()?,
+            jwks: self.jwks,
+            jwks_uri: uri(self.jwks_uri, "jwks_uri")?,
+            delivery,
+            created_at: Timestamp::from_millis(self.created_at),
+            updated_at: Timestamp::from_millis(self.updated_at),
+            deleted_at: instant(self.deleted_at),
+            version: self.version,
+        })
+    }
+}
+
+pub(in crate::store) async fn client(conn: &mut Conn, issuer: &IssuerId, id: &ClientId) -> Result<Option<ClientRecord>, StoreError> {
+    Ok(registered(conn, issuer, id).await?.filter(|client| client.deleted_at.is_none()))
+}
+
+/// A client's registration, also when it was deleted.
+async fn registered(conn: &mut Conn, issuer: &IssuerId, id: &ClientId) -> Result<Option<ClientRecord>, StoreError> {
+    Ok(clients_of(conn, &[(issuer.clone(), id.clone())]).await?.pop())
+}
+
+/// The registrations of several clients in one statement, deleted ones too, in no order.
+pub(super) async fn clients_of(conn: &mut Conn, wanted: &[(IssuerId, ClientId)]) -> Result<Vec<ClientRecord>, StoreError> {
+    if wanted.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut records = Vec::with_capacity(wanted.len());
+    for chunk in wanted.chunks(super::ROWS_MAX) {
+        let mut sql = Builder::new(format!("SELECT {CLIENT} FROM clients WHERE (issuer_id, client_id) IN ("));
+        sql.push_values(chunk, |mut row, (issuer, client)| {
+            row.push_bind(issuer.as_str().to_owned()).push_bind(client.as_str().to_owned());
+        });
+        sql.push(")");
+        let rows: Vec<ClientRow> = sql.build_query_as().fetch_all(&mut *conn).await?;
+        for row in rows {
+            records.push(row.into_record()?);
+        }
+    }
+    Ok(records)
+}
+
+/// Several issuers in one statement.
+pub(super) async fn issuers_of(conn: &mut Conn, ids: &[IssuerId]) -> Result<Vec<IssuerRecord>, StoreError> {
+    let mut sql = Builder::new(format!("SELECT {ISSUER} FROM issuers WHERE id IN "));
+    super::push_list(&mut sql, ids.iter().map(IssuerId::as_str));
+    let rows: Vec<IssuerRow> = sql.build_query_as().fetch_all(conn).await?;
+    rows.into_iter().map(IssuerRow::into_record).collect()
+}
+
+pub(in crate::store) async fn clients(conn: &mut Conn, issuer: &IssuerId, page: &Page) -> Result<Listed<ClientRecord>, StoreError> {
+    let mut sql = Builder::new(format!("SELECT {CLIENT} FROM clients WHERE deleted_at IS NULL AND issuer_id = "));
+    sql.push_bind(issuer.as_str().to_owned());
+    push_page(&mut sql, page, "created_at", "client_id");
+    let rows: Vec<ClientRow> = sql.build_query_as().fetch_all(conn).await?;
+    let records: Vec<_> = rows.into_iter().map(ClientRow::into_record).collect::<Result<_, _>>()?;
+    Ok(listed(records, page, |record| Cursor { at: record.created_at, id: record.client_id.to_string() }))
+}
+
+type PutClient = (ClientRecord, Option<i64>, Vec<KeyRecord>, AuditEntry);
+
+pub(in crate::store) async fn put_client(
+    conn: &mut Conn,
+    context: &Context,
+    (client, expected, new_keys, audit): &PutClient,
+) -> Result<Ending<Change>, StoreError> {
+    dialect::own_issuer(conn, &client.issuer).await?;
+    if issuer(conn, &client.issuer).await?.is_none() {
+        return Ok(Ending::Undo(Change::Absent));
+    }
+    let stored = registered(conn, &client.issuer, &client.client_id).await?;
+    let living = stored.as_ref().filter(|stored| stored.deleted_at.is_none());
+    if expected.is_some() && living.map(|stored| stored.version) != *expected {
+        return Ok(Ending::Undo(Change::Stale));
+    }
+    let created_at = living.map_or(client.created_at, |stored| stored.created_at);
+    let version = stored.as_ref().map_or(1, |stored| stored.version + 1);
+    write_client(conn, client, created_at, version).await?;
+    insert_keys(conn, new_keys).await?;
+    record(conn, context, audit).await?;
+    Ok(Ending::Keep(if living.is_some() { Change::Replaced } else { Change::Created }))
+}
+
+async fn write_client(conn: &mut Conn, client: &ClientRecord, created_at: Timestamp, version: i64) -> Result<(), StoreError> {
+    let delivery = &client.delivery;
+    sqlx::query(
+        "INSERT INTO clients (issuer_id, client_id, client_name, backchannel_logout_uri, session_required, alg, auth_method, secret_digest,
+                              jwks, jwks_uri, claims, typ, timeout_ms, max_in_flight, horizon_ms, confirm_rejections, retry_statuses,
+                              allow_networks, ca_pem, created_at, updated_at, deleted_at, version)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, NULL, $22)
+         ON CONFLICT (issuer_id, client_id) DO UPDATE
+            SET client_name = excluded.client_name, backchannel_logout_uri = excluded.backchannel_logout_uri,
+                session_required = excluded.session_required, alg = excluded.alg, auth_method = excluded.auth_method,
+                secret_digest = excluded.secret_digest, jwks = excluded.jwks, jwks_uri = excluded.jwks_uri, claims = excluded.claims,
+                typ = excluded.typ, timeout_ms = excluded.timeout_ms, max_in_flight = excluded.max_in_flight,
+                horizon_ms = excluded.horizon_ms, confirm_rejections = excluded.confirm_rejections,
+                retry_statuses = excluded.retry_statuses, allow_networks = excluded.allow_networks, ca_pem = excluded.ca_pem,
+                created_at = excluded.created_at, updated_at = excluded.updated_at, deleted_at = NULL, version = excluded.version",
+    )
+    .bind(client.issuer.as_str())
+    .bind(client.client_id.as_str())
+    .bind(client.client_name.as_deref())
+    .bind(client.backchannel_logout_uri.as_ref().map(url::Url::as_str))
+    .bind(client.session_required)
+    .bind(client.alg.as_str())
+    .bind(client.auth_method.as_deref())
+    .bind(client.secret_digest.map(|digest| digest.to_string()))
+    .bind(client.jwks.as_deref())
+    .bind(client.jwks_uri.as_ref().map(url::Url::as_str))
+    .bind(delivery.claims.as_str())
+    .bind(delivery.typ.as_str())
+    .bind(duration_ms(delivery.timeout))
+    .bind(i64::from(delivery.max_in_flight))
+    .bind(duration_ms(delivery.horizon))
+    .bind(i64::from(delivery.confirm_rejections))
+    .bind(words(&delivery.retry_statuses))
+    .bind(words(&delivery.network.allow))
+    .bind(delivery.network.ca_pem.as_deref())
+    .bind(created_at.millis())
+    .bind(client.updated_at.millis())
+    .bind(version)
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+type DeleteClient = (IssuerId, ClientId, Option<i64>, Pending, AuditEntry);
+
+pub(in crate::store) async fn delete_client(
+    conn: &mut Conn,
+    context: &Context,
+    (issuer, id, expected, pending, audit): &DeleteClient,
+) -> Result<Ending<Change>, StoreError> {
+    dialect::own_issuer(conn, issuer).await?;
+    let Some(stored) = client(conn, issuer, id).await? else { return Ok(Ending::Undo(Change::Absent)) };
+    if expected.is_some_and(|expected| expected != stored.version) {
+        return Ok(Ending::Undo(Change::Stale));
+    }
+    let now = dialect::now(conn, &context.clock).await?.millis();
+    let cancel =
+        "UPDATE deliveries SET state = 'cancelled', reason = 'client_deleted', settled_at = $3, lease_token = NULL, lease_until = NULL
+                   WHERE issuer_id = $1 AND client_id = $2 AND state = 'pending'";
+    let mut statements = vec![
+        "UPDATE clients SET deleted_at = $3, version = version + 1 WHERE issuer_id = $1 AND client_id = $2",
+        "UPDATE grants SET revoked_at = $3, revoked_by = 'client_deleted' WHERE issuer_id = $1 AND client_id = $2 AND revoked_at IS NULL",
+    ];
+    match pending {
+        Pending::Deliver => {}
+        Pending::Cancel => statements.push(cancel),
+    }
+    for statement in statements {
+        sqlx::query(statement).bind(issuer.as_str()).bind(id.as_str()).bind(now).execute(&mut *conn).await?;
+    }
+    record(conn, context, audit).await?;
+    Ok(Ending::Keep(Change::Replaced))
+}
+
+/// A key that lost the race for its issuer and algorithm is dropped: the first one signs.
+async fn insert_keys(conn: &mut Conn, keys: &[KeyRecord]) -> Result<(), StoreError> {
+    use base64::Engine as _;
+    for key in keys {
+        sqlx::query(
+            "INSERT INTO signing_keys (issuer_id, kid, alg, state, public_jwk, sealed, created_at)
+             VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING",
+        )
+        .bind(key.issuer.as_str())
+        .bind(&key.kid)
+        .bind(key.alg.as_str())
+        .bind(key.state.as_str())
+        .bind(&key.public_jwk)
+        .bind(base64::engine::general_purpose::STANDARD.encode(&key.sealed))
+        .bind(key.created_at.millis())
+        .execute(&mut *conn)
+        .await?;
+    }
+    Ok(())
+}
+
+#[derive(sqlx::FromRow)]
+struct KeyRow {
+    issuer_id: String,
+    kid: String,
+    alg: String,
+    state: String,
+    public_jwk: String,
+    sealed: String,
+    created_at: i64,
+}
+
+pub(in crate::store) async fn keys(conn: &mut Conn, issuer: &IssuerId) -> Result<Vec<KeyRecord>, StoreError> {
+    use base64::Engine as _;
+    let rows: Vec<KeyRow> = sqlx::query_as::<Db, KeyRow>(
+        "SELECT issuer_id, kid, alg, state, public_jwk, sealed, created_at FROM signing_keys WHERE issuer_id = $1 ORDER BY created_at, kid",
+    )
+    .bind(issuer.as_str())
+    .fetch_all(conn)
+    .await?;
+    rows.into_iter()
+        .map(|row| {
+            Ok(KeyRecord {
+                issuer: IssuerId::stored(row.issuer_id),
+                kid: row.kid,
+                alg: word(SigningAlg::parse(&row.alg), "signing_keys", "alg")?,
+                state: word(KeyState::parse(&row.state), "signing_keys", "state")?,
+                public_jwk: row.public_jwk,
+                sealed: base64::engine::general_purpose::STANDARD.decode(&row.sealed).map_err(|_| corrupt("signing_keys", "sealed"))?,
+                created_at: Timestamp::from_millis(row.created_at),
+            })
+        })
+        .collect()
+}
+
+const API_TOKEN: &str = "id, role, issuer_id, client_id, may_mass_kill, created_at, expires_at, revoked_at";
+
+#[derive(sqlx::FromRow)]
+struct ApiTokenRow {
+    id: String,
+    role: String,
+    issuer_id: Option<String>,
+    client_id: Option<String>,
+    may_mass_kill: bool,
+    created_at: i64,
+    expires_at: Option<i64>,
+    revoked_at: Option<i64>,
+}
+
+impl ApiTokenRow {
+    fn into_record(self) -> Result<ApiTokenRecord, StoreError> {
+        Ok(ApiTokenRecord {
+            id: ApiTokenId::stored(self.id),
+            role: word(Role::parse(&self.role), "api_tokens", "role")?,
+            issuer: self.issuer_id.map(IssuerId::stored),
+            client_id: self.client_id.map(ClientId::stored),
+            may_mass_kill: self.may_mass_kill,
+            created_at: Timestamp::from_millis(self.created_at),
+            expires_at: instant(self.expires_at),
+            revoked_at: instant(self.revoked_at),
+        })
+    }
+}
+
+type CreateApiToken = (ApiTokenRecord, Digest, AuditEntry);
+
+pub(in crate::store) async fn create_api_token(
+    conn: &mut Conn,
+    context: &Context,
+    (token, digest, audit): &CreateApiToken,
+) -> Result<Ending<Change>, StoreError> {
+    if let Some(id) = &token.issuer
+        && issuer(conn, id).await?.is_none()
+    {
+        return Ok(Ending::Undo(Change::Absent));
+    }
+    sqlx::query(
+        "INSERT INTO api_tokens (id, digest, role, issuer_id, client_id, may_mass_kill, created_at, expires_at, revoked_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+    )
+    .bind(token.id.as_str())
+    .bind(digest.to_string())
+    .bind(token.role.as_str())
+    .bind(token.issuer.as_ref().map(IssuerId::as_str))
+    .bind(token.client_id.as_ref().map(ClientId::as_str))
+    .bind(token.may_mass_kill)
+    .bind(token.created_at.millis())
+    .bind(millis(token.expires_at))
+    .bind(millis(token.revoked_at))
+    .execute(&mut *conn)
+    .await?;
+    record(conn, context, audit).await?;
+    Ok(Ending::Keep(Change::Created))
+}
+
+pub(in crate::store) async fn api_token(conn: &mut Conn, digest: Digest) -> Result<Option<ApiTokenRecord>, StoreError> {
+    let mut sql = Builder::new(format!("SELECT {API_TOKEN} FROM api_tokens WHERE digest = "));
+    sql.push_bind(digest.to_string());
+    let row: Option<ApiTokenRow> = sql.build_query_as().fetch_optional(conn).await?;
+    row.map(ApiTokenRow::into_record).transpose()
+}
+
+pub(in crate::store) async fn api_tokens(
+    conn: &mut Conn,
+    issuer: Option<&IssuerId>,
+    page: &Page,
+) -> Result<Listed<ApiTokenRecord>, StoreError> {
+    let mut sql = Builder::new(format!("SELECT {API_TOKEN} FROM api_tokens WHERE 1 = 1"));
+    if let Some(issuer) = issuer {
+        sql.push(" AND issuer_id = ").push_bind(issuer.as_str().to_owned());
+    }
+    push_page(&mut sql, page, "created_at", "id");
+    let rows: Vec<ApiTokenRow> = sql.build_query_as().fetch_all(conn).await?;
+    let records: Vec<_> = rows.into_iter().map(ApiTokenRow::into_record).collect::<Result<_, _>>()?;
+    Ok(listed(records, page, |record| Cursor { at: record.created_at, id: record.id.to_string() }))
+}
+
+pub(in crate::store) async fn revoke_api_token(
+    conn: &mut Conn,
+    context: &Context,
+    (id, audit): &(ApiTokenId, AuditEntry),
+) -> Result<Ending<Change>, StoreError> {
+    let now = dialect::now(conn, &context.clock).await?;
+    let revoked = sqlx::query("UPDATE api_tokens SET revoked_at = $2 WHERE id = $1 AND revoked_at IS NULL")
+        .bind(id.as_str())
+        .bind(now.millis())
+        .execute(&mut *conn)
+        .await?;
+    if revoked.rows_affected() == 0 {
+        return Ok(Ending::Undo(Change::Absent));
+    }
+    record(conn, context, audit).await?;
+    Ok(Ending::Keep(Change::Replaced))
+}
+
+/// Writes an audit record in the transaction of what it records.
+pub(super) async fn record(conn: &mut Conn, context: &Context, entry: &AuditEntry) -> Result<(), StoreError> {
+    let now = dialect::now(conn, &context.clock).await?;
+    sqlx::query(
+        "INSERT INTO audit (id, at, act, caller, role, actor, remote, issuer_id, event_id, detail)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+    )
+    .bind(context.entropy.id::<AuditId>(now).as_str())
+    .bind(now.millis())
+    .bind(entry.act.as_str())
+    .bind(&entry.caller.identity)
+    .bind(entry.caller.role.as_str())
+    .bind(entry.actor.as_deref())
+    .bind(entry.caller.remote.as_deref())
+    .bind(entry.issuer.as_ref().map(IssuerId::as_str))
+    .bind(entry.event.as_ref().map(EventId::as_str))
+    .bind(&entry.detail)
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+#[derive(sqlx::FromRow)]
+struct AuditRow {
+    id: String,
+    at: i64,
+    act: String,
+    caller: String,
+    role: String,
+    actor: Option<String>,
+    remote: Option<String>,
+    issuer_id: Option<String>,
+    event_id: Option<String>,
+    detail: String,
+}
+
+pub(in crate::store) async fn audit(conn: &mut Conn, filter: &AuditFilter, page: &Page) -> Result<Listed<AuditRecord>, StoreError> {
+    let mut sql = Builder::new("SELECT id, at, act, caller, role, actor, remote, issuer_id, event_id, detail FROM audit WHERE 1 = 1");
+    if let Some(issuer) = &filter.issuer {
+        sql.push(" AND issuer_id = ").push_bind(issuer.as_str().to_owned());
+    }
+    if let Some(act) = filter.act {
+        sql.push(" AND act = ").push_bind(act.as_str());
+    }
+    if let Some(since) = filter.since {
+        sql.push(" AND at >= ").push_bind(since.millis());
+    }
+    if let Some(until) = filter.until {
+        sql.push(" AND at < ").push_bind(until.millis());
+    }
+    push_page(&mut sql, page, "at", "id");
+    let rows: Vec<AuditRow> = sql.build_query_as().fetch_all(conn).await?;
+    let records = rows.into_iter().map(|row| {
+        Ok(AuditRecord {
+            id: AuditId::stored(row.id),
+            at: Timestamp::from_millis(row.at),
+            act: word(Act::parse(&row.act), "audit", "act")?,
+            caller: row.caller,
+            role: row.role,
+            actor: row.actor,
+            remote: row.remote,
+            issuer: row.issuer_id.map(IssuerId::stored),
+            event: row.event_id.map(EventId::stored),
+            detail: row.detail,
+        })
+    });
+    let records: Vec<AuditRecord> = records.collect::<Result<_, StoreError>>()?;
+    Ok(listed(records, page, |record| Cursor { at: record.at, id: record.id.to_string() }))
+}

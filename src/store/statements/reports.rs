@@ -1,0 +1,287 @@
+//! What providers report, applied in order: each item undone by itself when it is refused.
+
+use super::cut_offs::{self, Known};
+use super::joins::{self, Desk, Joined, end_of};
+use super::sessions::{self, SessionRow};
+use super::{Builder, Conn, dialect, millis};
+use crate::model::effects::{EndFact, EndedFact, LiveFact, ReportRules, SessionDecision, SessionFacts};
+use crate::model::issuer::IssuerRecord;
+use crate::model::report::{Report, ReportRefused, Reported, SessionReport, SessionStanding, TokenOwner, TokenReport};
+use crate::model::session::{Life, SessionName};
+use crate::model::{ClientId, EventId, IssuerId, ProviderKey, SessionId, Sid, Subject, Timestamp};
+use crate::store::{Context, Ending, StoreError};
+
+type Outcome = Result<Result<Reported, ReportRefused>, StoreError>;
+type Reports = (IssuerRecord, Vec<Report>, ReportRules);
+
+pub(in crate::store) async fn report(
+    conn: &mut Conn,
+    context: &Context,
+    (issuer, reports, rules): &Reports,
+) -> Result<Ending<Vec<Result<Reported, ReportRefused>>>, StoreError> {
+    dialect::share_issuer(conn, &issuer.id).await?;
+    let subjects = subjects_of(conn, &issuer.id, reports).await?;
+    dialect::own_subjects(conn, &issuer.id, &subjects).await?;
+    let desk = Desk { context, issuer: &issuer.id, rules: *rules, now: dialect::now(conn, &context.clock).await? };
+    let mut outcomes = Vec::with_capacity(reports.len());
+    for report in reports {
+        sqlx::query("SAVEPOINT item").execute(&mut *conn).await?;
+        let outcome = apply(conn, desk, issuer, &subjects, report).await?;
+        // A token of an ended session stays, as revoked: nobody may use it, whoever registers it again.
+        if outcome.as_ref().is_err_and(|refused| *refused != ReportRefused::SessionEnded) {
+            sqlx::query("ROLLBACK TO SAVEPOINT item").execute(&mut *conn).await?;
+        }
+        sqlx::query("RELEASE SAVEPOINT item").execute(&mut *conn).await?;
+        outcomes.push(outcome);
+    }
+    Ok(Ending::Keep(outcomes))
+}
+
+/// Whose sessions the reports touch. What is read here without a lock is read again under it.
+async fn subjects_of(conn: &mut Conn, issuer: &IssuerId, reports: &[Report]) -> Result<Vec<Subject>, StoreError> {
+    let mut subjects = Vec::new();
+    for report in reports {
+        let name = match report {
+            Report::Session(session) => {
+                subjects.push(session.sub.clone());
+                continue;
+            }
+            Report::RefreshToken(TokenReport { owner: TokenOwner::Subject(sub), .. }) => {
+                subjects.push(sub.clone());
+                continue;
+            }
+            Report::RefreshToken(TokenReport { owner: TokenOwner::Session(name), .. })
+            | Report::Join { session: name, .. }
+            | Report::Touch { session: name, .. }
+            | Report::Leave { session: name, .. } => name,
+        };
+        subjects.extend(find(conn, issuer, name).await?.and_then(|row| row.sub).map(Subject::stored));
+    }
+    subjects.sort();
+    subjects.dedup();
+    Ok(subjects)
+}
+
+/// The live session of a name, else the latest.
+async fn find(conn: &mut Conn, issuer: &IssuerId, name: &SessionName) -> Result<Option<SessionRow>, StoreError> {
+    match sessions::live(conn, issuer, name).await? {
+        Some(row) => Ok(Some(row)),
+        None => sessions::latest_ended(conn, issuer, name).await,
+    }
+}
+
+/// The same, under the lock of its subject; a session that changed hands since the look starts the transaction over.
+async fn find_owned(conn: &mut Conn, desk: Desk<'_>, owned: &[Subject], name: &SessionName) -> Result<Option<Joined>, StoreError> {
+    let found = find(conn, desk.issuer, name).await?;
+    let session = found.as_ref().map(Joined::of);
+    match session.as_ref().and_then(|session| session.sub.as_ref()) {
+        Some(sub) if !owned.contains(sub) => Err(StoreError::raced()),
+        Some(_) | None => Ok(session),
+    }
+}
+
+async fn apply(conn: &mut Conn, desk: Desk<'_>, issuer: &IssuerRecord, owned: &[Subject], report: &Report) -> Outcome {
+    match report {
+        Report::Session(report) => session(conn, desk, issuer, report).await,
+        Report::Join { session, participant } => {
+            let Some(session) = find_owned(conn, desk, owned, session).await? else { return Ok(Err(ReportRefused::UnknownSession)) };
+            standing_after(conn, desk, &session, std::slice::from_ref(participant), Begun::Before).await
+        }
+        Report::Touch { session, idle_expires_at, expires_at } => {
+            let Some(session) = find_owned(conn, desk, owned, session).await? else { return Ok(Err(ReportRefused::UnknownSession)) };
+            touch(conn, &session, *idle_expires_at, *expires_at).await
+        }
+        Report::Leave { session, client_id, sid } => {
+            let Some(session) = find_owned(conn, desk, owned, session).await? else { return Ok(Err(ReportRefused::UnknownSession)) };
+            leave(conn, desk, &session, client_id, sid.as_ref()).await
+        }
+        Report::RefreshToken(report) => refresh_token(conn, desk, owned, report).await,
+    }
+}
+
+async fn session(conn: &mut Conn, desk: Desk<'_>, issuer: &IssuerRecord, report: &SessionReport) -> Outcome {
+    let live = sessions::live(conn, desk.issuer, &report.session).await?;
+    let ended = match &live {
+        Some(_) => None,
+        None => sessions::latest_ended(conn, desk.issuer, &report.session).await?,
+    };
+    let sid = match &report.session {
+        SessionName::Sid(sid) => Some(sid),
+        SessionName::Key(_) | SessionName::Subject(_) => None,
+    };
+    let names = Known { sub: Some(&report.sub), sid, ..Known::default() };
+    let cut_offs = if live.is_some() { Vec::new() } else { cut_offs::covering(conn, desk.issuer, names).await? };
+    let live_sub = live.as_ref().and_then(|row| row.sub.clone()).map(Subject::stored);
+    let ended_fact =
+        ended.as_ref().and_then(|row| Some(EndedFact { started_at: Timestamp::from_millis(row.started_at), end: end_of(row)? }));
+    let decision = (desk.rules.session)(&SessionFacts {
+        live: live.as_ref().map(|_| LiveFact { sub: live_sub.as_ref() }),
+        ended: ended_fact,
+        cut_offs: &cut_offs,
+        sid,
+        sub: &report.sub,
+        started_at: report.started_at,
+    });
+    let (session, begun) = match (decision, live, ended) {
+        (SessionDecision::OtherSubject, ..) => return Ok(Err(ReportRefused::OtherSubject)),
+        (SessionDecision::Merge, Some(row), _) => (merge(conn, &row, report).await?, Begun::Before),
+        (SessionDecision::JoinEnded, _, Some(row)) => (Joined::of(&row), Begun::Before),
+        (SessionDecision::BeginEnded(end), ..) => (begin(conn, desk, issuer, report, Some(end)).await?, Begun::Now),
+        (SessionDecision::Begin | SessionDecision::Merge | SessionDecision::JoinEnded, ..) => {
+            (begin(conn, desk, issuer, report, None).await?, Begun::Now)
+        }
+    };
+    add_aliases(conn, desk.issuer, &session.id, report).await?;
+    standing_after(conn, desk, &session, &report.participants, begun).await
+}
+
+/// Whether this report began the session.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Begun {
+    Now,
+    Before,
+}
+
+async fn begin(
+    conn: &mut Conn,
+    desk: Desk<'_>,
+    issuer: &IssuerRecord,
+    report: &SessionReport,
+    end: Option<EndFact>,
+) -> Result<Joined, StoreError> {
+    let id: SessionId = desk.context.entropy.id(desk.now);
+    let started_at = report.started_at.unwrap_or(desk.now);
+    let expires_at = report.expires_at.unwrap_or_else(|| started_at.plus(issuer.session_max_age));
+    let (sid, key) = match &report.session {
+        SessionName::Sid(sid) => (Some(sid), None),
+        SessionName::Key(key) => (None, Some(key)),
+        SessionName::Subject(_) => (None, None),
+    };
+    sqlx::query(
+        "INSERT INTO sessions (id, issuer_id, sid, provider_key, sub, started_at, expires_at, idle_expires_at, device_id, device_label,
+                               device_ip, device_agent, created_at, ended_at, ended_by, ended_offline, ended_grave)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)",
+    )
+    .bind(id.as_str())
+    .bind(desk.issuer.as_str())
+    .bind(sid.map(Sid::as_str))
+    .bind(key.map(ProviderKey::as_str))
+    .bind(report.sub.as_str())
+    .bind(started_at.millis())
+    .bind(expires_at.millis())
+    .bind(millis(report.idle_expires_at))
+    .bind(report.device.id.as_deref())
+    .bind(report.device.label.as_deref())
+    .bind(report.device.ip.as_deref())
+    .bind(report.device.user_agent.as_deref())
+    .bind(desk.now.millis())
+    .bind(end.as_ref().map(|end| end.at.millis()))
+    .bind(end.as_ref().map(|end| end.event.as_str()))
+    .bind(end.as_ref().is_some_and(|end| end.offline))
+    .bind(end.as_ref().is_some_and(|end| end.compromise))
+    .execute(conn)
+    .await?;
+    Ok(Joined { id, sid: sid.cloned(), sub: Some(report.sub.clone()), started_at, end })
+}
+
+/// Adds what is new and removes nothing; the latest expiry wins.
+async fn merge(conn: &mut Conn, row: &SessionRow, report: &SessionReport) -> Result<Joined, StoreError> {
+    sqlx::query(
+        "UPDATE sessions
+            SET sub = COALESCE(sub, $2),
+                expires_at = CASE WHEN $3 > expires_at THEN $3 ELSE expires_at END,
+                idle_expires_at = CASE WHEN $4 > COALESCE(idle_expires_at, 0) THEN $4 ELSE idle_expires_at END,
+                device_id = COALESCE($5, device_id), device_label = COALESCE($6, device_label),
+                device_ip = COALESCE($7, device_ip), device_agent = COALESCE($8, device_agent)
+          WHERE id = $1",
+    )
+    .bind(row.id.as_str())
+    .bind(report.sub.as_str())
+    .bind(millis(report.expires_at))
+    .bind(millis(report.idle_expires_at))
+    .bind(report.device.id.as_deref())
+    .bind(report.device.label.as_deref())
+    .bind(report.device.ip.as_deref())
+    .bind(report.device.user_agent.as_deref())
+    .execute(conn)
+    .await?;
+    let mut joined = Joined::of(row);
+    joined.sub = joined.sub.or_else(|| Some(report.sub.clone()));
+    Ok(joined)
+}
+
+async fn add_aliases(conn: &mut Conn, issuer: &IssuerId, session: &SessionId, report: &SessionReport) -> Result<(), StoreError> {
+    if report.aliases.is_empty() {
+        return Ok(());
+    }
+    let mut sql = Builder::new("INSERT INTO session_aliases (issuer_id, alias, session_id) ");
+    sql.push_values(&report.aliases, |mut row, alias| {
+        row.push_bind(issuer.as_str().to_owned()).push_bind(alias.as_str().to_owned()).push_bind(session.as_str().to_owned());
+    });
+    sql.push(" ON CONFLICT DO NOTHING");
+    sql.build().execute(conn).await?;
+    Ok(())
+}
+
+/// Lets the participants join, and says how the session stands.
+async fn standing_after(
+    conn: &mut Conn,
+    desk: Desk<'_>,
+    session: &Joined,
+    reported: &[crate::model::report::ParticipantReport],
+    begun: Begun,
+) -> Outcome {
+    if let Err(refused) = joins::participants(conn, desk, session, reported).await? {
+        return Ok(Err(refused));
+    }
+    let participants = sessions::participants_of(conn, &[session.id.as_str()]).await?.remove(session.id.as_str()).unwrap_or_default();
+    let ended_by: Option<EventId> = session.end.as_ref().map(|end| end.event.clone());
+    let state = if ended_by.is_some() { Life::Ended } else { Life::Live };
+    Ok(Ok(Reported::Session(SessionStanding { created: begun == Begun::Now, state, ended_by, participants })))
+}
+
+async fn touch(conn: &mut Conn, session: &Joined, idle_expires_at: Option<Timestamp>, expires_at: Option<Timestamp>) -> Outcome {
+    if session.end.is_some() {
+        return Ok(Err(ReportRefused::SessionEnded));
+    }
+    sqlx::query(
+        "UPDATE sessions
+            SET idle_expires_at = CASE WHEN $2 > COALESCE(idle_expires_at, 0) THEN $2 ELSE idle_expires_at END,
+                expires_at = CASE WHEN $3 > expires_at THEN $3 ELSE expires_at END
+          WHERE id = $1 AND ended_at IS NULL",
+    )
+    .bind(session.id.as_str())
+    .bind(millis(idle_expires_at))
+    .bind(millis(expires_at))
+    .execute(conn)
+    .await?;
+    Ok(Ok(Reported::Touched))
+}
+
+/// Who left by itself needs not be told.
+async fn leave(conn: &mut Conn, desk: Desk<'_>, session: &Joined, client_id: &ClientId, sid: Option<&Sid>) -> Outcome {
+    let mut sql = Builder::new("UPDATE participants SET ended_at = ");
+    sql.push_bind(desk.now.millis()).push(" WHERE ended_at IS NULL AND session_id = ").push_bind(session.id.as_str().to_owned());
+    sql.push(" AND client_id = ").push_bind(client_id.as_str().to_owned());
+    if let Some(sid) = sid {
+        sql.push(" AND sid = ").push_bind(sid.as_str().to_owned());
+    }
+    let left = sql.build().execute(conn).await?.rows_affected();
+    Ok(Ok(Reported::Left(left)))
+}
+
+async fn refresh_token(conn: &mut Conn, desk: Desk<'_>, owned: &[Subject], report: &TokenReport) -> Outcome {
+    let session = match &report.owner {
+        TokenOwner::Subject(_) => None,
+        TokenOwner::Session(name) => match find_owned(conn, desk, owned, name).await? {
+            None => return Ok(Err(ReportRefused::UnknownSession)),
+            session @ Some(_) => session,
+        },
+    };
+    let sub = match &report.owner {
+        TokenOwner::Subject(sub) => Some(sub),
+        TokenOwner::Session(_) => session.as_ref().and_then(|session| session.sub.as_ref()),
+    };
+    let registered = joins::token(conn, desk, session.as_ref(), sub, &report.client_id, &report.token).await?;
+    Ok(registered.map(|(new, active)| Reported::TokenRegistered { new, active }))
+}

@@ -1,0 +1,326 @@
+//! What callers hand to the vault and what it hands back, beside the nouns of `model`.
+
+use crate::model::access::Caller;
+use crate::model::attempt::AttemptRecord;
+use crate::model::audit::Act;
+use crate::model::client::ClientRecord;
+use crate::model::cut_off::CutOff;
+use crate::model::delivery::{DeliveryState, Lane, Tally, Verdict};
+use crate::model::event::{EventState, Receipt};
+use crate::model::issuer::IssuerRecord;
+use crate::model::session::{Life, SessionView};
+use crate::model::trigger::Reason;
+use crate::model::{Alias, ClientId, DeliveryId, EventId, IssuerId, Sid, Subject, Timestamp};
+
+/// Why the vault did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Not known to be committed: the caller repeats it.
+    #[error("the database is not available")]
+    Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// What is stored cannot be read.
+    #[error("{table}.{column} holds what cannot be read")]
+    Corrupt {
+        /// Where.
+        table: &'static str,
+        /// Which column.
+        column: &'static str,
+    },
+}
+
+/// Whether a commit is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// It is.
+    Commit,
+    /// Everything is done, counted and undone: nothing remains.
+    Rehearse,
+}
+
+/// A committed or rehearsed logout.
+#[derive(Debug)]
+pub struct Committed {
+    /// Its receipt.
+    pub receipt: Receipt,
+    /// The idempotency key was known: this is the first answer's logout as it stands now.
+    pub replayed: bool,
+}
+
+/// Why a logout was not committed.
+#[derive(Debug, thiserror::Error)]
+pub enum CommitRefused {
+    /// The key names another request.
+    #[error("the idempotency key was used with another body")]
+    IdempotencyKeyReused,
+    /// More than one transaction may hold.
+    #[error("the target names more than {max} sessions or participations")]
+    TooMany {
+        /// The largest number.
+        max: usize,
+    },
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// What became of a change to the register.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// It is new.
+    Created,
+    /// It replaced what was there, or removed it.
+    Replaced,
+    /// Somebody else changed it first.
+    Stale,
+    /// There is no such thing.
+    Absent,
+    /// Something that lives depends on it.
+    InUse,
+    /// Its name is taken.
+    Conflict,
+}
+
+/// An audit record without id and time: the store adds them in the transaction of what it records.
+#[derive(Clone, Debug)]
+pub struct AuditEntry {
+    /// What was done.
+    pub act: Act,
+    /// By whom.
+    pub caller: Caller,
+    /// On whose behalf.
+    pub actor: Option<String>,
+    /// At which issuer.
+    pub issuer: Option<IssuerId>,
+    /// By which logout.
+    pub event: Option<EventId>,
+    /// To what and why, as a JSON object.
+    pub detail: String,
+}
+
+/// What happens to the pending deliveries of a client that is deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pending {
+    /// They go on with its last URI.
+    Deliver,
+    /// They are cancelled.
+    Cancel,
+}
+
+/// Which logouts.
+#[derive(Clone, Debug, Default)]
+pub struct EventFilter {
+    /// Of which issuer.
+    pub issuer: Option<IssuerId>,
+    /// Open or settled.
+    pub state: Option<EventState>,
+    /// With a delivery to this client.
+    pub client_id: Option<ClientId>,
+    /// For this reason.
+    pub reason: Option<Reason>,
+    /// Committed at or after.
+    pub since: Option<Timestamp>,
+    /// Committed before.
+    pub until: Option<Timestamp>,
+    /// Concerning this subject.
+    pub sub: Option<Subject>,
+    /// Concerning this session of the provider's.
+    pub sid: Option<Sid>,
+    /// With this correlation id.
+    pub correlation_id: Option<String>,
+    /// On behalf of this actor.
+    pub actor: Option<String>,
+    /// Posted by this caller.
+    pub caller: Option<String>,
+}
+
+/// Which deliveries.
+#[derive(Clone, Debug, Default)]
+pub struct DeliveryFilter {
+    /// Of which issuer.
+    pub issuer: Option<IssuerId>,
+    /// Of which logout.
+    pub event: Option<EventId>,
+    /// In which state.
+    pub state: Option<DeliveryState>,
+    /// To which client.
+    pub client_id: Option<ClientId>,
+    /// Written at or after.
+    pub since: Option<Timestamp>,
+    /// Written before.
+    pub until: Option<Timestamp>,
+}
+
+/// What sessions are found by.
+#[derive(Clone, Debug)]
+pub enum SessionSearch {
+    /// The provider's `sub`, or one a client saw.
+    Subject(Subject),
+    /// The provider's `sid`, or one a client saw.
+    Sid(Sid),
+    /// A client taking part, or having taken part.
+    Client(ClientId),
+    /// Another name of the person.
+    Alias(Alias),
+    /// The device.
+    Device(String),
+    /// The address it came from.
+    Ip(String),
+}
+
+/// Which sessions.
+#[derive(Clone, Debug)]
+pub struct SessionFilter {
+    /// Of which issuer.
+    pub issuer: IssuerId,
+    /// Live or ended.
+    pub state: Option<Life>,
+    /// Found by what.
+    pub by: Option<SessionSearch>,
+}
+
+/// Which audit records.
+#[derive(Clone, Debug, Default)]
+pub struct AuditFilter {
+    /// Of which issuer.
+    pub issuer: Option<IssuerId>,
+    /// Of which act.
+    pub act: Option<Act>,
+    /// At or after.
+    pub since: Option<Timestamp>,
+    /// Before.
+    pub until: Option<Timestamp>,
+}
+
+/// All that is known of where a person is, and where they may still be.
+#[derive(Clone, Debug)]
+pub struct SubjectRecord {
+    /// Their sessions, newest first, at most 1,000.
+    pub sessions: Vec<SessionView>,
+    /// Where they are still in, by application.
+    pub still_open: Vec<StillOpen>,
+}
+
+/// An application a person is still in, or may be.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct StillOpen {
+    /// Which application.
+    pub client_id: ClientId,
+    /// Why it counts as open.
+    pub why: OpenWhy,
+    /// Until when at most, if that is known.
+    pub until: Option<Timestamp>,
+}
+
+/// Why an application counts as open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum OpenWhy {
+    /// The participation lives.
+    Live,
+    /// It has not answered yet.
+    Pending,
+    /// It refused, or did not answer before the horizon.
+    GaveUp,
+    /// It could not be told.
+    Unreachable,
+    /// Telling it was cancelled.
+    Cancelled,
+    /// A refresh token with `offline_access` is good.
+    OfflineToken,
+}
+
+/// All that is known of a registered refresh token.
+#[derive(Clone, Debug)]
+pub struct TokenRecord {
+    /// The client it was issued to.
+    pub client_id: ClientId,
+    /// The provider's `sub`.
+    pub sub: Option<Subject>,
+    /// The provider's `sid` of its session.
+    pub sid: Option<Sid>,
+    /// Its scope.
+    pub scope: Option<String>,
+    /// When it was issued.
+    pub issued_at: Option<Timestamp>,
+    /// When it expires by itself.
+    pub expires_at: Option<Timestamp>,
+    /// Granted with `offline_access`.
+    pub offline_access: bool,
+    /// When its grant was revoked.
+    pub grant_revoked_at: Option<Timestamp>,
+    /// Its session, if it is bound to one.
+    pub session: Option<TokenSession>,
+    /// The cut-offs whose scope covers it.
+    pub cut_offs: Vec<CutOff>,
+    /// The `jti` it is registered by.
+    pub jti: Option<String>,
+}
+
+/// The session a refresh token is bound to.
+#[derive(Clone, Copy, Debug)]
+pub struct TokenSession {
+    /// When it began.
+    pub started_at: Timestamp,
+    /// When it ended.
+    pub ended_at: Option<Timestamp>,
+}
+
+/// One settled attempt on its way into the database.
+#[derive(Clone, Debug)]
+pub struct Settlement {
+    /// Which delivery.
+    pub delivery: DeliveryId,
+    /// Proof of the lease.
+    pub lease_token: i64,
+    /// What becomes of it.
+    pub verdict: Verdict,
+    /// Failures so far, by kind.
+    pub tally: Tally,
+    /// Attempts charged so far.
+    pub attempts: u32,
+    /// The attempt; none when nothing was sent.
+    pub attempt: Option<AttemptRecord>,
+}
+
+/// What became of a settlement.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recorded {
+    /// Which delivery.
+    pub delivery: DeliveryId,
+    /// Its logout.
+    pub event: EventId,
+    /// The lease was lost: somebody else settles, nothing was changed.
+    pub fenced: bool,
+}
+
+/// A lane that has work due.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReadyLane {
+    /// Which lane.
+    pub lane: Lane,
+    /// How many attempts its client takes at once.
+    pub max_in_flight: u16,
+    /// Since when its most urgent work is due.
+    pub oldest_due: Timestamp,
+}
+
+/// What is read beside a claimed delivery, at each attempt.
+#[derive(Clone, Debug)]
+pub struct AttemptFacts {
+    /// Its issuer.
+    pub issuer: IssuerRecord,
+    /// Its client as it is registered now; a deleted one with its last URI.
+    pub client: Option<ClientRecord>,
+    /// Live participations at that client under the same `sub` or `sid`, newest first, at most ten: when each was joined, and its `sid`.
+    pub live: Vec<(Timestamp, Option<Sid>)>,
+}
+
+/// Deliveries counted by state.
+#[derive(Clone, Debug, Default)]
+pub struct Census {
+    /// All that were ever written and not yet forgotten.
+    pub enqueued: u64,
+    /// How many are in each state.
+    pub by_state: Vec<(DeliveryState, u64)>,
+    /// When the oldest pending one was written.
+    pub oldest_pending: Option<Timestamp>,
+}
