@@ -1,0 +1,482 @@
+//! Public keys as JSON Web Keys (RFC 7517): the set we publish, and the sets clients register.
+//!
+//! A [`PublicJwk`] has no place for a private member, so that nothing written from one can hold it, whatever it was read from.
+
+use aws_lc_rs::signature::{
+    ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ED25519, ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents,
+};
+use base64::Engine as _;
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use super::digest::sha256;
+use super::{BASE64URL, json};
+use crate::model::key::SigningAlg;
+
+/// The largest JWK or set that is read.
+pub const JWKS_OCTETS_MAX: usize = 64 * 1024;
+/// The largest number of keys in a registered set.
+pub const JWKS_KEYS_MAX: usize = 50;
+/// RSA moduli outside this range neither sign nor verify (RFC 7518 3.3; what the library verifies).
+pub const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=8192;
+/// The longest `kid`, `alg` and `use`.
+const WORD_CHARS_MAX: usize = 255;
+
+/// Members that only private and symmetric keys have (RFC 7518 6).
+const SECRET_MEMBERS: [&str; 8] = ["d", "p", "q", "dp", "dq", "qi", "oth", "k"];
+
+/// Why a key, or a set of them, is not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum JwkRefused {
+    /// Larger than [`JWKS_OCTETS_MAX`].
+    #[error("must not be larger than 64 KiB")]
+    TooLarge,
+    /// More than [`JWKS_KEYS_MAX`] keys.
+    #[error("must not have more than 50 keys")]
+    TooManyKeys,
+    /// Not JSON, not an object, or ambiguous.
+    #[error("must be one JSON object that names no member twice")]
+    NotAnObject,
+    /// An object without a `keys` array of objects.
+    #[error("must have a member keys, an array of objects")]
+    NotASet,
+    /// Private or symmetric key material: it is compromised by having been sent.
+    #[error("must not hold private or symmetric keys")]
+    Secret,
+    /// A member breaks its rule.
+    #[error("has a key whose {member} {why}")]
+    Member {
+        /// Which member.
+        member: &'static str,
+        /// The rule.
+        why: &'static str,
+    },
+    /// A key of a kind we cannot use. In a set such a key is ignored (RFC 7517 5).
+    #[error("has a key of a kind that is not supported: {0}")]
+    Unsupported(&'static str),
+}
+
+/// A public key as it is published.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PublicJwk {
+    pub(super) material: Material,
+    pub(super) kid: Option<String>,
+    pub(super) alg: Option<String>,
+    pub(super) key_use: Option<String>,
+}
+
+/// The numbers of a public key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Material {
+    /// Modulus and exponent, big-endian without leading zeros.
+    Rsa { n: Vec<u8>, e: Vec<u8> },
+    /// A point, both coordinates as long as the field.
+    Ec { curve: Curve, x: Vec<u8>, y: Vec<u8> },
+    /// RFC 8037.
+    Ed25519 { x: Vec<u8> },
+}
+
+/// The curves of ES256 and ES384.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Curve {
+    P256,
+    P384,
+}
+
+impl Curve {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::P256 => "P-256",
+            Self::P384 => "P-384",
+        }
+    }
+
+    pub(super) const fn field_octets(self) -> usize {
+        match self {
+            Self::P256 => 32,
+            Self::P384 => 48,
+        }
+    }
+}
+
+/// The keys of a registered set that we can use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JwkSet {
+    /// Its usable keys, in their order.
+    pub keys: Vec<PublicJwk>,
+    /// How many were of an unsupported kind.
+    pub ignored: usize,
+}
+
+impl JwkSet {
+    /// Reads the `jwks` of a registration. One private, symmetric, ambiguous or broken key refuses the whole set; keys of a kind we cannot use are
+    /// counted and left out (RFC 7517 5).
+    pub fn parse(text: &str) -> Result<Self, JwkRefused> {
+        let mut members = object(text)?;
+        let Some(Value::Array(items)) = members.remove("keys") else { return Err(JwkRefused::NotASet) };
+        if items.len() > JWKS_KEYS_MAX {
+            return Err(JwkRefused::TooManyKeys);
+        }
+        let mut set = Self { keys: Vec::with_capacity(items.len()), ignored: 0 };
+        for item in &items {
+            let members = item.as_object().ok_or(JwkRefused::NotASet)?;
+            match PublicJwk::from_members(members) {
+                Ok(key) => set.keys.push(key),
+                Err(JwkRefused::Unsupported(_)) => set.ignored += 1,
+                Err(refused) => return Err(refused),
+            }
+        }
+        Ok(set)
+    }
+
+    /// The set as JSON, with public members only.
+    pub fn to_json(&self) -> String {
+        set_of(self.keys.iter())
+    }
+}
+
+/// The set to publish from stored public keys, each checked again and written with public members only.
+pub fn render<'a>(stored: impl IntoIterator<Item = &'a str>) -> Result<String, JwkRefused> {
+    let keys = stored.into_iter().map(PublicJwk::parse).collect::<Result<Vec<_>, _>>()?;
+    Ok(set_of(keys.iter()))
+}
+
+fn set_of<'a>(keys: impl Iterator<Item = &'a PublicJwk>) -> String {
+    format!("{{\"keys\":[{}]}}", keys.map(PublicJwk::to_json).collect::<Vec<_>>().join(","))
+}
+
+fn object(text: &str) -> Result<Map<String, Value>, JwkRefused> {
+    if text.len() > JWKS_OCTETS_MAX {
+        return Err(JwkRefused::TooLarge);
+    }
+    json::object(text.as_bytes()).ok_or(JwkRefused::NotAnObject)
+}
+
+impl PublicJwk {
+    /// Reads one public key: RSA of 2048 to 8192 bits, a point on P-256 or P-384, or Ed25519. Members we do not know are ignored (RFC 7517 4).
+    pub fn parse(text: &str) -> Result<Self, JwkRefused> {
+        Self::from_members(&object(text)?)
+    }
+
+    fn from_members(members: &Map<String, Value>) -> Result<Self, JwkRefused> {
+        // Before all else, so that a secret of an unsupported kind is refused rather than ignored.
+        if SECRET_MEMBERS.iter().any(|name| members.contains_key(*name)) {
+            return Err(JwkRefused::Secret);
+        }
+        let material = match word(members, "kty")?.as_deref() {
+            Some("RSA") => Material::Rsa { n: number(members, "n")?, e: number(members, "e")? },
+            Some("EC") => ec_point(members)?,
+            Some("OKP") => match word(members, "crv")?.as_deref() {
+                Some("Ed25519") => Material::Ed25519 { x: octets(members, "x")? },
+                _ => return Err(JwkRefused::Unsupported("of OKP only Ed25519 is")),
+            },
+            Some("oct") => return Err(JwkRefused::Secret),
+            Some(_) => return Err(JwkRefused::Unsupported("RSA, EC and OKP are")),
+            None => return Err(JwkRefused::Member { member: "kty", why: "is missing" }),
+        };
+        let (kid, alg, key_use) = (word(members, "kid")?, word(members, "alg")?, word(members, "use")?);
+        Self { material, kid, alg, key_use }.checked()
+    }
+
+    /// What no reader of the numbers alone can see: size, curve, and that the algorithm fits.
+    pub(super) fn checked(self) -> Result<Self, JwkRefused> {
+        self.material.check()?;
+        match self.alg.as_deref().map(SigningAlg::parse) {
+            // One key, one algorithm (RFC 8725 3.1). An algorithm we do not sign with, such as one for encryption, is none of our business.
+            Some(Ok(alg)) if !self.material.fits(alg) => Err(JwkRefused::Member { member: "alg", why: "does not fit its kty and crv" }),
+            Some(Ok(_) | Err(_)) | None => Ok(self),
+        }
+    }
+
+    /// The key's name.
+    pub fn kid(&self) -> Option<&str> {
+        self.kid.as_deref()
+    }
+
+    /// The one algorithm it is for.
+    pub fn alg(&self) -> Option<&str> {
+        self.alg.as_deref()
+    }
+
+    /// What it is for: `sig` or `enc`.
+    pub fn key_use(&self) -> Option<&str> {
+        self.key_use.as_deref()
+    }
+
+    /// The RFC 7638 thumbprint with SHA-256, in base64url.
+    pub fn thumbprint(&self) -> String {
+        self.material.thumbprint()
+    }
+
+    /// The key as JSON: its public numbers and `kid`, `alg`, `use`, nothing else.
+    pub fn to_json(&self) -> String {
+        let encoded = |octets: &Vec<u8>| Some(BASE64URL.encode(octets));
+        let mut members = Members { kid: self.kid(), alg: self.alg(), key_use: self.key_use(), ..Members::default() };
+        match &self.material {
+            Material::Rsa { n, e } => (members.kty, members.n, members.e) = ("RSA", encoded(n), encoded(e)),
+            Material::Ec { curve, x, y } => {
+                (members.kty, members.crv, members.x, members.y) = ("EC", Some(curve.name()), encoded(x), encoded(y));
+            }
+            Material::Ed25519 { x } => (members.kty, members.crv, members.x) = ("OKP", Some("Ed25519"), encoded(x)),
+        }
+        serde_json::to_string(&members).expect("strings always serialise")
+    }
+}
+
+#[derive(Default, Serialize)]
+struct Members<'a> {
+    kty: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    crv: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    n: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    e: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    x: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    y: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kid: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    alg: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none", rename = "use")]
+    key_use: Option<&'a str>,
+}
+
+impl Material {
+    /// RFC 7638 3: the required members alone, in lexicographic order, without white space. Base64url needs no escaping.
+    pub(super) fn thumbprint(&self) -> String {
+        let encode = |octets: &Vec<u8>| BASE64URL.encode(octets);
+        let canonical = match self {
+            Self::Rsa { n, e } => format!(r#"{{"e":"{}","kty":"RSA","n":"{}"}}"#, encode(e), encode(n)),
+            Self::Ec { curve, x, y } => {
+                format!(r#"{{"crv":"{}","kty":"EC","x":"{}","y":"{}"}}"#, curve.name(), encode(x), encode(y))
+            }
+            Self::Ed25519 { x } => format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{}"}}"#, encode(x)),
+        };
+        BASE64URL.encode(sha256(canonical.as_bytes()))
+    }
+
+    pub(super) fn fits(&self, alg: SigningAlg) -> bool {
+        use SigningAlg as A;
+        match self {
+            Self::Rsa { .. } => matches!(alg, A::Rs256 | A::Rs384 | A::Rs512 | A::Ps256 | A::Ps384 | A::Ps512),
+            Self::Ec { curve: Curve::P256, .. } => alg == A::Es256,
+            Self::Ec { curve: Curve::P384, .. } => alg == A::Es384,
+            Self::Ed25519 { .. } => alg == A::EdDsa,
+        }
+    }
+
+    fn check(&self) -> Result<(), JwkRefused> {
+        let refused = |member, why| JwkRefused::Member { member, why };
+        match self {
+            Self::Rsa { n, .. } if !RSA_BITS.contains(&bits(n)) => Err(JwkRefused::Unsupported("RSA of 2048 to 8192 bits is")),
+            Self::Rsa { n, e } => RsaPublicKeyComponents { n, e }
+                .to_parsed_public_key(&RSA_PKCS1_2048_8192_SHA256)
+                .map(drop)
+                .map_err(|_| refused("n and e", "must be a modulus and an exponent")),
+            // The library checks that the point lies on the curve (RFC 8725 3.4).
+            Self::Ec { curve, x, y } => {
+                let point = [&[4], x.as_slice(), y.as_slice()].concat();
+                let parsed = match curve {
+                    Curve::P256 => ParsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, point),
+                    Curve::P384 => ParsedPublicKey::new(&ECDSA_P384_SHA384_FIXED, point),
+                };
+                parsed.map(drop).map_err(|_| refused("x and y", "must be a point on the curve"))
+            }
+            Self::Ed25519 { x } if x.len() != 32 => Err(refused("x", "must have 32 octets")),
+            Self::Ed25519 { x } => ParsedPublicKey::new(&ED25519, x).map(drop).map_err(|_| refused("x", "must be an Ed25519 public key")),
+        }
+    }
+}
+
+fn bits(number: &[u8]) -> usize {
+    number.first().map_or(0, |first| number.len() * 8 - first.leading_zeros() as usize)
+}
+
+fn ec_point(members: &Map<String, Value>) -> Result<Material, JwkRefused> {
+    let curve = match word(members, "crv")?.as_deref() {
+        Some("P-256") => Curve::P256,
+        Some("P-384") => Curve::P384,
+        _ => return Err(JwkRefused::Unsupported("of EC only P-256 and P-384 are")),
+    };
+    let coordinate = |member| match octets(members, member)? {
+        // RFC 7518 6.2.1.2: as long as the field, leading zeros included.
+        value if value.len() == curve.field_octets() => Ok(value),
+        _ => Err(JwkRefused::Member { member, why: "must be as long as the curve's field" }),
+    };
+    Ok(Material::Ec { curve, x: coordinate("x")?, y: coordinate("y")? })
+}
+
+/// Base64urlUInt (RFC 7518 2): big-endian, in as few octets as it takes.
+fn number(members: &Map<String, Value>, member: &'static str) -> Result<Vec<u8>, JwkRefused> {
+    match octets(members, member)? {
+        value if matches!(value.first(), None | Some(0)) => {
+            Err(JwkRefused::Member { member, why: "must not be empty or begin with a zero octet" })
+        }
+        value => Ok(value),
+    }
+}
+
+fn octets(members: &Map<String, Value>, member: &'static str) -> Result<Vec<u8>, JwkRefused> {
+    members
+        .get(member)
+        .and_then(Value::as_str)
+        .and_then(|text| BASE64URL.decode(text).ok())
+        .ok_or(JwkRefused::Member { member, why: "must be base64url without padding" })
+}
+
+fn word(members: &Map<String, Value>, member: &'static str) -> Result<Option<String>, JwkRefused> {
+    const WHY: &str = "must be a string of 1 to 255 characters without control characters";
+    let Some(value) = members.get(member) else { return Ok(None) };
+    let legal = |text: &str| (1..=WORD_CHARS_MAX).contains(&text.chars().count()) && !text.chars().any(char::is_control);
+    match value.as_str() {
+        Some(text) if legal(text) => Ok(Some(text.to_owned())),
+        Some(_) | None => Err(JwkRefused::Member { member, why: WHY }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::token::keys::tests::key_pair;
+
+    /// The example of RFC 7638 3.1.
+    const RFC_7638_N: &str = "0vx7agoebGcQSuuPiLJXZptN9nndrQmbXEps2aiAFbWhM78LhWx4cbbfAAtVT86zwu1RK7aPFFxuhDR1L6tSoc_BJECPebWKRXjBZCiFV4n3oknjhMstn64tZ_2W-5JsGY4Hc5n9yBXArwl93lqt7_RN5w6Cf0h4QyQ5v-65YGjQR0_FDW2QvzqY368QQMicAtaSqzs8KJZgnYb9c7d0zgdAZHzu6qMQvRL5hajrn1n91CbOpbISD08qNLyrdkt-bFTWhAI4vMQFh6WeZu0fM4lFd2NcRwr3XPksINHaQ-G_xBniIqbw0Ls1jF44-csFCur-kEgU8awapJzKnqDKgw";
+
+    fn rsa() -> Value {
+        json!({ "kty": "RSA", "n": RFC_7638_N, "e": "AQAB", "alg": "RS256", "kid": "2011-04-29" })
+    }
+
+    fn stored(alg: SigningAlg) -> Value {
+        serde_json::from_str(&key_pair(alg).0).unwrap()
+    }
+
+    fn with(mut key: Value, member: &str, value: impl Into<Value>) -> String {
+        key[member] = value.into();
+        key.to_string()
+    }
+
+    #[test]
+    fn the_thumbprint_is_that_of_the_standards_example() {
+        assert_eq!(PublicJwk::parse(&rsa().to_string()).unwrap().thumbprint(), "NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs");
+    }
+
+    #[test]
+    fn the_thumbprint_of_every_kind_of_key_is_what_another_implementation_computes() {
+        for alg in SigningAlg::ALL {
+            let key: jsonwebtoken::jwk::Jwk = serde_json::from_value(stored(*alg)).unwrap();
+            let other = key.thumbprint(jsonwebtoken::jwk::ThumbprintHash::SHA256).unwrap();
+            assert_eq!(PublicJwk::parse(&key_pair(*alg).0).unwrap().thumbprint(), other, "{alg}");
+        }
+    }
+
+    #[test]
+    fn a_published_set_has_the_stored_keys_and_no_member_that_is_not_public() {
+        let stored: Vec<&str> = SigningAlg::ALL.iter().map(|alg| key_pair(*alg).0.as_str()).collect();
+        let set: Value = serde_json::from_str(&render(stored.iter().copied()).unwrap()).unwrap();
+        let keys = set["keys"].as_array().unwrap();
+        let expected: Vec<Value> = stored.iter().map(|text| serde_json::from_str(text).unwrap()).collect();
+        assert_eq!(keys, &expected);
+        for key in keys {
+            for name in key.as_object().unwrap().keys() {
+                assert!(["kty", "crv", "n", "e", "x", "y", "kid", "alg", "use"].contains(&name.as_str()), "{name}");
+            }
+        }
+        assert_eq!(render([]).unwrap(), r#"{"keys":[]}"#);
+    }
+
+    #[test]
+    fn a_secret_is_refused_wherever_it_hides() {
+        for member in SECRET_MEMBERS {
+            for key in [rsa(), stored(SigningAlg::Es256), stored(SigningAlg::EdDsa), json!({ "kty": "unheard-of" })] {
+                let key = with(key, member, "AQAB");
+                assert_eq!(PublicJwk::parse(&key), Err(JwkRefused::Secret), "{member}");
+                assert_eq!(render([key.as_str()]), Err(JwkRefused::Secret), "{member}");
+                assert_eq!(JwkSet::parse(&format!(r#"{{"keys":[{key}]}}"#)), Err(JwkRefused::Secret), "{member}");
+            }
+        }
+        assert_eq!(PublicJwk::parse(r#"{"kty":"oct"}"#), Err(JwkRefused::Secret));
+    }
+
+    #[test]
+    fn members_nobody_asked_for_are_not_passed_on() {
+        let key = PublicJwk::parse(&with(rsa(), "x5u", "https://evil.example")).unwrap();
+        assert_eq!(serde_json::from_str::<Value>(&key.to_json()).unwrap(), rsa());
+    }
+
+    #[test]
+    fn a_weak_or_oversized_modulus_is_not_usable() {
+        let modulus = |octets: usize| BASE64URL.encode(vec![0xff; octets]);
+        for octets in [1, 128, 255, 1025] {
+            let refused = PublicJwk::parse(&with(rsa(), "n", modulus(octets)));
+            assert_eq!(refused, Err(JwkRefused::Unsupported("RSA of 2048 to 8192 bits is")), "{octets}");
+        }
+        // 2048 bits are counted, not 256 octets.
+        let mut short = vec![0xff; 256];
+        short[0] = 0x7f;
+        assert!(PublicJwk::parse(&with(rsa(), "n", BASE64URL.encode(short))).is_err());
+        assert!(PublicJwk::parse(&with(rsa(), "n", modulus(256))).is_ok());
+    }
+
+    #[test]
+    fn a_point_off_the_curve_is_refused() {
+        for alg in [SigningAlg::Es256, SigningAlg::Es384] {
+            let mut key = stored(alg);
+            key["y"] = key["x"].clone();
+            let refused = Err(JwkRefused::Member { member: "x and y", why: "must be a point on the curve" });
+            assert_eq!(PublicJwk::parse(&key.to_string()), refused, "{alg}");
+        }
+    }
+
+    #[test]
+    fn a_member_that_breaks_its_rule_is_named() {
+        let long = "x".repeat(256);
+        for (key, member) in [
+            (with(rsa(), "n", 7), "n"),
+            (with(rsa(), "e", "AQAB="), "e"),
+            (with(rsa(), "e", "AAEAAQ"), "e"),
+            (with(rsa(), "kid", long.as_str()), "kid"),
+            (with(rsa(), "kid", "a\nb"), "kid"),
+            (with(rsa(), "kid", json!(null)), "kid"),
+            (with(rsa(), "alg", "ES256"), "alg"),
+            (with(stored(SigningAlg::Es256), "alg", "ES384"), "alg"),
+            (with(stored(SigningAlg::Es256), "crv", "P-384"), "x"),
+            (with(stored(SigningAlg::EdDsa), "x", "AQAB"), "x"),
+            (json!({ "n": RFC_7638_N }).to_string(), "kty"),
+        ] {
+            assert!(matches!(PublicJwk::parse(&key), Err(JwkRefused::Member { member: m, .. }) if m == member), "{member}");
+        }
+    }
+
+    #[test]
+    fn a_registered_set_keeps_what_is_usable_and_counts_the_rest() {
+        let [es256, es512, x25519] = [
+            stored(SigningAlg::Es256),
+            json!({ "kty": "EC", "crv": "P-521", "x": "", "y": "" }),
+            json!({ "kty": "OKP", "crv": "X25519", "x": "" }),
+        ];
+        let text = json!({ "keys": [rsa(), es512, x25519, { "kty": "AKP" }, es256], "extra": 1 }).to_string();
+        let set = JwkSet::parse(&text).unwrap();
+        assert_eq!((set.keys.len(), set.ignored), (2, 3));
+        assert_eq!(serde_json::from_str::<Value>(&set.to_json()).unwrap(), json!({ "keys": [rsa(), es256] }));
+    }
+
+    #[test]
+    fn what_is_not_a_bounded_unambiguous_set_is_refused() {
+        let many = |n: usize| json!({ "keys": vec![json!({ "kty": "AKP" }); n] }).to_string();
+        assert!(JwkSet::parse(&many(JWKS_KEYS_MAX)).is_ok());
+        assert_eq!(JwkSet::parse(&many(JWKS_KEYS_MAX + 1)), Err(JwkRefused::TooManyKeys));
+        assert_eq!(JwkSet::parse(&format!("{{}}{}", " ".repeat(JWKS_OCTETS_MAX))), Err(JwkRefused::TooLarge));
+        for text in ["{}", r#"{"keys":{}}"#, r#"{"keys":[1]}"#] {
+            assert_eq!(JwkSet::parse(text), Err(JwkRefused::NotASet), "{text}");
+        }
+        let twice = rsa().to_string().replacen('{', r#"{"kid":"other","#, 1);
+        for text in ["", "[]", r#"{"keys":[],"keys":[]}"#, &format!(r#"{{"keys":[{twice}]}}"#)] {
+            assert_eq!(JwkSet::parse(text), Err(JwkRefused::NotAnObject), "{text}");
+        }
+    }
+}
