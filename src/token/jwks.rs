@@ -219,7 +219,7 @@ impl PublicJwk {
             }
             Material::Ed25519 { x } => (members.kty, members.crv, members.x) = ("OKP", Some("Ed25519"), encoded(x)),
         }
-        serde_json::to_string(&members).expect("strings always serialise")
+        members.to_json()
     }
 }
 
@@ -242,6 +242,12 @@ struct Members<'a> {
     alg: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none", rename = "use")]
     key_use: Option<&'a str>,
+}
+
+impl Members<'_> {
+    fn to_json(&self) -> String {
+        serde_json::to_string(self).expect("strings always serialise")
+    }
 }
 
 impl Material {
@@ -309,7 +315,7 @@ fn ec_point(members: &Map<String, Value>) -> Result<Material, JwkRefused> {
     Ok(Material::Ec { curve, x: coordinate("x")?, y: coordinate("y")? })
 }
 
-/// Base64urlUInt (RFC 7518 2): big-endian, in as few octets as it takes.
+/// `Base64urlUInt` (RFC 7518 2): big-endian, in as few octets as it takes.
 fn number(members: &Map<String, Value>, member: &'static str) -> Result<Vec<u8>, JwkRefused> {
     match octets(members, member)? {
         value if matches!(value.first(), None | Some(0)) => {

@@ -164,9 +164,7 @@ impl SigningKey {
         let mut token = String::with_capacity(header.len() + (payload.len() + self.half.signature_octets()) * 4 / 3 + 4);
         token.push_str(header);
         BASE64URL.encode_string(payload, &mut token);
-        let signature = self.half.sign(token.as_bytes()).map_err(|_| TokenError::NotSigned)?;
-        token.push('.');
-        BASE64URL.encode_string(signature.as_ref(), &mut token);
+        self.half.sign_onto(&mut token).map_err(|_| TokenError::NotSigned)?;
         Ok(token)
     }
 }
@@ -203,21 +201,6 @@ impl Headers {
     }
 }
 
-/// A signature, on the stack where its length is small.
-enum Signature {
-    Long(Vec<u8>),
-    Short(signature::Signature),
-}
-
-impl AsRef<[u8]> for Signature {
-    fn as_ref(&self) -> &[u8] {
-        match self {
-            Self::Long(octets) => octets,
-            Self::Short(signature) => signature.as_ref(),
-        }
-    }
-}
-
 impl PrivateHalf {
     fn from_pkcs8(alg: SigningAlg, pkcs8: &[u8]) -> Result<Self, TokenError> {
         let unfit = |_| TokenError::Unfit(alg);
@@ -235,16 +218,19 @@ impl PrivateHalf {
         }
     }
 
-    fn sign(&self, message: &[u8]) -> Result<Signature, aws_lc_rs::error::Unspecified> {
+    /// Signs what the token holds so far and appends the signature to it.
+    fn sign_onto(&self, token: &mut String) -> Result<(), aws_lc_rs::error::Unspecified> {
+        let random = SystemRandom::new();
         match self {
             Self::Rsa { pair, padding } => {
                 let mut signature = vec![0; pair.public_modulus_len()];
-                pair.sign(*padding, &SystemRandom::new(), message, &mut signature)?;
-                Ok(Signature::Long(signature))
+                pair.sign(*padding, &random, token.as_bytes(), &mut signature)?;
+                append(token, &signature);
             }
-            Self::Ec(pair) => pair.sign(&SystemRandom::new(), message).map(Signature::Short),
-            Self::Ed25519(pair) => pair.try_sign(message).map(Signature::Short),
+            Self::Ec(pair) => append(token, pair.sign(&random, token.as_bytes())?.as_ref()),
+            Self::Ed25519(pair) => append(token, pair.try_sign(token.as_bytes())?.as_ref()),
         }
+        Ok(())
     }
 
     /// The public half's numbers, checked as any other public key is.
@@ -259,6 +245,11 @@ impl PrivateHalf {
         let bare = PublicJwk { material, kid: None, alg: Some(alg.as_str().to_owned()), key_use: None };
         bare.checked().map(|jwk| jwk.material).map_err(|_| TokenError::Unfit(alg))
     }
+}
+
+fn append(token: &mut String, signature: &[u8]) {
+    token.push('.');
+    BASE64URL.encode_string(signature, token);
 }
 
 /// An uncompressed point (SEC 1 2.3.3).

@@ -9,7 +9,7 @@ use crate::model::client::{Claims, TokenTyp};
 use crate::model::{ClientId, Issuer, Sid, Subject, Timestamp};
 
 /// The longest life of a logout token: at most two minutes (BCL 4).
-pub const LIFETIME_MAX: Duration = Duration::from_secs(120);
+pub const LIFETIME_MAX: Duration = Duration::from_mins(2);
 
 /// `iat` is dated back by this much. Some relying parties allow no clock skew at all and refuse a token from their own future; dating it a second
 /// back harms nowhere.
@@ -157,7 +157,7 @@ mod tests {
                 jti: "jti-1",
                 issued_at: NOW,
                 lifetime: LIFETIME_MAX,
-                occurred_at: NOW.minus(Duration::from_secs(60)),
+                occurred_at: NOW.minus(Duration::from_mins(1)),
                 typ: TokenTyp::LogoutJwt,
             }
         }

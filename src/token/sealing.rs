@@ -317,7 +317,8 @@ mod tests {
         let original = key(7);
         let base64 = original.to_base64();
         let raw = original.root;
-        let hex: String = raw.iter().map(|octet| format!("{octet:02x}")).collect();
+        let hex: String =
+            raw.iter().flat_map(|octet| [octet >> 4, octet & 15]).filter_map(|digit| char::from_digit(digit.into(), 16)).collect();
         let urlsafe = base64.replace('+', "-").replace('/', "_");
         for text in [base64.as_str(), &hex, &hex.to_uppercase(), &urlsafe, base64.trim_end_matches('='), &format!(" {hex}\n")] {
             assert_eq!(SealingKey::parse(text).unwrap().root, raw, "{text}");
