@@ -9,8 +9,8 @@ use super::{SealingKey, SigningKey, TokenError};
 use crate::model::IssuerId;
 use crate::model::key::{KeyRecord, SigningAlg};
 
-/// The largest number of keys kept parsed; an RSA key takes a few KiB.
-pub const KEYS_MAX: usize = 10_000;
+/// The largest number of issuers whose keys are kept parsed, one for each algorithm; an RSA key takes a few KiB.
+pub const ISSUERS_MAX: usize = 10_000;
 
 /// The keys that sign, by issuer and algorithm.
 #[derive(Debug, Default)]
@@ -47,7 +47,7 @@ impl Keyring {
 
     fn keep(&self, issuer: IssuerId, key: Arc<SigningKey>) {
         let mut keys = self.keys.write().unwrap_or_else(PoisonError::into_inner);
-        if keys.values().map(HashMap::len).sum::<usize>() >= KEYS_MAX {
+        if keys.len() >= ISSUERS_MAX && !keys.contains_key(&issuer) {
             keys.clear();
         }
         keys.entry(issuer).or_default().insert(key.alg(), key);
@@ -109,6 +109,17 @@ mod tests {
         ring.forget(&issuer("main"));
         assert!(ring.get(&issuer("main"), SigningAlg::EdDsa).is_none());
         assert!(ring.get(&issuer("other"), SigningAlg::EdDsa).is_some());
+    }
+
+    #[test]
+    fn the_ring_never_holds_more_issuers_than_its_bound() {
+        let ring = Keyring::default();
+        let key = Arc::new(SigningKey::unseal(&record("main", SigningAlg::EdDsa), &sealing()).unwrap());
+        for number in 0..=ISSUERS_MAX {
+            ring.keep(issuer(&format!("i{number}")), Arc::clone(&key));
+            assert!(ring.keys.read().unwrap().len() <= ISSUERS_MAX);
+        }
+        assert!(ring.get(&issuer(&format!("i{ISSUERS_MAX}")), SigningAlg::EdDsa).is_some());
     }
 
     #[test]
