@@ -3,6 +3,8 @@
 //! Owns every rule that can be stated as values in, values out. Never reads a clock, draws a random number, opens a socket or sees a row: the caller
 //! fetches first, then asks, then acts. Whoever needs a decision finds it here and nowhere else, so that each has one set of properties to keep.
 
+pub mod activity;
+pub mod lane;
 pub mod late;
 pub mod outcome;
 pub mod retry;
