@@ -1,4 +1,5 @@
 //! logoutd, a coordinator for OpenID Connect back-channel logout.
+pub mod egress;
 pub mod model;
 pub mod plan;
 pub mod seams;

@@ -10,3 +10,8 @@ pub mod outcome;
 pub mod retry;
 pub mod settle;
 pub mod time;
+//! The decisions, pure: values in, values out.
+//!
+//! Owns every rule that can be stated without a clock, a socket or a statement. Never has an effect.
+
+pub mod address;
