@@ -1,1 +1,398 @@
-//! The only way out.
+//! The only way out: every request that leaves this process on behalf of a logout goes through here.
+//!
+//! Owns the outbound clients, the resolver, and the limits on time and octets. Never decides whether to try again, never follows a redirect, never
+//! uses a proxy from the environment, and never touches the store.
+//!
+//! Why the guard stands in three places: a resolver is not asked about literal addresses, so URLs are checked before every request; a name can change
+//! its address between check and use, so the addresses are judged where the connection takes them from; and the address of a finished connection is
+//! judged once more, as a tripwire that should never be felt.
+//!
+//! Why a pool for each distinct [`Network`]: connections are reused by host alone, so a shared pool would lend one client's exception to another.
+
+mod excerpt;
+mod outcome;
+mod resolve;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use ipnet::IpNet;
+use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use reqwest::{Certificate, Client, ClientBuilder, Response};
+use tokio::sync::OnceCell;
+use url::Url;
+
+use self::excerpt::{BODY_OCTETS_MAX, Extent};
+use self::resolve::{GuardedResolver, Lookups, locked};
+use crate::model::attempt::{Failure, Outcome};
+use crate::model::client::Network;
+use crate::model::{DeliveryId, Timestamp};
+use crate::plan::address::{PORTS_DEFAULT, Policy, check_url, within_ceiling};
+
+pub use self::resolve::{FixedNames, Names};
+pub use crate::plan::address::{BadUrl, Forbidden, Mode, parse_url};
+
+/// How many pools are kept; the one unused for longest goes first.
+const POOLS_MAX: usize = 256;
+
+/// How many idle connections one pool keeps to one host.
+const IDLE_CONNECTIONS_MAX: usize = 32;
+
+/// How long a connection may be idle. Many servers close theirs after 5 to 60 s, and a request sent into a closing connection has an unknown fate.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a body may take once its head has come: the status is the answer, the body only frees the connection or tells why.
+const BODY_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How many networks one registration may except.
+pub const NETWORKS_MAX: usize = 64;
+
+/// The longest `ca_pem`, in octets.
+pub const CA_PEM_OCTETS_MAX: usize = 64 * 1024;
+
+/// What this process calls itself.
+pub const USER_AGENT: &str = concat!("logoutd/", env!("CARGO_PKG_VERSION"));
+
+/// How a deployment reaches out.
+#[derive(Clone, Debug)]
+pub struct EgressConfig {
+    /// How strict it is.
+    pub mode: Mode,
+    /// What registrations may except at most.
+    pub ceiling: Vec<IpNet>,
+    /// The ports that may be reached.
+    pub ports: Vec<RangeInclusive<u16>>,
+    /// How long resolving a name may take.
+    pub dns_timeout: Duration,
+    /// How long connecting may take after that, the TLS handshake included.
+    pub connect_timeout: Duration,
+    /// The `User-Agent`.
+    pub user_agent: String,
+    /// Where names are looked up.
+    pub names: Names,
+}
+
+impl Default for EgressConfig {
+    fn default() -> Self {
+        Self {
+            mode: Mode::Production,
+            ceiling: Vec::new(),
+            ports: PORTS_DEFAULT.to_vec(),
+            dns_timeout: Duration::from_secs(3),
+            connect_timeout: Duration::from_secs(3),
+            user_agent: USER_AGENT.to_owned(),
+            names: Names::System,
+        }
+    }
+}
+
+/// Why a client cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum EgressError {
+    /// The HTTP client refused its settings.
+    #[error("the outbound HTTP client cannot be made")]
+    Client(#[source] reqwest::Error),
+}
+
+/// Why exceptions cannot be registered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadNetwork {
+    /// More than [`NETWORKS_MAX`].
+    #[error("must not except more than {NETWORKS_MAX} networks")]
+    TooMany,
+    /// Beyond the ceiling, or nothing that an exception could open.
+    #[error("must not except {0}, which the deployment does not allow")]
+    OutsideCeiling(IpNet),
+    /// Longer than [`CA_PEM_OCTETS_MAX`].
+    #[error("must not be longer than {CA_PEM_OCTETS_MAX} octets")]
+    CaTooLong,
+    /// No certificate, or one that cannot be read.
+    #[error("must be one or more certificates in PEM")]
+    CaMalformed,
+}
+
+/// A logout token to be posted (BCL 2.5).
+#[derive(Clone, Copy)]
+pub struct Post<'a> {
+    /// The `backchannel_logout_uri`.
+    pub url: &'a Url,
+    /// The exceptions that apply.
+    pub network: &'a Network,
+    /// The signed token.
+    pub token: &'a str,
+    /// The delivery, for the receiver's logs.
+    pub delivery: &'a DeliveryId,
+    /// Which attempt at it, from 1.
+    pub attempt: u32,
+    /// The limit from resolution to the end of the answer.
+    pub timeout: Duration,
+    /// The present instant, for a `Retry-After` that is a date.
+    pub now: Timestamp,
+}
+
+/// What came of a post.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// The status, or why there is none.
+    pub outcome: Outcome,
+    /// The address the answer came from.
+    pub remote_addr: Option<SocketAddr>,
+    /// The beginning of a 4xx body, tokens and control characters removed.
+    pub excerpt: Option<String>,
+    /// Why there is no status, in one line without URL and token.
+    pub detail: Option<String>,
+}
+
+impl Answer {
+    const fn failed(failure: Failure, detail: String) -> Self {
+        Self { outcome: Outcome::Failed(failure), remote_addr: None, excerpt: None, detail: Some(detail) }
+    }
+}
+
+/// The outbound clients, one for each distinct set of exceptions.
+pub struct Egress {
+    config: Arc<EgressConfig>,
+    lookups: Arc<Lookups>,
+    pools: Mutex<Pools>,
+}
+
+/// What one pool's connections may reach.
+#[derive(Debug)]
+struct Guard {
+    mode: Mode,
+    allow: Vec<IpNet>,
+    ports: Vec<RangeInclusive<u16>>,
+}
+
+impl Guard {
+    /// Exceptions registered under a higher ceiling than today's are left out.
+    fn new(config: &EgressConfig, network: &Network) -> Self {
+        let inside = |network: &&IpNet| within_ceiling(std::slice::from_ref(*network), &config.ceiling).is_ok();
+        let allow = network.allow.iter().filter(inside).copied().collect();
+        Self { mode: config.mode, allow, ports: config.ports.clone() }
+    }
+
+    fn policy(&self) -> Policy<'_> {
+        Policy { mode: self.mode, allow: &self.allow, ports: &self.ports }
+    }
+}
+
+struct Pool {
+    guard: Arc<Guard>,
+    /// Made at the first request, once, however many wait for it.
+    client: OnceCell<Client>,
+}
+
+/// The pools in use and when each was used last.
+#[derive(Default)]
+struct Pools {
+    by_network: HashMap<Network, (u64, Arc<Pool>)>,
+    uses: u64,
+}
+
+impl Pools {
+    fn of(&mut self, network: &Network, make: impl FnOnce() -> Pool) -> Arc<Pool> {
+        self.uses += 1;
+        if let Some((last_use, pool)) = self.by_network.get_mut(network) {
+            *last_use = self.uses;
+            return Arc::clone(pool);
+        }
+        if self.by_network.len() >= POOLS_MAX {
+            self.drop_oldest();
+        }
+        let pool = Arc::new(make());
+        self.by_network.insert(network.clone(), (self.uses, Arc::clone(&pool)));
+        pool
+    }
+
+    /// Requests under way keep their pool until they end.
+    fn drop_oldest(&mut self) {
+        let oldest = self.by_network.iter().min_by_key(|(_, (last_use, _))| *last_use).map(|(network, _)| network.clone());
+        if let Some(oldest) = oldest {
+            self.by_network.remove(&oldest);
+        }
+    }
+}
+
+impl Egress {
+    /// Makes the way out, with the pool of those who need no exception, so that a mistake is found at the start.
+    pub fn new(config: EgressConfig) -> Result<Self, EgressError> {
+        let lookups = Arc::new(Lookups::new(config.names.clone(), config.dns_timeout));
+        let this = Self { config: Arc::new(config), lookups, pools: Mutex::default() };
+        let pool = this.pool(&Network::default());
+        let client = guarded_client(&this.config, &this.lookups, &pool.guard, None).map_err(EgressError::Client)?;
+        // The pool is new, so its cell is empty.
+        drop(pool.client.set(client));
+        Ok(this)
+    }
+
+    /// Decides at registration whether a URL could be reached; names are resolved and judged at each request.
+    pub fn check(&self, url: &Url, network: &Network) -> Result<(), BadUrl> {
+        check_url(url, &Guard::new(&self.config, network).policy())
+    }
+
+    /// Decides at registration whether exceptions lie inside the ceiling and their certificates can be read.
+    pub fn check_network(&self, network: &Network) -> Result<(), BadNetwork> {
+        if network.allow.len() > NETWORKS_MAX {
+            return Err(BadNetwork::TooMany);
+        }
+        within_ceiling(&network.allow, &self.config.ceiling).map_err(BadNetwork::OutsideCeiling)?;
+        network.ca_pem.as_deref().map_or(Ok(()), check_ca)
+    }
+
+    /// Posts a logout token once and reads what comes back, within the limits.
+    pub async fn post_logout_token(&self, post: Post<'_>) -> Answer {
+        let pool = self.pool(post.network);
+        if let Err(bad) = check_url(post.url, &pool.guard.policy()) {
+            return Answer::failed(Failure::Blocked, format!("the URL {bad}"));
+        }
+        let client = match self.client(&pool, post.network).await {
+            Ok(client) => client,
+            Err(detail) => return Answer::failed(Failure::Ours, detail),
+        };
+        match request(client, &post).send().await {
+            Ok(response) => receive(response, &post, &pool.guard.policy()).await,
+            Err(error) => Answer::failed(outcome::failure(&error), outcome::detail(error)),
+        }
+    }
+
+    fn pool(&self, network: &Network) -> Arc<Pool> {
+        let make = || Pool { guard: Arc::new(Guard::new(&self.config, network)), client: OnceCell::new() };
+        locked(&self.pools).of(network, make)
+    }
+
+    async fn client<'p>(&self, pool: &'p Pool, network: &Network) -> Result<&'p Client, String> {
+        let make = || async {
+            let (config, lookups, guard) = (Arc::clone(&self.config), Arc::clone(&self.lookups), Arc::clone(&pool.guard));
+            let ca_pem = network.ca_pem.clone();
+            // Reads the system's certificates from disk.
+            let made = tokio::task::spawn_blocking(move || guarded_client(&config, &lookups, &guard, ca_pem.as_deref())).await;
+            made.map_err(|error| error.to_string())?.map_err(outcome::detail)
+        };
+        pool.client.get_or_try_init(make).await
+    }
+}
+
+/// A client for the command line: it talks to the one server it is told to, unguarded, but like all others without ambient proxy and redirects.
+pub fn api_client(timeout: Duration) -> Result<Client, EgressError> {
+    with_authorities(&[], || recipe(USER_AGENT).timeout(timeout).connect_timeout(timeout)).map_err(EgressError::Client)
+}
+
+/// The name of a variable that would send requests through a proxy if anybody listened to it.
+///
+/// Nothing here does; but whoever sets one expects something, so a server refuses to start without a decision.
+pub fn ambient_proxy(vars: impl Iterator<Item = (String, String)>) -> Option<String> {
+    let proxy = |name: &str| ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"].iter().any(|known| name.eq_ignore_ascii_case(known));
+    vars.filter(|(name, value)| proxy(name) && !value.trim().is_empty()).map(|(name, _)| name).min()
+}
+
+fn check_ca(pem: &str) -> Result<(), BadNetwork> {
+    if pem.len() > CA_PEM_OCTETS_MAX {
+        return Err(BadNetwork::CaTooLong);
+    }
+    let certificates = Certificate::from_pem_bundle(pem.as_bytes()).map_err(|_| BadNetwork::CaMalformed)?;
+    // The certificates themselves are only read when a client is made of them.
+    let client = recipe(USER_AGENT).tls_certs_only(certificates.clone()).build();
+    if certificates.is_empty() || client.is_err() { Err(BadNetwork::CaMalformed) } else { Ok(()) }
+}
+
+/// What all outbound clients have in common.
+#[expect(clippy::disallowed_methods, reason = "this is the room that owns the way out")]
+fn recipe(user_agent: &str) -> ClientBuilder {
+    Client::builder()
+        .user_agent(user_agent)
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::none())
+        // A hidden retry would be an attempt nobody recorded.
+        .retry(reqwest::retry::never())
+        .referer(false)
+        .http1_only()
+        .tcp_nodelay(true)
+        .pool_idle_timeout(IDLE_TIMEOUT)
+        .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
+}
+
+fn guarded_client(
+    config: &EgressConfig,
+    lookups: &Arc<Lookups>,
+    guard: &Arc<Guard>,
+    ca_pem: Option<&str>,
+) -> Result<Client, reqwest::Error> {
+    let certificates = ca_pem.map_or(Ok(Vec::new()), |pem| Certificate::from_pem_bundle(pem.as_bytes()))?;
+    with_authorities(&certificates, || {
+        recipe(&config.user_agent)
+            .https_only(config.mode == Mode::Production)
+            // This limit includes the resolver's.
+            .connect_timeout(config.dns_timeout + config.connect_timeout)
+            .dns_resolver(GuardedResolver { guard: Arc::clone(guard), lookups: Arc::clone(lookups) })
+    })
+}
+
+/// Trusts the system's authorities and some more; where the system has none, as in an empty container, those alone.
+fn with_authorities(more: &[Certificate], recipe: impl Fn() -> ClientBuilder) -> Result<Client, reqwest::Error> {
+    recipe().tls_certs_merge(more.iter().cloned()).build().or_else(|error| {
+        let client = recipe().tls_certs_only(more.iter().cloned()).build()?;
+        tracing::warn!(error = outcome::detail(error), "the system's certificate authorities cannot be read: only configured ones are trusted");
+        Ok(client)
+    })
+}
+
+fn request(client: &Client, post: &Post<'_>) -> reqwest::RequestBuilder {
+    // BCL 2.5. A JWT consists of characters that need no encoding in a form, and receivers exist that would not decode them.
+    client
+        .post(post.url.clone())
+        .timeout(post.timeout)
+        .header(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"))
+        .header(ACCEPT, HeaderValue::from_static("application/json"))
+        .header("logoutd-delivery", post.delivery.as_str())
+        .header("logoutd-attempt", post.attempt)
+        .body(format!("logout_token={}", post.token))
+}
+
+async fn receive(mut response: Response, post: &Post<'_>, policy: &Policy<'_>) -> Answer {
+    let remote_addr = response.remote_addr();
+    if let Some(detail) = remote_addr.and_then(|remote| tripped(remote, policy)) {
+        return Answer { remote_addr, ..Answer::failed(Failure::Blocked, detail) };
+    }
+    let status = response.status().as_u16();
+    if status < 200 {
+        // Nobody asked for another protocol.
+        return Answer { remote_addr, ..Answer::failed(Failure::Garbled, format!("the answer ends with status {status}")) };
+    }
+    let retry_after = response.headers().get(RETRY_AFTER).and_then(|value| outcome::retry_after(value.as_bytes(), post.now));
+    let refused = (400..500).contains(&status);
+    let mut body = Vec::new();
+    let kept = if refused { Some(&mut body) } else { None };
+    let extent = tokio::time::timeout(BODY_PATIENCE, read(&mut response, kept)).await.unwrap_or(Extent::Cut);
+    let excerpt = if refused { excerpt::excerpt(&body, extent, post.token) } else { None };
+    Answer { outcome: Outcome::Answered { status, retry_after }, remote_addr, excerpt, detail: None }
+}
+
+/// Reads a body up to its limit; what is not kept is read only to free the connection for the next request.
+async fn read(response: &mut Response, mut kept: Option<&mut Vec<u8>>) -> Extent {
+    let mut room = BODY_OCTETS_MAX;
+    loop {
+        let Ok(chunk) = response.chunk().await else { return Extent::Cut };
+        let Some(chunk) = chunk else { return Extent::Whole };
+        let part = chunk.get(..room).unwrap_or(&chunk);
+        if let Some(kept) = &mut kept {
+            kept.extend_from_slice(part);
+        }
+        room -= part.len();
+        if room == 0 {
+            return Extent::Cut;
+        }
+    }
+}
+
+/// Whether the answer came from where it never should: then the guard has a hole, and somebody must hear of it.
+fn tripped(remote: SocketAddr, policy: &Policy<'_>) -> Option<String> {
+    let why = policy.judge(remote.ip()).err()?;
+    tracing::error!(address = %remote.ip(), %why, "a connection reached a forbidden address: the address guard has a hole");
+    Some(format!("the answer came from {}, which is {why}", remote.ip()))
+}

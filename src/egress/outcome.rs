@@ -1,0 +1,152 @@
+//! What an answer or its absence means, in the words of the model.
+//!
+//! Owns the reading of errors and of `Retry-After`. Never decides what happens next.
+
+use std::error::Error;
+use std::io;
+use std::time::{Duration, SystemTime};
+
+use super::resolve::NameError;
+use crate::model::Timestamp;
+use crate::model::attempt::Failure;
+
+/// How much of an error is kept, in characters.
+const DETAIL_CHARS_MAX: usize = 200;
+
+/// The longest delay that is read from `Retry-After`; whoever plans the next attempt has a lower bound of their own.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// The longest `Retry-After` that can be meant seriously, in octets.
+const RETRY_AFTER_OCTETS_MAX: usize = 64;
+
+/// Finds the failure in an error of the client.
+///
+/// Only a failure before the connection stood proves that the request was not read; everything after it counts as time-out, broken or garbled.
+pub(super) fn failure(error: &reqwest::Error) -> Failure {
+    let causes = || Causes(Some(error));
+    if let Some(name) = causes().find_map(|cause| cause.downcast_ref::<NameError>()) {
+        return match name {
+            NameError::NotFound | NameError::TooSlow => Failure::Dns,
+            NameError::Busy => Failure::Ours,
+            NameError::Forbidden { .. } => Failure::Blocked,
+        };
+    }
+    let io = || causes().filter_map(|cause| cause.downcast_ref::<io::Error>());
+    if error.is_builder() || io().any(is_ours) {
+        return Failure::Ours;
+    }
+    // The TLS layer speaks through errors inside errors; TCP does not.
+    let tls = io().any(|error| error.kind() == io::ErrorKind::InvalidData)
+        || error.is_connect() && io().any(|outer| outer.get_ref().is_some_and(|inner| inner.is::<io::Error>()));
+    let hyper = causes().find_map(|cause| cause.downcast_ref::<hyper::Error>());
+    match () {
+        () if tls => Failure::Tls,
+        () if error.is_connect() => Failure::Connect,
+        () if error.is_timeout() => Failure::Timeout,
+        () if hyper.is_some_and(|error| error.is_parse() || error.is_parse_too_large()) => Failure::Garbled,
+        () => Failure::Broken,
+    }
+}
+
+/// A lack on this machine: of file descriptors, memory or ports. The receiver has no part in it.
+pub(super) fn is_ours(error: &io::Error) -> bool {
+    const ENFILE: i32 = 23;
+    const EMFILE: i32 = 24;
+    matches!(error.raw_os_error(), Some(ENFILE | EMFILE)) || matches!(error.kind(), io::ErrorKind::AddrNotAvailable | io::ErrorKind::OutOfMemory)
+}
+
+/// An error and its causes, outermost first.
+struct Causes<'a>(Option<&'a (dyn Error + 'static)>);
+
+impl<'a> Iterator for Causes<'a> {
+    type Item = &'a (dyn Error + 'static);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let cause = self.0.take()?;
+        // `source` of an I/O error skips the error it wraps.
+        let wrapped = cause.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        self.0 = match wrapped {
+            Some(inner) => Some(inner),
+            None => cause.source(),
+        };
+        Some(cause)
+    }
+}
+
+/// The causes of an error in one short line, without the URL: its query may hold secrets.
+pub(super) fn detail(error: reqwest::Error) -> String {
+    let error = error.without_url();
+    let mut texts: Vec<String> = Vec::new();
+    for text in Causes(Some(&error)).map(ToString::to_string) {
+        if !texts.iter().any(|said| said.contains(&text)) {
+            texts.push(text);
+        }
+    }
+    // A certificate's names and a peer's words appear in errors.
+    texts.join(": ").chars().filter(|c| !c.is_control()).take(DETAIL_CHARS_MAX).collect()
+}
+
+/// Reads `Retry-After` (RFC 9110 10.2.3): seconds or a date; anything else is as if it were not there.
+pub(super) fn retry_after(value: &[u8], now: Timestamp) -> Option<Duration> {
+    let text = std::str::from_utf8(value).ok().filter(|text| text.len() <= RETRY_AFTER_OCTETS_MAX)?.trim();
+    let delay = if !text.is_empty() && text.bytes().all(|octet| octet.is_ascii_digit()) {
+        // More digits than fit mean a long time, not nothing.
+        Duration::from_secs(text.parse().unwrap_or(u64::MAX))
+    } else {
+        let date = httpdate::parse_http_date(text).ok()?;
+        let since_epoch = date.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+        let millis = i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX);
+        Timestamp::from_millis(millis).since(now)
+    };
+    Some(delay.min(RETRY_AFTER_MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn now() -> Timestamp {
+        Timestamp::parse("2026-11-22T02:00:00Z").unwrap()
+    }
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date_and_else_nothing() {
+        let seconds = |text: &str| retry_after(text.as_bytes(), now()).map(|delay| delay.as_secs());
+        for (text, delay) in [
+            ("0", Some(0)),
+            ("5", Some(5)),
+            (" 7 ", Some(7)),
+            ("86400", Some(86_400)),
+            ("99999999999", Some(86_400)),
+            ("99999999999999999999999999999999", Some(86_400)),
+            ("Sun, 22 Nov 2026 02:00:30 GMT", Some(30)),
+            ("Sun, 22 Nov 2026 01:00:00 GMT", Some(0)),
+            ("Sun, 22 Nov 2099 01:00:00 GMT", Some(86_400)),
+            ("Sunday, 22-Nov-26 02:00:30 GMT", Some(30)),
+            ("", None),
+            (" ", None),
+            ("-1", None),
+            ("+5", None),
+            ("1.5", None),
+            ("1e3", None),
+            ("soon", None),
+            ("5 minutes", None),
+            ("Sun, 99 Nov 2026 02:00:30 GMT", None),
+        ] {
+            assert_eq!(seconds(text), delay, "{text:?}");
+        }
+        assert_eq!(seconds(&"1".repeat(10_000)), None);
+        assert_eq!(retry_after(&[0xff, 0xfe], now()), None);
+    }
+
+    proptest! {
+        #[test]
+        fn no_retry_after_panics_or_exceeds_its_bound(value in prop::collection::vec(any::<u8>(), 0..80), text in "[A-Z][a-z]{2}, [0-9]{2} Nov [0-9]{4} [0-9:]{8} GMT") {
+            for value in [value.as_slice(), text.as_bytes()] {
+                prop_assert!(retry_after(value, now()).is_none_or(|delay| delay <= RETRY_AFTER_MAX));
+            }
+        }
+    }
+}

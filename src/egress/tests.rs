@@ -1,0 +1,775 @@
+//! The way out against real servers on loopback, most of them hostile.
+
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair, date_time_ymd};
+use reqwest::dns::Resolve as _;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::pki_types::PrivateKeyDer;
+use tokio_rustls::rustls::server::WebPkiClientVerifier;
+use tokio_rustls::rustls::{RootCertStore, ServerConfig, crypto};
+
+use super::*;
+
+const TOKEN: &str = "eyJhbGciOiJSUzI1NiIsImtpZCI6ImsxIn0.eyJpc3MiOiJodHRwczovL29wLmV4YW1wbGUiLCJzdWIiOiJhbGljZSJ9.c2lnbmF0dXJlLW9mLXRoZS10b2tlbg";
+const LOOPBACK: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+
+/// Far longer than anything here takes; a test that needs it has failed.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A server on loopback; dropping it ends its connections.
+struct Receiver {
+    address: SocketAddr,
+    connections: Arc<AtomicUsize>,
+    _tasks: JoinSet<()>,
+}
+
+impl Receiver {
+    /// Handles each connection as the personality asks.
+    async fn start<F: Future<Output = ()> + Send + 'static>(personality: impl Fn(TcpStream) -> F + Send + 'static) -> Self {
+        let listener = TcpListener::bind((LOOPBACK, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let connections = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&connections);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            let mut open = JoinSet::new();
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                counter.fetch_add(1, Ordering::SeqCst);
+                open.spawn(personality(stream));
+            }
+        });
+        Self { address, connections, _tasks: tasks }
+    }
+
+    /// Answers every request with the same octets and keeps the connection open.
+    async fn answering(answer: impl Into<Vec<u8>>) -> Self {
+        let answer: Arc<[u8]> = answer.into().into();
+        Self::start(move |mut stream| {
+            let answer = Arc::clone(&answer);
+            async move {
+                while read_request(&mut stream).await.is_some() {
+                    if stream.write_all(&answer).await.is_err() {
+                        break;
+                    }
+                }
+            }
+        })
+        .await
+    }
+
+    fn url(&self) -> Url {
+        Url::parse(&format!("http://{}/logout", self.address)).unwrap()
+    }
+
+    fn https(&self, host: &str) -> Url {
+        Url::parse(&format!("https://{host}:{}/logout", self.address.port())).unwrap()
+    }
+
+    fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
+    }
+}
+
+/// Reads one request with its body; none when the peer is done.
+async fn read_request(stream: &mut (impl AsyncRead + Unpin)) -> Option<String> {
+    let mut request = Vec::new();
+    loop {
+        let octet = stream.read_u8().await.ok()?;
+        request.push(octet);
+        if request.ends_with(b"\r\n\r\n") {
+            break;
+        }
+    }
+    let head = String::from_utf8(request).unwrap();
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).map_or(0, |length| length.parse().unwrap());
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body).await.ok()?;
+    Some(head + std::str::from_utf8(&body).unwrap())
+}
+
+async fn for_ever() {
+    std::future::pending().await
+}
+
+fn developer() -> Egress {
+    Egress::new(EgressConfig { mode: Mode::Development, connect_timeout: Duration::from_secs(1), ..EgressConfig::default() }).unwrap()
+}
+
+/// A production deployment that knows a few names and lets registrations except loopback.
+fn production(names: &[(&str, &[&str])]) -> (Egress, FixedNames) {
+    let table = FixedNames::default();
+    for (name, addresses) in names {
+        set(&table, name, addresses);
+    }
+    let config = EgressConfig {
+        ceiling: vec!["127.0.0.0/8".parse().unwrap()],
+        connect_timeout: Duration::from_secs(1),
+        dns_timeout: Duration::from_secs(1),
+        names: Names::Fixed(table.clone()),
+        ..EgressConfig::default()
+    };
+    (Egress::new(config).unwrap(), table)
+}
+
+fn set(table: &FixedNames, name: &str, addresses: &[&str]) {
+    table.set(name, &addresses.iter().map(|address| address.parse().unwrap()).collect::<Vec<_>>());
+}
+
+fn excepting(networks: &[&str], ca_pem: Option<String>) -> Network {
+    Network { allow: networks.iter().map(|network| network.parse().unwrap()).collect(), ca_pem }
+}
+
+async fn post_within(egress: &Egress, url: &Url, network: &Network, timeout: Duration) -> Answer {
+    let delivery = DeliveryId::parse("01JBCDEFGHJKMNPQRSTVWXYZ01").unwrap();
+    let now = Timestamp::parse("2026-11-22T02:00:00Z").unwrap();
+    let post = Post { url, network, token: TOKEN, delivery: &delivery, attempt: 3, timeout, now };
+    tokio::time::timeout(PATIENCE, egress.post_logout_token(post)).await.expect("every post ends")
+}
+
+/// One post of a developer's deployment with time to spare: what takes longer than the patience fails its test.
+async fn post(url: &Url) -> Answer {
+    post_within(&developer(), url, &Network::default(), PATIENCE * 2).await
+}
+
+async fn post_briefly(url: &Url) -> Answer {
+    post_within(&developer(), url, &Network::default(), Duration::from_millis(300)).await
+}
+
+async fn answer_to(answer: impl Into<Vec<u8>>) -> Answer {
+    post(&Receiver::answering(answer).await.url()).await
+}
+
+fn status(answer: &Answer) -> u16 {
+    match answer.outcome {
+        Outcome::Answered { status, .. } => status,
+        Outcome::Failed(_) => panic!("{answer:?}"),
+    }
+}
+
+fn failure(answer: &Answer) -> Failure {
+    match answer.outcome {
+        Outcome::Failed(failure) => failure,
+        Outcome::Answered { .. } => panic!("{answer:?}"),
+    }
+}
+
+// What is sent.
+
+#[tokio::test]
+async fn a_request_carries_exactly_one_form_field_its_length_and_no_wish_for_compression() {
+    let seen = Arc::new(Mutex::new(String::new()));
+    let sink = Arc::clone(&seen);
+    let receiver = Receiver::start(move |mut stream| {
+        let sink = Arc::clone(&sink);
+        async move {
+            *locked(&sink) = read_request(&mut stream).await.unwrap();
+            stream.write_all(OK).await.unwrap();
+        }
+    })
+    .await;
+    let answer = post(&receiver.url()).await;
+    assert_eq!(answer.outcome, Outcome::Answered { status: 200, retry_after: None });
+    assert_eq!((answer.remote_addr, answer.excerpt, answer.detail), (Some(receiver.address), None, None));
+
+    let request = locked(&seen).clone();
+    let (head, body) = request.split_once("\r\n\r\n").unwrap();
+    let mut lines: Vec<&str> = head.split("\r\n").collect();
+    assert_eq!(lines.remove(0), "POST /logout HTTP/1.1");
+    lines.sort_unstable();
+    let body_length = format!("content-length: {}", body.len());
+    let host = format!("host: {}", receiver.address);
+    let agent = format!("user-agent: {USER_AGENT}");
+    assert_eq!(
+        lines,
+        [
+            "accept: application/json",
+            body_length.as_str(),
+            "content-type: application/x-www-form-urlencoded",
+            host.as_str(),
+            "logoutd-attempt: 3",
+            "logoutd-delivery: 01JBCDEFGHJKMNPQRSTVWXYZ01",
+            agent.as_str(),
+        ]
+    );
+    assert_eq!(body, format!("logout_token={TOKEN}"));
+}
+
+#[tokio::test]
+async fn one_policy_reuses_its_connection() {
+    let receiver = Receiver::answering(OK).await;
+    let egress = developer();
+    for _ in 0..3 {
+        assert_eq!(status(&post_within(&egress, &receiver.url(), &Network::default(), PATIENCE).await), 200);
+    }
+    assert_eq!(receiver.connections(), 1);
+}
+
+/// Without a body or with one, the connection of another policy is never borrowed: it may lead where this policy may not go.
+#[tokio::test]
+async fn an_open_connection_is_not_lent_to_a_client_without_the_exception() {
+    let authority = Authority::new();
+    let receiver = authority.serve(&["rp.example"], OK).await;
+    let (egress, _) = production(&[("rp.example", &["127.0.0.1"])]);
+    let url = receiver.https("rp.example");
+    let excepted = excepting(&["127.0.0.1/32"], Some(authority.pem()));
+    assert_eq!(status(&post_within(&egress, &url, &excepted, PATIENCE).await), 200);
+    let plain = excepting(&[], Some(authority.pem()));
+    assert_eq!(failure(&post_within(&egress, &url, &plain, PATIENCE).await), Failure::Blocked);
+    let untrusting = excepting(&["127.0.0.1/32"], None);
+    assert_eq!(failure(&post_within(&egress, &url, &untrusting, PATIENCE).await), Failure::Tls);
+}
+
+// Receivers that do not answer.
+
+#[tokio::test]
+async fn nobody_listening_is_a_failure_to_connect() {
+    let listener = TcpListener::bind((LOOPBACK, 0)).await.unwrap();
+    let url = Url::parse(&format!("http://{}/", listener.local_addr().unwrap())).unwrap();
+    drop(listener);
+    let answer = post(&url).await;
+    assert_eq!(failure(&answer), Failure::Connect);
+    let detail = answer.detail.unwrap();
+    assert!(detail.contains("refused") && !detail.contains("http://"), "{detail}");
+}
+
+#[tokio::test]
+async fn a_receiver_that_never_reads_or_never_answers_costs_the_time_limit_and_no_more() {
+    let deaf = Receiver::start(|stream| async move {
+        for_ever().await;
+        drop(stream);
+    })
+    .await;
+    let mute = Receiver::start(|mut stream| async move {
+        read_request(&mut stream).await;
+        for_ever().await;
+    })
+    .await;
+    for receiver in [deaf, mute] {
+        let begun = Instant::now();
+        assert_eq!(failure(&post_briefly(&receiver.url()).await), Failure::Timeout);
+        assert!(begun.elapsed() >= Duration::from_millis(300));
+    }
+}
+
+#[tokio::test]
+async fn a_head_that_drips_for_ever_is_cut_by_the_time_limit() {
+    let receiver = Receiver::start(|mut stream| async move {
+        read_request(&mut stream).await;
+        let mut answer = b"HTTP/1.1 200 OK\r\nX-Drip: ".to_vec();
+        while stream.write_all(&answer).await.is_ok() {
+            answer = b"x".to_vec();
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    assert_eq!(failure(&post_briefly(&receiver.url()).await), Failure::Timeout);
+}
+
+#[tokio::test]
+async fn interim_answers_without_end_are_cut_by_the_time_limit() {
+    for interim in ["HTTP/1.1 100 Continue\r\n\r\n", "HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n"] {
+        let receiver = Receiver::start(move |mut stream| async move {
+            read_request(&mut stream).await;
+            while stream.write_all(interim.as_bytes()).await.is_ok() {}
+        })
+        .await;
+        assert_eq!(failure(&post_briefly(&receiver.url()).await), Failure::Timeout);
+    }
+}
+
+#[tokio::test]
+async fn a_connection_reset_at_any_point_is_broken_and_sent_once() {
+    let requests = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&requests);
+    let after = Receiver::start(move |mut stream| {
+        let counter = Arc::clone(&counter);
+        async move {
+            read_request(&mut stream).await;
+            counter.fetch_add(1, Ordering::SeqCst);
+            stream.set_zero_linger().unwrap();
+        }
+    })
+    .await;
+    assert_eq!(failure(&post(&after.url()).await), Failure::Broken);
+    assert_eq!((requests.load(Ordering::SeqCst), after.connections()), (1, 1));
+
+    let half_way = Receiver::start(|mut stream| async move {
+        stream.read_u8().await.unwrap();
+        stream.set_zero_linger().unwrap();
+    })
+    .await;
+    assert_eq!(failure(&post(&half_way.url()).await), Failure::Broken);
+
+    let in_the_head = Receiver::start(|mut stream| async move {
+        read_request(&mut stream).await;
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-").await.unwrap();
+    })
+    .await;
+    assert_eq!(failure(&post(&in_the_head.url()).await), Failure::Broken);
+}
+
+#[tokio::test]
+async fn a_reset_on_a_reused_connection_is_not_hidden_by_a_second_request() {
+    let requests = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&requests);
+    let receiver = Receiver::start(move |mut stream| {
+        let counter = Arc::clone(&counter);
+        async move {
+            while read_request(&mut stream).await.is_some() {
+                if counter.fetch_add(1, Ordering::SeqCst) == 1 {
+                    return stream.set_zero_linger().unwrap();
+                }
+                stream.write_all(OK).await.unwrap();
+            }
+        }
+    })
+    .await;
+    let egress = developer();
+    assert_eq!(status(&post_within(&egress, &receiver.url(), &Network::default(), PATIENCE).await), 200);
+    assert_eq!(failure(&post_within(&egress, &receiver.url(), &Network::default(), PATIENCE).await), Failure::Broken);
+    assert_eq!((requests.load(Ordering::SeqCst), receiver.connections()), (2, 1));
+}
+
+// Receivers that answer oddly.
+
+#[tokio::test]
+async fn a_status_counts_whatever_becomes_of_the_body() {
+    let silent = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n".to_vec();
+    let bad_chunking = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n".to_vec();
+    let not_gzip = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\n\r\nzzzz".to_vec();
+    let gigabyte = [b"HTTP/1.1 200 OK\r\nContent-Length: 1073741824\r\n\r\n".as_slice(), &[b'x'; 20_000]].concat();
+    for answer in [silent, bad_chunking, not_gzip, gigabyte] {
+        assert_eq!(status(&answer_to(answer).await), 200);
+    }
+    let torn = Receiver::start(|mut stream| async move {
+        read_request(&mut stream).await;
+        stream.write_all(b"HTTP/1.1 204 No Content\r\nContent-Length: 100\r\n\r\nx").await.unwrap();
+    })
+    .await;
+    assert_eq!(status(&post(&torn.url()).await), 204);
+}
+
+#[tokio::test]
+async fn a_body_without_end_is_neither_awaited_nor_kept_coming() {
+    for pause in [Duration::ZERO, Duration::from_millis(20)] {
+        let (ended, mut end) = tokio::sync::mpsc::unbounded_channel();
+        let receiver = Receiver::start(move |mut stream| {
+            let ended = ended.clone();
+            async move {
+                read_request(&mut stream).await;
+                let mut answer = b"HTTP/1.1 400 Bad Request\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec();
+                while stream.write_all(&answer).await.is_ok() {
+                    answer = b"4\r\nwhy \r\n".to_vec();
+                    tokio::time::sleep(pause).await;
+                }
+                drop(ended.send(()));
+            }
+        })
+        .await;
+        let answer = post(&receiver.url()).await;
+        assert_eq!(status(&answer), 400);
+        assert!(answer.excerpt.is_some_and(|kept| kept.starts_with("why why") && kept.len() <= 1024));
+        tokio::time::timeout(PATIENCE, end.recv()).await.expect("the connection is closed").unwrap();
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_http_is_garbled() {
+    for answer in [
+        b"SSH-2.0-OpenSSH_9.2\r\n\r\n".to_vec(),
+        b"HTTP/1.1 200 OK\r\nX-Nul: a\0b\r\n\r\n".to_vec(),
+        b"HTTP/9.9 200 OK\r\n\r\n".to_vec(),
+        b"HTTP/1.1 abc OK\r\n\r\n".to_vec(),
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n".to_vec(),
+        [b"HTTP/1.1 200 OK\r\n".as_slice(), "X-Many: x\r\n".repeat(200).as_bytes(), b"\r\n"].concat(),
+        [b"HTTP/1.1 200 OK\r\nX-Big: ".as_slice(), &[b'x'; 1_000_000], b"\r\n\r\n"].concat(),
+    ] {
+        let start = String::from_utf8_lossy(&answer[..16.min(answer.len())]).into_owned();
+        assert_eq!(failure(&answer_to(answer).await), Failure::Garbled, "{start}");
+    }
+}
+
+#[tokio::test]
+async fn a_redirect_is_an_answer_and_is_not_followed() {
+    let target = Receiver::answering(OK).await;
+    for code in [301, 302, 303, 307, 308] {
+        let location = target.url();
+        let answer = answer_to(format!("HTTP/1.1 {code} Moved\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n")).await;
+        assert_eq!(status(&answer), code);
+    }
+    assert_eq!(target.connections(), 0);
+}
+
+#[tokio::test]
+async fn retry_after_is_read_from_the_answer() {
+    let long = "9".repeat(10_000);
+    for (value, delay) in [
+        ("7", Some(7)),
+        ("Sun, 22 Nov 2026 02:01:00 GMT", Some(60)),
+        ("Sun, 22 Nov 2020 02:01:00 GMT", Some(0)),
+        ("-1", None),
+        ("later", None),
+        (long.as_str(), None),
+    ] {
+        let answer = answer_to(format!("HTTP/1.1 429 Slow\r\nRetry-After: {value}\r\nContent-Length: 0\r\n\r\n")).await;
+        assert_eq!(answer.outcome, Outcome::Answered { status: 429, retry_after: delay.map(Duration::from_secs) });
+    }
+}
+
+#[tokio::test]
+async fn only_a_refusal_leaves_an_excerpt_and_never_the_token() {
+    let body = format!("{{\"error\":\"invalid_request\",\u{1b}\"token\":\"{TOKEN}\"}}");
+    for (code, kept) in [(400, true), (403, true), (200, false), (302, false), (500, false)] {
+        let answer = answer_to(format!("HTTP/1.1 {code} X\r\nContent-Length: {}\r\n\r\n{body}", body.len())).await;
+        let expected = kept.then(|| r#"{"error":"invalid_request","token":"[token]"}"#.to_owned());
+        assert_eq!((status(&answer), answer.excerpt), (code, expected));
+    }
+}
+
+// TLS.
+
+/// A certificate authority nobody knows.
+struct Authority(CertifiedIssuer<'static, KeyPair>);
+
+impl Authority {
+    fn new() -> Self {
+        let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
+    }
+
+    fn pem(&self) -> String {
+        self.0.pem()
+    }
+
+    fn acceptor(&self, names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> TlsAcceptor {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(names.iter().map(ToString::to_string).collect::<Vec<_>>()).unwrap();
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        change(&mut params);
+        let certificate = params.signed_by(&key, &self.0).unwrap();
+        acceptor(certificate.der().clone(), &key, None)
+    }
+
+    async fn serve(&self, names: &[&str], answer: &'static [u8]) -> Receiver {
+        serve_tls(self.acceptor(names, |_| {}), answer).await
+    }
+}
+
+fn acceptor(
+    certificate: tokio_rustls::rustls::pki_types::CertificateDer<'static>,
+    key: &KeyPair,
+    clients: Option<RootCertStore>,
+) -> TlsAcceptor {
+    let provider = Arc::new(crypto::aws_lc_rs::default_provider());
+    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions().unwrap();
+    let builder = match clients {
+        None => builder.with_no_client_auth(),
+        Some(roots) => {
+            builder.with_client_cert_verifier(WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build().unwrap())
+        }
+    };
+    let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+    TlsAcceptor::from(Arc::new(builder.with_single_cert(vec![certificate], key).unwrap()))
+}
+
+async fn serve_tls(acceptor: TlsAcceptor, answer: &'static [u8]) -> Receiver {
+    Receiver::start(move |stream| {
+        let acceptor = acceptor.clone();
+        async move {
+            let Ok(mut stream) = acceptor.accept(stream).await else { return };
+            serve(&mut stream, answer).await;
+        }
+    })
+    .await
+}
+
+async fn serve(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), answer: &[u8]) {
+    while read_request(stream).await.is_some() {
+        if stream.write_all(answer).await.is_err() || stream.flush().await.is_err() {
+            break;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_private_authority_is_trusted_only_where_it_was_registered() {
+    let authority = Authority::new();
+    let receiver = authority.serve(&["rp.example", "127.0.0.1"], OK).await;
+    let (egress, _) = production(&[("rp.example", &["127.0.0.1"])]);
+    for host in ["rp.example", "127.0.0.1"] {
+        let url = receiver.https(host);
+        let trusting = excepting(&["127.0.0.0/8"], Some(authority.pem()));
+        let answer = post_within(&egress, &url, &trusting, PATIENCE).await;
+        assert_eq!((status(&answer), answer.remote_addr), (200, Some(receiver.address)));
+        for other in [None, Some(Authority::new().pem())] {
+            let answer = post_within(&egress, &url, &excepting(&["127.0.0.0/8"], other), PATIENCE).await;
+            assert_eq!(failure(&answer), Failure::Tls, "{answer:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_certificate_that_is_expired_or_for_another_name_or_for_nobody_is_a_tls_failure() {
+    let authority = Authority::new();
+    let expired = authority.acceptor(&["rp.example"], |params| params.not_after = date_time_ymd(2020, 1, 1));
+    let early = authority.acceptor(&["rp.example"], |params| params.not_before = date_time_ymd(2090, 1, 1));
+    let other_name = authority.acceptor(&["other.example"], |_| {});
+    let other_use = authority.acceptor(&["rp.example"], |params| params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth]);
+    let key = KeyPair::generate().unwrap();
+    let own = CertificateParams::new(vec!["rp.example".to_owned()]).unwrap().self_signed(&key).unwrap();
+    let mut roots = RootCertStore::empty();
+    roots.add(authority.0.der().clone()).unwrap();
+    let leaf = CertificateParams::new(vec!["rp.example".to_owned()]).unwrap().signed_by(&key, &authority.0).unwrap();
+    let demanding = acceptor(leaf.der().clone(), &key, Some(roots));
+
+    let (egress, _) = production(&[("rp.example", &["127.0.0.1"])]);
+    let network = excepting(&["127.0.0.0/8"], Some(authority.pem()));
+    for (what, acceptor) in [
+        ("expired", expired),
+        ("not yet valid", early),
+        ("wrong name", other_name),
+        ("wrong use", other_use),
+        ("self-signed", acceptor(own.der().clone(), &key, None)),
+        ("demands a certificate of ours", demanding),
+    ] {
+        let receiver = serve_tls(acceptor, OK).await;
+        let answer = post_within(&egress, &receiver.https("rp.example"), &network, PATIENCE).await;
+        assert_eq!(failure(&answer), Failure::Tls, "{what}: {answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_peer_that_does_not_speak_tls_is_a_tls_failure_and_one_that_hangs_a_failure_to_connect() {
+    let (egress, _) = production(&[("rp.example", &["127.0.0.1"])]);
+    let network = excepting(&["127.0.0.0/8"], None);
+    let plain = Receiver::start(|mut stream| async move {
+        stream.write_all(OK).await.unwrap();
+        for_ever().await;
+    })
+    .await;
+    let closing = Receiver::start(|mut stream| async move {
+        stream.read_u8().await.unwrap();
+        stream.set_zero_linger().unwrap();
+    })
+    .await;
+    let hanging = Receiver::start(|stream| async move {
+        for_ever().await;
+        drop(stream);
+    })
+    .await;
+    for (receiver, expected) in [(plain, Failure::Tls), (closing, Failure::Tls), (hanging, Failure::Connect)] {
+        let answer = post_within(&egress, &receiver.https("rp.example"), &network, PATIENCE * 2).await;
+        assert_eq!(failure(&answer), expected, "{answer:?}");
+    }
+}
+
+// The guard.
+
+#[tokio::test]
+async fn a_literal_is_blocked_in_every_spelling_without_a_connection() {
+    let receiver = Receiver::answering(OK).await;
+    let (egress, _) = production(&[]);
+    for host in ["127.0.0.1", "127.1", "2130706433", "0x7f.1", "0177.0.0.1", "[::1]", "[::ffff:127.0.0.1]", "[::ffff:7f00:1]", "[64:ff9b::7f00:1]", "0"] {
+        let answer = post_within(&egress, &receiver.https(host), &Network::default(), PATIENCE).await;
+        assert_eq!(failure(&answer), Failure::Blocked, "{host}: {answer:?}");
+        assert!(egress.check(&receiver.https(host), &Network::default()).is_err(), "{host}");
+    }
+    assert_eq!(receiver.connections(), 0);
+}
+
+#[tokio::test]
+async fn a_name_is_blocked_when_any_of_its_addresses_is_forbidden() {
+    let authority = Authority::new();
+    let receiver = authority.serve(&["loopback.example", "mixed.example", "mapped.example"], OK).await;
+    let (egress, _) = production(&[
+        ("loopback.example", &["127.0.0.1"]),
+        ("mixed.example", &["127.0.0.1", "10.0.0.1"]),
+        ("mapped.example", &["::ffff:127.0.0.1"]),
+        ("metadata.example", &["169.254.169.254"]),
+        ("empty.example", &[]),
+    ]);
+    let none = excepting(&[], Some(authority.pem()));
+    let loopback = excepting(&["127.0.0.0/8"], Some(authority.pem()));
+    for (name, network, expected) in [
+        ("loopback.example", &none, Failure::Blocked),
+        ("mapped.example", &none, Failure::Blocked),
+        ("metadata.example", &loopback, Failure::Blocked),
+        ("mixed.example", &loopback, Failure::Blocked),
+        ("empty.example", &loopback, Failure::Dns),
+        ("missing.example", &loopback, Failure::Dns),
+    ] {
+        let answer = post_within(&egress, &receiver.https(name), network, PATIENCE).await;
+        assert_eq!(failure(&answer), expected, "{name}: {answer:?}");
+    }
+    assert_eq!(receiver.connections(), 0);
+    assert_eq!(status(&post_within(&egress, &receiver.https("loopback.example"), &loopback, PATIENCE).await), 200);
+}
+
+#[tokio::test]
+async fn a_name_that_moves_to_a_forbidden_address_is_blocked_at_the_next_connection() {
+    let authority = Authority::new();
+    let acceptor = authority.acceptor(&["rp.example"], |_| {});
+    let receiver = Receiver::start(move |stream| {
+        let acceptor = acceptor.clone();
+        async move {
+            let mut stream = acceptor.accept(stream).await.unwrap();
+            read_request(&mut stream).await;
+            stream.write_all(b"HTTP/1.1 503 Busy\r\nConnection: close\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+            stream.shutdown().await.unwrap();
+        }
+    })
+    .await;
+    let (egress, names) = production(&[("rp.example", &["127.0.0.1"])]);
+    let network = excepting(&["127.0.0.1/32"], Some(authority.pem()));
+    let url = receiver.https("rp.example");
+    assert_eq!(status(&post_within(&egress, &url, &network, PATIENCE).await), 503);
+    set(&names, "rp.example", &["127.0.0.2"]);
+    assert_eq!(failure(&post_within(&egress, &url, &network, PATIENCE).await), Failure::Blocked);
+    set(&names, "rp.example", &["127.0.0.1"]);
+    assert_eq!(status(&post_within(&egress, &url, &network, PATIENCE).await), 503);
+    assert_eq!(receiver.connections(), 2);
+}
+
+#[tokio::test]
+async fn the_systems_own_answer_for_localhost_is_judged_like_any_other() {
+    let config = EgressConfig::default();
+    let guard = Arc::new(Guard::new(&config, &Network::default()));
+    let lookups = Arc::new(Lookups::new(Names::System, PATIENCE));
+    let refused = GuardedResolver { guard, lookups }.resolve("localhost".parse().unwrap()).await.err().expect("loopback is refused");
+    assert!(refused.to_string().contains("loopback"), "{refused}");
+}
+
+#[tokio::test]
+async fn http_is_for_developers_alone() {
+    let receiver = Receiver::answering(OK).await;
+    let (egress, _) = production(&[("rp.example", &["127.0.0.1"])]);
+    let mut url = receiver.url();
+    url.set_host(Some("rp.example")).unwrap();
+    let answer = post_within(&egress, &url, &excepting(&["127.0.0.0/8"], None), PATIENCE).await;
+    assert_eq!((failure(&answer), receiver.connections()), (Failure::Blocked, 0));
+}
+
+#[tokio::test]
+async fn an_exception_outside_todays_ceiling_no_longer_counts() {
+    let authority = Authority::new();
+    let receiver = authority.serve(&["rp.example"], OK).await;
+    let names = FixedNames::default();
+    set(&names, "rp.example", &["127.0.0.1"]);
+    let egress = Egress::new(EgressConfig { names: Names::Fixed(names), ..EgressConfig::default() }).unwrap();
+    let network = excepting(&["127.0.0.0/8"], Some(authority.pem()));
+    assert_eq!(egress.check_network(&network), Err(BadNetwork::OutsideCeiling("127.0.0.0/8".parse().unwrap())));
+    assert_eq!(failure(&post_within(&egress, &receiver.https("rp.example"), &network, PATIENCE).await), Failure::Blocked);
+    assert_eq!(receiver.connections(), 0);
+}
+
+#[test]
+fn a_connection_to_a_forbidden_address_trips_the_wire() {
+    let guard = Guard { mode: Mode::Production, allow: vec!["10.0.0.0/8".parse().unwrap()], ports: Vec::new() };
+    assert!(tripped("127.0.0.1:443".parse().unwrap(), &guard.policy()).is_some());
+    assert!(tripped("[::ffff:192.168.0.1]:443".parse().unwrap(), &guard.policy()).is_some());
+    assert_eq!(tripped("10.1.1.1:443".parse().unwrap(), &guard.policy()), None);
+    assert_eq!(tripped("8.8.8.8:443".parse().unwrap(), &guard.policy()), None);
+}
+
+// Around it.
+
+#[test]
+fn exceptions_are_checked_before_they_are_stored() {
+    let (egress, _) = production(&[]);
+    let check = |networks: &[&str], ca_pem: Option<String>| egress.check_network(&excepting(networks, ca_pem));
+    assert_eq!(check(&[], None), Ok(()));
+    assert_eq!(check(&["127.0.0.0/24"], Some(Authority::new().pem())), Ok(()));
+    assert_eq!(check(&[], Some(Authority::new().pem() + &Authority::new().pem())), Ok(()));
+    assert_eq!(check(&["127.0.0.0/8"; NETWORKS_MAX + 1], None), Err(BadNetwork::TooMany));
+    assert_eq!(check(&["10.0.0.0/8"], None), Err(BadNetwork::OutsideCeiling("10.0.0.0/8".parse().unwrap())));
+    assert_eq!(check(&["169.254.0.0/16"], None), Err(BadNetwork::OutsideCeiling("169.254.0.0/16".parse().unwrap())));
+    assert_eq!(check(&[], Some("x".repeat(CA_PEM_OCTETS_MAX + 1))), Err(BadNetwork::CaTooLong));
+    let key = KeyPair::generate().unwrap().serialize_pem();
+    let hollow = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n".to_owned();
+    for broken in [String::new(), "certificate".to_owned(), key, hollow] {
+        assert_eq!(check(&[], Some(broken.clone())), Err(BadNetwork::CaMalformed), "{broken}");
+    }
+}
+
+#[test]
+fn pools_are_bounded_and_the_one_unused_for_longest_goes_first() {
+    let mut pools = Pools::default();
+    let make = || Pool { guard: Arc::new(Guard::new(&EgressConfig::default(), &Network::default())), client: OnceCell::new() };
+    let network = |at: usize| excepting(&[], Some(at.to_string()));
+    let first = pools.of(&network(0), make);
+    for at in 1..POOLS_MAX {
+        pools.of(&network(at), make);
+    }
+    assert!(Arc::ptr_eq(&first, &pools.of(&network(0), make)));
+    pools.of(&network(POOLS_MAX), make);
+    assert_eq!(pools.by_network.len(), POOLS_MAX);
+    assert!(Arc::ptr_eq(&first, &pools.of(&network(0), make)), "just used, so kept");
+    assert!(!pools.by_network.contains_key(&network(1)), "unused for longest, so gone");
+}
+
+#[test]
+fn a_lack_of_file_descriptors_is_our_fault() {
+    for (code, ours) in [(24, true), (23, true), (111, false), (104, false)] {
+        assert_eq!(outcome::is_ours(&std::io::Error::from_raw_os_error(code)), ours, "{code}");
+    }
+}
+
+#[test]
+fn a_proxy_in_the_environment_is_found_in_any_case() {
+    let find = |vars: &[(&str, &str)]| ambient_proxy(vars.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+    for name in ["HTTP_PROXY", "https_proxy", "All_Proxy"] {
+        assert_eq!(find(&[("PATH", "/bin"), (name, "http://proxy:3128")]).as_deref(), Some(name));
+    }
+    assert_eq!(find(&[("HTTP_PROXY", ""), ("NO_PROXY", "*"), ("MY_HTTP_PROXY", "x")]), None);
+}
+
+const RECEIVER_FOR_CHILD: &str = "LOGOUTD_TEST_RECEIVER";
+
+#[tokio::test]
+#[ignore = "the test below runs this one in a process of its own, with a proxy in its environment"]
+async fn posts_with_a_proxy_in_the_environment() {
+    let url = Url::parse(&std::env::var(RECEIVER_FOR_CHILD).unwrap()).unwrap();
+    assert_eq!(status(&post(&url).await), 200);
+    assert_eq!(api_client(PATIENCE).unwrap().get(url).send().await.unwrap().status(), 200);
+}
+
+#[tokio::test]
+async fn a_proxy_in_the_environment_is_never_used() {
+    let proxy = Receiver::answering("HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n").await;
+    let receiver = Receiver::answering(OK).await;
+    let address = format!("http://{}", proxy.address);
+    let child = tokio::task::spawn_blocking({
+        let url = receiver.url().to_string();
+        move || {
+            let names = ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"];
+            std::process::Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", "egress::tests::posts_with_a_proxy_in_the_environment", "--ignored", "--nocapture"])
+                .envs(names.map(|name| (name, address.as_str())))
+                .env(RECEIVER_FOR_CHILD, url)
+                .output()
+                .unwrap()
+        }
+    });
+    let output = child.await.unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!((receiver.connections() >= 1, proxy.connections()), (true, 0));
+}
+
+#[tokio::test]
+async fn the_command_lines_client_follows_no_redirect() {
+    let target = Receiver::answering(OK).await;
+    let answer = format!("HTTP/1.1 302 Found\r\nLocation: {}\r\nContent-Length: 0\r\n\r\n", target.url());
+    let server = Receiver::answering(answer).await;
+    assert_eq!(api_client(PATIENCE).unwrap().get(server.url()).send().await.unwrap().status(), 302);
+    assert_eq!(target.connections(), 0);
+}
