@@ -66,7 +66,7 @@ fn has_token(span: &str) -> bool {
     // `{` and what may follow it in JSON always begin so in base64url: a header, or claims.
     let json = |part: &&str| part.len() >= PART_OCTETS_MIN && (part.starts_with("ey") || part.starts_with("ew"));
     let long = |part: &&str| part.len() >= PART_OCTETS_MIN;
-    parts.iter().any(|part| json(part)) || parts.windows(3).any(|three| three.iter().filter(|part| long(part)).count() >= 2)
+    parts.iter().any(json) || parts.windows(3).any(|three| three.iter().filter(|part| long(part)).count() >= 2)
 }
 
 #[cfg(test)]
@@ -93,7 +93,10 @@ mod tests {
     fn the_reason_of_a_refusal_is_kept() {
         let body = r#"{"error":"invalid_request","error_description":"sid is unknown at rp1.eu-west.example.com"}"#;
         assert_eq!(of(body).as_deref(), Some(body));
-        assert_eq!(of("v1.2.3 at com.example.logout.Handler.handle (java.lang.Thread)").as_deref(), Some("v1.2.3 at com.example.logout.Handler.handle (java.lang.Thread)"));
+        assert_eq!(
+            of("v1.2.3 at com.example.logout.Handler.handle (java.lang.Thread)").as_deref(),
+            Some("v1.2.3 at com.example.logout.Handler.handle (java.lang.Thread)")
+        );
         assert_eq!(of(" \n\r\t "), None);
         assert_eq!(of(""), None);
     }
@@ -125,7 +128,10 @@ mod tests {
             jwt("{ \"alg\": \"ES256\"}", claims, &[1; 64]),
             jwt("{\n  \"alg\": \"ES256\"}", claims, &[1; 64]),
             // A JWE with an empty key part.
-            format!("{}..AAAAAAAAAAAAAAAA.BBBBBBBBBBBBBBBBBBBBBBBBBB.CCCCCCCCCCCCCCCC", URL_SAFE_NO_PAD.encode(r#"{"alg":"dir","enc":"A256GCM"}"#)),
+            format!(
+                "{}..AAAAAAAAAAAAAAAA.BBBBBBBBBBBBBBBBBBBBBBBBBB.CCCCCCCCCCCCCCCC",
+                URL_SAFE_NO_PAD.encode(r#"{"alg":"dir","enc":"A256GCM"}"#)
+            ),
             "c29tZSBvdGhlciBwYXJ0.c29tZSBvdGhlciBwYXJ0.c29tZSBvdGhlciBwYXJ0".to_owned(),
         ] {
             assert_eq!(of(&format!("got '{other}'!")).as_deref(), Some("got '[token]'!"), "{other}");

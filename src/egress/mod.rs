@@ -337,7 +337,10 @@ fn guarded_client(
 fn with_authorities(more: &[Certificate], recipe: impl Fn() -> ClientBuilder) -> Result<Client, reqwest::Error> {
     recipe().tls_certs_merge(more.iter().cloned()).build().or_else(|error| {
         let client = recipe().tls_certs_only(more.iter().cloned()).build()?;
-        tracing::warn!(error = outcome::detail(error), "the system's certificate authorities cannot be read: only configured ones are trusted");
+        tracing::warn!(
+            error = outcome::detail(error),
+            "the system's certificate authorities cannot be read: only configured ones are trusted"
+        );
         Ok(client)
     })
 }

@@ -14,7 +14,7 @@ use crate::model::attempt::Failure;
 const DETAIL_CHARS_MAX: usize = 200;
 
 /// The longest delay that is read from `Retry-After`; whoever plans the next attempt has a lower bound of their own.
-const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 3600);
+const RETRY_AFTER_MAX: Duration = Duration::from_hours(24);
 
 /// The longest `Retry-After` that can be meant seriously, in octets.
 const RETRY_AFTER_OCTETS_MAX: usize = 64;
@@ -31,28 +31,35 @@ pub(super) fn failure(error: &reqwest::Error) -> Failure {
             NameError::Forbidden { .. } => Failure::Blocked,
         };
     }
-    let io = || causes().filter_map(|cause| cause.downcast_ref::<io::Error>());
-    if error.is_builder() || io().any(is_ours) {
-        return Failure::Ours;
-    }
-    // The TLS layer speaks through errors inside errors; TCP does not.
-    let tls = io().any(|error| error.kind() == io::ErrorKind::InvalidData)
-        || error.is_connect() && io().any(|outer| outer.get_ref().is_some_and(|inner| inner.is::<io::Error>()));
-    let hyper = causes().find_map(|cause| cause.downcast_ref::<hyper::Error>());
-    match () {
-        () if tls => Failure::Tls,
-        () if error.is_connect() => Failure::Connect,
-        () if error.is_timeout() => Failure::Timeout,
-        () if hyper.is_some_and(|error| error.is_parse() || error.is_parse_too_large()) => Failure::Garbled,
-        () => Failure::Broken,
+    if error.is_builder() || causes().any(|cause| cause.downcast_ref().is_some_and(is_ours)) {
+        Failure::Ours
+    } else if causes().any(|cause| cause.downcast_ref().is_some_and(|cause| is_tls(cause, error))) {
+        Failure::Tls
+    } else if error.is_connect() {
+        Failure::Connect
+    } else if error.is_timeout() {
+        Failure::Timeout
+    } else if causes().any(|cause| cause.downcast_ref().is_some_and(|cause: &hyper::Error| cause.is_parse() || cause.is_parse_too_large()))
+    {
+        Failure::Garbled
+    } else {
+        Failure::Broken
     }
 }
 
-/// A lack on this machine: of file descriptors, memory or ports. The receiver has no part in it.
+/// TLS speaks of invalid data, and while connecting wraps every error once more; TCP does neither.
+fn is_tls(cause: &io::Error, error: &reqwest::Error) -> bool {
+    let wraps = cause.get_ref().and_then(|inner| inner.downcast_ref::<io::Error>()).is_some();
+    cause.kind() == io::ErrorKind::InvalidData || (error.is_connect() && wraps)
+}
+
+/// A lack on this machine: of file descriptors or memory. The receiver has no part in it.
+///
+/// An address that cannot be assigned is not among them: that is also what a host without IPv6 says of a receiver that has nothing else.
 pub(super) fn is_ours(error: &io::Error) -> bool {
     const ENFILE: i32 = 23;
     const EMFILE: i32 = 24;
-    matches!(error.raw_os_error(), Some(ENFILE | EMFILE)) || matches!(error.kind(), io::ErrorKind::AddrNotAvailable | io::ErrorKind::OutOfMemory)
+    matches!(error.raw_os_error(), Some(ENFILE | EMFILE)) || error.kind() == io::ErrorKind::OutOfMemory
 }
 
 /// An error and its causes, outermost first.

@@ -3,7 +3,6 @@
 //! Owns look-ups and their limits. Never caches: a connection goes to the very addresses that were judged, and the next connection asks again.
 
 use std::collections::HashMap;
-use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -152,7 +151,7 @@ impl Running {
 fn look_up(name: &str) -> Found {
     match (name, 0).to_socket_addrs() {
         Ok(addresses) => Ok(addresses.map(|address| address.ip()).collect()),
-        Err(error) if super::outcome::is_ours(&error) || error.kind() == io::ErrorKind::OutOfMemory => Err(NameError::Busy),
+        Err(error) if super::outcome::is_ours(&error) => Err(NameError::Busy),
         Err(_) => Err(NameError::NotFound),
     }
 }

@@ -16,7 +16,8 @@ use tokio_rustls::rustls::{RootCertStore, ServerConfig, crypto};
 
 use super::*;
 
-const TOKEN: &str = "eyJhbGciOiJSUzI1NiIsImtpZCI6ImsxIn0.eyJpc3MiOiJodHRwczovL29wLmV4YW1wbGUiLCJzdWIiOiJhbGljZSJ9.c2lnbmF0dXJlLW9mLXRoZS10b2tlbg";
+const TOKEN: &str =
+    "eyJhbGciOiJSUzI1NiIsImtpZCI6ImsxIn0.eyJpc3MiOiJodHRwczovL29wLmV4YW1wbGUiLCJzdWIiOiJhbGljZSJ9.c2lnbmF0dXJlLW9mLXRoZS10b2tlbg";
 const LOOPBACK: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
@@ -96,7 +97,7 @@ async fn read_request(stream: &mut (impl AsyncRead + Unpin)) -> Option<String> {
 }
 
 async fn for_ever() {
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 fn developer() -> Egress {
@@ -345,7 +346,7 @@ async fn a_status_counts_whatever_becomes_of_the_body() {
     let silent = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n".to_vec();
     let bad_chunking = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n".to_vec();
     let not_gzip = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\n\r\nzzzz".to_vec();
-    let gigabyte = [b"HTTP/1.1 200 OK\r\nContent-Length: 1073741824\r\n\r\n".as_slice(), &[b'x'; 20_000]].concat();
+    let gigabyte = [b"HTTP/1.1 200 OK\r\nContent-Length: 1073741824\r\n\r\n".as_slice(), "x".repeat(20_000).as_bytes()].concat();
     for answer in [silent, bad_chunking, not_gzip, gigabyte] {
         assert_eq!(status(&answer_to(answer).await), 200);
     }
@@ -370,7 +371,7 @@ async fn a_body_without_end_is_neither_awaited_nor_kept_coming() {
                     answer = b"4\r\nwhy \r\n".to_vec();
                     tokio::time::sleep(pause).await;
                 }
-                drop(ended.send(()));
+                ended.send(()).unwrap();
             }
         })
         .await;
@@ -390,7 +391,7 @@ async fn what_is_not_http_is_garbled() {
         b"HTTP/1.1 abc OK\r\n\r\n".to_vec(),
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n".to_vec(),
         [b"HTTP/1.1 200 OK\r\n".as_slice(), "X-Many: x\r\n".repeat(200).as_bytes(), b"\r\n"].concat(),
-        [b"HTTP/1.1 200 OK\r\nX-Big: ".as_slice(), &[b'x'; 1_000_000], b"\r\n\r\n"].concat(),
+        [b"HTTP/1.1 200 OK\r\nX-Big: ".as_slice(), "x".repeat(1_000_000).as_bytes(), b"\r\n\r\n"].concat(),
     ] {
         let start = String::from_utf8_lossy(&answer[..16.min(answer.len())]).into_owned();
         assert_eq!(failure(&answer_to(answer).await), Failure::Garbled, "{start}");
@@ -578,7 +579,18 @@ async fn a_peer_that_does_not_speak_tls_is_a_tls_failure_and_one_that_hangs_a_fa
 async fn a_literal_is_blocked_in_every_spelling_without_a_connection() {
     let receiver = Receiver::answering(OK).await;
     let (egress, _) = production(&[]);
-    for host in ["127.0.0.1", "127.1", "2130706433", "0x7f.1", "0177.0.0.1", "[::1]", "[::ffff:127.0.0.1]", "[::ffff:7f00:1]", "[64:ff9b::7f00:1]", "0"] {
+    for host in [
+        "127.0.0.1",
+        "127.1",
+        "2130706433",
+        "0x7f.1",
+        "0177.0.0.1",
+        "[::1]",
+        "[::ffff:127.0.0.1]",
+        "[::ffff:7f00:1]",
+        "[64:ff9b::7f00:1]",
+        "0",
+    ] {
         let answer = post_within(&egress, &receiver.https(host), &Network::default(), PATIENCE).await;
         assert_eq!(failure(&answer), Failure::Blocked, "{host}: {answer:?}");
         assert!(egress.check(&receiver.https(host), &Network::default()).is_err(), "{host}");
@@ -735,34 +747,46 @@ fn a_proxy_in_the_environment_is_found_in_any_case() {
 const RECEIVER_FOR_CHILD: &str = "LOGOUTD_TEST_RECEIVER";
 
 #[tokio::test]
-#[ignore = "the test below runs this one in a process of its own, with a proxy in its environment"]
-async fn posts_with_a_proxy_in_the_environment() {
+#[ignore = "the tests below run this one in a process of its own, with an environment of its own"]
+async fn posts_from_a_process_of_its_own() {
     let url = Url::parse(&std::env::var(RECEIVER_FOR_CHILD).unwrap()).unwrap();
     assert_eq!(status(&post(&url).await), 200);
     assert_eq!(api_client(PATIENCE).unwrap().get(url).send().await.unwrap().status(), 200);
 }
 
+async fn posts_with_environment(environment: Vec<(&'static str, String)>) {
+    let receiver = Receiver::answering(OK).await;
+    let url = receiver.url().to_string();
+    let run = move || {
+        std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "egress::tests::posts_from_a_process_of_its_own", "--ignored"])
+            .env_remove("NO_PROXY")
+            .env_remove("no_proxy")
+            .envs(environment)
+            .env(RECEIVER_FOR_CHILD, url)
+            .output()
+            .unwrap()
+    };
+    let output = tokio::task::spawn_blocking(run).await.unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(receiver.connections(), 2);
+}
+
 #[tokio::test]
 async fn a_proxy_in_the_environment_is_never_used() {
     let proxy = Receiver::answering("HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n").await;
-    let receiver = Receiver::answering(OK).await;
+    let names = ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"];
     let address = format!("http://{}", proxy.address);
-    let child = tokio::task::spawn_blocking({
-        let url = receiver.url().to_string();
-        move || {
-            let names = ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"];
-            std::process::Command::new(std::env::current_exe().unwrap())
-                .args(["--exact", "egress::tests::posts_with_a_proxy_in_the_environment", "--ignored", "--nocapture"])
-                .envs(names.map(|name| (name, address.as_str())))
-                .env(RECEIVER_FOR_CHILD, url)
-                .output()
-                .unwrap()
-        }
-    });
-    let output = child.await.unwrap();
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success() && text.contains("1 passed"), "{text}{}", String::from_utf8_lossy(&output.stderr));
-    assert_eq!((receiver.connections() >= 1, proxy.connections()), (true, 0));
+    posts_with_environment(names.map(|name| (name, address.clone())).to_vec()).await;
+    assert_eq!(proxy.connections(), 0);
+}
+
+#[tokio::test]
+async fn a_system_without_certificate_authorities_can_still_post() {
+    let nowhere = tempfile::tempdir().unwrap();
+    let file = nowhere.path().join("none.pem").display().to_string();
+    posts_with_environment(vec![("SSL_CERT_FILE", file), ("SSL_CERT_DIR", nowhere.path().display().to_string())]).await;
 }
 
 #[tokio::test]

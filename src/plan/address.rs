@@ -41,7 +41,7 @@ pub enum Forbidden {
     Unspecified,
     /// 127.0.0.0/8 and `::1`.
     Loopback,
-    /// 169.254.0.0/16 and fe80::/10.
+    /// 169.254.0.0/16 and `fe80::/10`.
     LinkLocal,
     /// A cloud's metadata service, which hands out credentials.
     Metadata,
@@ -501,7 +501,8 @@ mod tests {
     #[test]
     fn an_exception_that_could_not_make_a_difference_is_refused_under_any_ceiling() {
         let everything = nets(&["0.0.0.0/0", "::/0"]);
-        for void in ["169.254.0.0/16", "169.254.169.254/32", "fe80::/64", "::ffff:10.0.0.0/104", "64:ff9b::/96", "2002::/16", "224.0.0.0/4"] {
+        for void in ["169.254.0.0/16", "169.254.169.254/32", "fe80::/64", "::ffff:10.0.0.0/104", "64:ff9b::/96", "2002::/16", "224.0.0.0/4"]
+        {
             let void: IpNet = void.parse().unwrap();
             assert_eq!(within_ceiling(&[void], &everything), Err(void));
         }
@@ -610,7 +611,8 @@ mod tests {
 
     #[test]
     fn a_developers_machine_may_use_http_any_port_and_its_own_name() {
-        for url in ["http://localhost:80/x", "http://127.0.0.1:81/", "http://[::1]:3000/", "http://rp.localhost:22/", "https://rp.example/"] {
+        for url in ["http://localhost:80/x", "http://127.0.0.1:81/", "http://[::1]:3000/", "http://rp.localhost:22/", "https://rp.example/"]
+        {
             assert_eq!(check_in(Mode::Development, url), Ok(()), "{url}");
         }
         for url in ["http://10.0.0.1/", "http://169.254.169.254/", "ftp://localhost/", "http://localhost:0/", "http://u@localhost/"] {
