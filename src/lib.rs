@@ -1,5 +1,6 @@
 //! logoutd, a coordinator for OpenID Connect back-channel logout.
 pub mod egress;
+pub mod config;
 pub mod model;
 pub mod plan;
 pub mod seams;

@@ -1,0 +1,544 @@
+//! Settings: one [`Config`], read once, checked as a whole, passed down.
+//!
+//! Owns the file, the environment and the arguments as sources of settings, and every refusal that follows from settings alone. Never offers a global
+//! getter, never lets another room read the environment, never opens a database or a socket.
+//!
+//! A setting has a path, such as `http.listen`. It is read from, the later winning: its default; the TOML file named by `--config` or `LOGOUTD_CONFIG`;
+//! the variable `LOGOUTD_` + the path in capitals with `__` between its parts, such as `LOGOUTD_HTTP__LISTEN` (short: `LOGOUTD_LISTEN`,
+//! `LOGOUTD_DATABASE_URL`); an argument. An empty variable is as good as none, since container files cannot leave one out. In a variable the members of
+//! a list are separated by commas. Why refuse what is unknown or contradictory instead of ignoring it: a limit that was misspelt is a limit that is not there.
+
+mod reader;
+mod secret;
+
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ipnet::IpNet;
+use url::Url;
+
+use crate::model::client::DeliverySettings;
+pub use reader::{Mistake, Mistakes, Setting, Source};
+use reader::{Raw, Reader};
+pub use secret::{KeyOctets, Secret};
+
+/// What the command line says about settings.
+#[derive(Clone, Debug, Default)]
+pub struct Arguments {
+    /// `--config`.
+    pub config: Option<PathBuf>,
+    /// `--database-url`.
+    pub database_url: Option<String>,
+    /// `--listen`.
+    pub listen: Option<String>,
+    /// `--dev`.
+    pub mode: Mode,
+}
+
+/// How careful the deployment is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// Relying parties and providers are reached by `https` at permitted addresses only.
+    #[default]
+    Production,
+    /// `http` and loopback are permitted too.
+    Dev,
+}
+
+/// The configuration: every value legal in itself and none contradicting another.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// `dev`.
+    pub mode: Mode,
+    /// `public_url`: how the world names this server; see [`Config::public_url`].
+    pub public_url: Option<Url>,
+    /// `admin_token`: an `admin` token for as long as the process runs.
+    pub admin_token: Option<Secret>,
+    /// `sealing_key`: what private keys are sealed with.
+    pub sealing_key: SealingKey,
+    /// `[http]`.
+    pub http: Http,
+    /// `[database]`.
+    pub database: Database,
+    /// `[network]`.
+    pub network: Network,
+    /// `[delivery]`.
+    pub delivery: Delivery,
+    /// `[token]`.
+    pub token: Token,
+    /// `idempotency_keep_h`: how long a repeated request gets the first answer.
+    pub idempotency_keep: Duration,
+    /// `shutdown_grace_s`: how long what is in flight may take to finish after the first signal.
+    pub shutdown_grace: Duration,
+    /// `[log]`.
+    pub log: Log,
+    settings: Vec<Setting>,
+}
+
+/// The server's own listeners.
+#[derive(Clone, Debug)]
+pub struct Http {
+    /// `http.listen`.
+    pub listen: SocketAddr,
+    /// `http.metrics_listen`: a second listener that serves `/metrics` to everybody who reaches it.
+    pub metrics_listen: Option<SocketAddr>,
+    /// `http.body_bytes_max`: the largest request body, in octets.
+    pub body_bytes_max: usize,
+    /// `http.connections_max`: how many connections are open at once.
+    pub connections_max: usize,
+    /// `http.request_timeout_ms`: how long one request may take; longer than the 30 s a caller may ask to wait.
+    pub request_timeout: Duration,
+}
+
+/// Where the truth is kept.
+#[derive(Clone, Debug)]
+pub struct Database {
+    /// `database.url`.
+    pub url: DatabaseUrl,
+    /// `database.max_connections`.
+    pub max_connections: u32,
+    /// `database.statement_timeout_ms`.
+    pub statement_timeout: Duration,
+}
+
+/// Which engine, and where it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DatabaseUrl {
+    /// A file, from `sqlite://relative` or `sqlite:///absolute`, taken to the letter.
+    Sqlite(PathBuf),
+    /// A server; its URL may hold a password.
+    Postgres(Secret),
+}
+
+impl fmt::Display for DatabaseUrl {
+    /// The URL without password and parameters.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sqlite(path) => write!(f, "sqlite://{}", path.display()),
+            Self::Postgres(url) => match Url::parse(url.expose()) {
+                Ok(url) => write!(f, "{}://{}{}", url.scheme(), url.host_str().unwrap_or_default(), url.path()),
+                Err(_) => f.write_str("postgres://(hidden)"),
+            },
+        }
+    }
+}
+
+/// What private keys are sealed with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SealingKey {
+    /// From `sealing_key` or `sealing_key_file`.
+    Given(KeyOctets),
+    /// A file beside the SQLite database, made at the first start; never with PostgreSQL.
+    BesideDatabase(PathBuf),
+}
+
+/// What may be reached.
+#[derive(Clone, Debug)]
+pub struct Network {
+    /// `network.allow`: the ceiling of what issuers and clients may except from the address rule.
+    pub allow: Vec<IpNet>,
+}
+
+/// How relying parties are told.
+#[derive(Clone, Debug)]
+pub struct Delivery {
+    /// What a registration gets that leaves its own settings out.
+    pub defaults: DeliverySettings,
+    /// `delivery.timeout_max_ms`: the longest time-out a registration may ask for.
+    pub timeout_max: Duration,
+    /// `delivery.total_in_flight`: how many attempts may run at once in this process.
+    pub total_in_flight: usize,
+    /// `delivery.lease_ms`: how long a claimed delivery belongs to its claimer.
+    pub lease: Duration,
+    /// `delivery.lease_margin_ms`: by how much a lease must outlast the longest attempt, for signing, writing the outcome down and clocks that differ.
+    pub lease_margin: Duration,
+    /// `delivery.poll_ms`: how often due deliveries are looked for without being called.
+    pub poll: Duration,
+    /// `delivery.idle_poll_ms`: the same, while nothing is pending.
+    pub idle_poll: Duration,
+}
+
+/// What logout tokens are like.
+#[derive(Clone, Debug)]
+pub struct Token {
+    /// `token.lifetime_s`: from `iat` to `exp`; two minutes at most (BCL 2.4).
+    pub lifetime: Duration,
+}
+
+/// What is written to standard error.
+#[derive(Clone, Copy, Debug)]
+pub struct Log {
+    /// `log.format`.
+    pub format: LogFormat,
+    /// `log.level`.
+    pub level: LogLevel,
+}
+
+/// How a log line is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For machines.
+    Json,
+    /// For people.
+    Text,
+}
+
+/// From which gravity on something is logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogLevel {
+    /// What somebody must look at.
+    Error,
+    /// What somebody should look at.
+    Warn,
+    /// What happened.
+    Info,
+    /// How it happened.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+impl Config {
+    /// Reads all sources and returns either a configuration without a mistake or every mistake.
+    pub fn load(arguments: &Arguments, variables: impl IntoIterator<Item = (String, String)>) -> Result<Self, Mistakes> {
+        let variables: Vec<_> = variables.into_iter().filter(|(_, value)| !value.trim().is_empty()).collect();
+        let mut reader = Reader::new();
+        lay_file(&mut reader, arguments, &variables);
+        lay_variables(&mut reader, &variables);
+        lay_arguments(&mut reader, arguments);
+        let mut config = Self::read(&mut reader);
+        refuse_ambient_proxy(&mut reader, &variables);
+        config.contradictions(&mut reader);
+        config.settings = reader.finish()?;
+        Ok(config)
+    }
+
+    /// How the world names this server: as configured, or else by the address it was bound to. Never ends in a slash.
+    pub fn public_url(&self, bound: SocketAddr) -> String {
+        let text = self.public_url.as_ref().map_or_else(|| format!("http://{bound}"), Url::to_string);
+        text.trim_end_matches('/').to_owned()
+    }
+
+    /// Every setting in effect, with its source and without its secrets.
+    pub fn settings(&self) -> &[Setting] {
+        &self.settings
+    }
+
+    fn read(reader: &mut Reader) -> Self {
+        let mode = reader.or("dev", Mode::Production, |raw| raw.truth().map(Mode::from_dev), |mode| (*mode == Mode::Dev).to_string());
+        let public_url = reader.optional("public_url", public_url, Url::to_string);
+        let admin_token = secret_or_file(reader, "admin_token", "admin_token_file", admin_token);
+        let database = Database::read(reader);
+        let sealing_key = sealing_key(reader, &database.url);
+        Self {
+            mode,
+            public_url,
+            admin_token,
+            sealing_key,
+            http: Http::read(reader),
+            database,
+            network: Network { allow: reader.or("network.allow", Vec::new(), networks, |allow| listed(allow)) },
+            delivery: Delivery::read(reader),
+            token: Token { lifetime: reader.seconds("token.lifetime_s", 120, 10..=120) },
+            idempotency_keep: Duration::from_hours(reader.number("idempotency_keep_h", 24, 24..=720)),
+            shutdown_grace: reader.seconds("shutdown_grace_s", 12, 1..=300),
+            log: Log::read(reader),
+            settings: Vec::new(),
+        }
+    }
+
+    fn contradictions(&self, reader: &mut Reader) {
+        let Delivery { defaults, timeout_max, total_in_flight, lease, lease_margin, poll, idle_poll } = &self.delivery;
+        if defaults.timeout > *timeout_max {
+            reader.contradiction("delivery.timeout_ms", "delivery.timeout_max_ms", "the default time-out is longer than the longest");
+        }
+        if *timeout_max + *lease_margin >= *lease {
+            let why =
+                format!("a lease must outlast the longest time-out by more than delivery.lease_margin_ms ({})", millis(*lease_margin));
+            reader.contradiction("delivery.timeout_max_ms", "delivery.lease_ms", why);
+        }
+        if usize::from(defaults.max_in_flight) > *total_in_flight {
+            reader.contradiction(
+                "delivery.max_in_flight",
+                "delivery.total_in_flight",
+                "one client may have more in flight than all together",
+            );
+        }
+        if poll > idle_poll {
+            reader.contradiction("delivery.poll_ms", "delivery.idle_poll_ms", "an idle courier looks more often than a busy one");
+        }
+        if *timeout_max >= self.token.lifetime {
+            let why = "a token could expire before the attempt that carries it is over";
+            reader.contradiction("delivery.timeout_max_ms", "token.lifetime_s", why);
+        }
+        if self.http.metrics_listen == Some(self.http.listen) && self.http.listen.port() != 0 {
+            reader.contradiction("http.listen", "http.metrics_listen", "two listeners cannot have one address");
+        }
+    }
+}
+
+impl Mode {
+    const fn from_dev(dev: bool) -> Self {
+        if dev { Self::Dev } else { Self::Production }
+    }
+}
+
+impl Http {
+    fn read(reader: &mut Reader) -> Self {
+        let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 8080));
+        Self {
+            listen: reader.or("http.listen", listen, address, SocketAddr::to_string),
+            metrics_listen: reader.optional("http.metrics_listen", address, SocketAddr::to_string),
+            body_bytes_max: reader.number("http.body_bytes_max", 4 << 20, 1 << 10..=64 << 20),
+            connections_max: reader.number("http.connections_max", 1000, 1..=1_000_000),
+            request_timeout: reader.millis("http.request_timeout_ms", 45_000, 31_000..=600_000),
+        }
+    }
+}
+
+impl Database {
+    fn read(reader: &mut Reader) -> Self {
+        let file = DatabaseUrl::Sqlite(PathBuf::from("logoutd.db"));
+        Self {
+            url: reader.or("database.url", file, database_url, DatabaseUrl::to_string),
+            max_connections: reader.number("database.max_connections", 16, 2..=1000),
+            statement_timeout: reader.millis("database.statement_timeout_ms", 5000, 100..=600_000),
+        }
+    }
+}
+
+impl Delivery {
+    fn read(reader: &mut Reader) -> Self {
+        let standard = DeliverySettings::DEFAULT;
+        let timeout_ms = reader.number("delivery.timeout_ms", millis(standard.timeout), 100..=TIMEOUT_MS_MAX);
+        let timeout_max_ms = reader.number("delivery.timeout_max_ms", timeout_ms.max(millis(standard.timeout)), 100..=TIMEOUT_MS_MAX);
+        let margin_ms = reader.number("delivery.lease_margin_ms", 10_000, 100..=600_000);
+        let lease_ms = 2 * timeout_max_ms + margin_ms;
+        let defaults = DeliverySettings {
+            timeout: Duration::from_millis(timeout_ms),
+            max_in_flight: reader.number("delivery.max_in_flight", standard.max_in_flight, 1..=1024),
+            horizon: reader.seconds("delivery.horizon_s", standard.horizon.as_secs(), 60..=30 * 24 * 3600),
+            confirm_rejections: reader.number("delivery.confirm_rejections", standard.confirm_rejections, 0..=2),
+            ..standard
+        };
+        Self {
+            defaults,
+            timeout_max: Duration::from_millis(timeout_max_ms),
+            total_in_flight: reader.number("delivery.total_in_flight", 512, 1..=65_536),
+            lease: reader.millis("delivery.lease_ms", lease_ms, 1000..=3_600_000),
+            lease_margin: Duration::from_millis(margin_ms),
+            poll: reader.millis("delivery.poll_ms", 500, 10..=60_000),
+            idle_poll: reader.millis("delivery.idle_poll_ms", 5000, 10..=60_000),
+        }
+    }
+}
+
+/// The longest time-out of one attempt, in milliseconds.
+const TIMEOUT_MS_MAX: u64 = 100_000;
+
+impl Log {
+    fn read(reader: &mut Reader) -> Self {
+        use LogLevel::{Debug, Error, Info, Trace, Warn};
+        let levels = [("error", Error), ("warn", Warn), ("info", Info), ("debug", Debug), ("trace", Trace)];
+        Self {
+            format: reader.word("log.format", LogFormat::Json, &[("json", LogFormat::Json), ("text", LogFormat::Text)]),
+            level: reader.word("log.level", Info, &levels),
+        }
+    }
+}
+
+/// The largest configuration file, and the largest file with a secret, in octets.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+fn lay_file(reader: &mut Reader, arguments: &Arguments, variables: &[(String, String)]) {
+    let named = variables.iter().find(|(name, _)| name == "LOGOUTD_CONFIG").map(|(_, value)| PathBuf::from(value));
+    let Some(path) = arguments.config.clone().or(named) else { return };
+    match read_file(&path) {
+        Ok(text) => reader.lay_file(&path, &text),
+        Err(why) => reader.file_mistake(Source::File { path, line: None }, why),
+    }
+}
+
+fn read_file(path: &Path) -> Result<String, String> {
+    use std::io::Read as _;
+    let mut text = String::new();
+    std::fs::File::open(path)
+        .and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text))
+        .map_err(|error| format!("cannot be read: {error}"))?;
+    if text.len() as u64 > FILE_BYTES_MAX { Err(format!("is larger than {FILE_BYTES_MAX} octets")) } else { Ok(text) }
+}
+
+/// Variables that begin like ours and are not settings: those of the command line and of the tests, and those Kubernetes sets in every container beside
+/// a service that is called `logoutd`.
+const OTHER_VARIABLES: [&str; 6] =
+    ["LOGOUTD_CONFIG", "LOGOUTD_URL", "LOGOUTD_TOKEN", "LOGOUTD_TEST_*", "LOGOUTD_SERVICE_*", "LOGOUTD_PORT*"];
+
+fn lay_variables(reader: &mut Reader, variables: &[(String, String)]) {
+    for (name, value) in variables {
+        let Some(rest) = name.strip_prefix("LOGOUTD_") else { continue };
+        if OTHER_VARIABLES.iter().any(|other| other.strip_suffix('*').map_or(name == other, |prefix| name.starts_with(prefix))) {
+            continue;
+        }
+        let path = match rest {
+            "LISTEN" => "http.listen".to_owned(),
+            "DATABASE_URL" => "database.url".to_owned(),
+            long => long.to_ascii_lowercase().replace("__", "."),
+        };
+        reader.lay(&path, value.clone(), Source::Variable(name.clone()));
+    }
+}
+
+fn lay_arguments(reader: &mut Reader, arguments: &Arguments) {
+    if let Some(url) = &arguments.database_url {
+        reader.lay("database.url", url.clone(), Source::Argument("--database-url"));
+    }
+    if let Some(listen) = &arguments.listen {
+        reader.lay("http.listen", listen.clone(), Source::Argument("--listen"));
+    }
+    match arguments.mode {
+        Mode::Dev => reader.lay("dev", "true".to_owned(), Source::Argument("--dev")),
+        Mode::Production => {}
+    }
+}
+
+/// A proxy resolves names itself, behind the address guard; whoever wants one in the environment all the same must say that it is not ours.
+fn refuse_ambient_proxy(reader: &mut Reader, variables: &[(String, String)]) {
+    let decision = reader.optional("network.ambient_proxy", ignore, |_| "ignore".to_owned());
+    let names: Vec<_> = variables.iter().map(|(name, _)| name.as_str()).filter(|name| is_proxy(name)).collect();
+    if decision.is_none() && reader.is_sound("network.ambient_proxy") && !names.is_empty() {
+        let why = format!(
+            "{} would not be used, since every address is checked here: unset it, or say so with network.ambient_proxy = \"ignore\"",
+            names.join(", ")
+        );
+        reader.mistake("network.ambient_proxy", why);
+    }
+}
+
+fn is_proxy(name: &str) -> bool {
+    matches!(name.to_ascii_lowercase().as_str(), "http_proxy" | "https_proxy" | "all_proxy")
+}
+
+fn ignore(raw: &Raw) -> Result<(), String> {
+    match raw.text()? {
+        "ignore" => Ok(()),
+        other => Err(format!("must be \"ignore\", not {other:?}")),
+    }
+}
+
+/// A secret from one of two settings, of which only one may be given.
+fn secret_or_file<T>(
+    reader: &mut Reader,
+    direct: &'static str,
+    file: &'static str,
+    parse: impl Fn(&str) -> Result<T, String>,
+) -> Option<T> {
+    let hidden = |_: &T| "(hidden)".to_owned();
+    let given = reader.optional(direct, |raw| parse(raw.text()?), hidden);
+    let from_file = reader.optional(file, |raw| parse(read_file(Path::new(raw.text()?))?.trim()), hidden);
+    if reader.is_given(direct) && reader.is_given(file) {
+        reader.contradiction(direct, file, "both are set: keep one");
+    }
+    given.or(from_file)
+}
+
+/// Fewer characters could be guessed.
+const ADMIN_TOKEN_CHARS_MIN: usize = 32;
+
+fn admin_token(text: &str) -> Result<Secret, String> {
+    // What a Bearer header can carry (RFC 6750 2.1): another token could never be presented.
+    let legal = |octet: u8| octet.is_ascii_alphanumeric() || b"-._~+/=".contains(&octet);
+    match text.len() {
+        0..ADMIN_TOKEN_CHARS_MIN => Err(format!("must have at least {ADMIN_TOKEN_CHARS_MIN} characters")),
+        256.. => Err("must have at most 255 characters".to_owned()),
+        _ if !text.bytes().all(legal) => Err("must consist of letters, digits and - . _ ~ + / =".to_owned()),
+        _ => Ok(Secret::new(text)),
+    }
+}
+
+fn sealing_key(reader: &mut Reader, database: &DatabaseUrl) -> SealingKey {
+    let parse = |text: &str| KeyOctets::parse(text).ok_or_else(|| "must be 32 octets in base64".to_owned());
+    let given = secret_or_file(reader, "sealing_key", "sealing_key_file", parse);
+    match (given, database) {
+        (Some(key), _) => SealingKey::Given(key),
+        (None, DatabaseUrl::Sqlite(path)) => SealingKey::BesideDatabase(key_file(path)),
+        (None, DatabaseUrl::Postgres(_)) => {
+            if !reader.is_given("sealing_key") && !reader.is_given("sealing_key_file") {
+                let why = "with PostgreSQL a sealing_key or sealing_key_file is needed: replicas must share it, and no backup may hold it";
+                reader.contradiction("database.url", "sealing_key", why);
+            }
+            // Never seen: without a sound key, PostgreSQL is always a mistake.
+            SealingKey::BesideDatabase(PathBuf::new())
+        }
+    }
+}
+
+/// `<database>.key`.
+fn key_file(database: &Path) -> PathBuf {
+    let mut name = database.as_os_str().to_owned();
+    name.push(".key");
+    PathBuf::from(name)
+}
+
+fn database_url(raw: &Raw) -> Result<DatabaseUrl, String> {
+    let text = raw.text()?;
+    if let Some(path) = text.strip_prefix("sqlite://") {
+        return match path {
+            "" | ":memory:" => Err("must name a file: what is only in memory is lost with the process".to_owned()),
+            path if path.contains(['?', '#']) => {
+                Err("takes no parameters: journal, synchronisation and time-outs are not negotiable".to_owned())
+            }
+            path => Ok(DatabaseUrl::Sqlite(PathBuf::from(path))),
+        };
+    }
+    match Url::parse(text) {
+        Ok(url) if matches!(url.scheme(), "postgres" | "postgresql") => Ok(DatabaseUrl::Postgres(Secret::new(text))),
+        // The text is not repeated: it may hold a password.
+        _ => Err("must be sqlite://file, sqlite:///absolute/file or postgres://user@host/name".to_owned()),
+    }
+}
+
+fn public_url(raw: &Raw) -> Result<Url, String> {
+    let why = || "must be an absolute http(s) URL without user, query and fragment".to_owned();
+    let url = Url::parse(raw.text()?).map_err(|_| why())?;
+    let plain = matches!(url.scheme(), "http" | "https")
+        && url.username().is_empty()
+        && url.password().is_none()
+        && url.query().is_none()
+        && url.fragment().is_none();
+    if plain { Ok(url) } else { Err(why()) }
+}
+
+fn address(raw: &Raw) -> Result<SocketAddr, String> {
+    let text = raw.text()?;
+    text.parse().map_err(|_| format!("must be an address and a port, such as 127.0.0.1:8080, not {text:?}"))
+}
+
+fn networks(raw: &Raw) -> Result<Vec<IpNet>, String> {
+    raw.list()?.iter().map(|text| network(text)).collect()
+}
+
+fn network(text: &str) -> Result<IpNet, String> {
+    let net: IpNet = text
+        .parse()
+        .or_else(|_| text.parse().map(|address: std::net::IpAddr| IpNet::from(address)))
+        .map_err(|_| format!("must hold networks such as 10.0.0.0/8, not {text:?}"))?;
+    if net != net.trunc() {
+        return Err(format!("{net} has bits behind its prefix: {} is meant?", net.trunc()));
+    }
+    let link_local = ["169.254.0.0/16", "fe80::/10"].iter().any(|never| never.parse::<IpNet>().is_ok_and(|never| never.contains(&net)));
+    if link_local { Err(format!("{net} is link-local, which is never reached")) } else { Ok(net) }
+}
+
+fn listed(networks: &[IpNet]) -> String {
+    let texts: Vec<_> = networks.iter().map(IpNet::to_string).collect();
+    if texts.is_empty() { "(none)".to_owned() } else { texts.join(", ") }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests;
