@@ -1,0 +1,500 @@
+//! One struct for each thing that happens, with `emit()`.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use metrics::{counter, gauge, histogram};
+use tracing::{debug, error, info, warn};
+
+use super::metrics as names;
+use crate::model::attempt::OutcomeClass;
+use crate::model::delivery::{Class, DeliveryState, SettledReason};
+use crate::model::event::Counts;
+use crate::model::trigger::Reason;
+use crate::model::{ClientId, DeliveryId, EventId, IssuerId};
+
+/// A logout became true.
+#[derive(Debug)]
+pub struct LogoutCommitted<'a> {
+    /// Which.
+    pub event: &'a EventId,
+    /// Whose issuer.
+    pub issuer: &'a IssuerId,
+    /// Why.
+    pub reason: Reason,
+    /// The class of its deliveries.
+    pub class: Class,
+    /// How many sessions it ended.
+    pub sessions: u64,
+    /// How many deliveries it wrote.
+    pub deliveries: u64,
+}
+
+impl LogoutCommitted<'_> {
+    /// Tells it.
+    pub fn emit(&self) {
+        let Self { event, issuer, reason, class, sessions, deliveries } = self;
+        info!(%event, %issuer, %reason, %class, sessions, deliveries, "a logout was committed");
+        counter!(names::LOGOUTS, "reason" => reason.as_str(), "class" => class.as_str()).increment(1);
+        counter!(names::SESSIONS_ENDED).increment(*sessions);
+        counter!(names::DELIVERIES_PLANNED).increment(*deliveries);
+    }
+}
+
+/// A delivery came to its end.
+#[derive(Debug)]
+pub struct DeliverySettled<'a> {
+    /// Which.
+    pub delivery: &'a DeliveryId,
+    /// The logout it belongs to.
+    pub event: &'a EventId,
+    /// Whom it was for.
+    pub client_id: &'a ClientId,
+    /// How it ended.
+    pub state: DeliveryState,
+    /// Why so.
+    pub reason: SettledReason,
+    /// How many attempts it took.
+    pub attempts: u32,
+    /// From its commit to now.
+    pub age: Duration,
+}
+
+impl DeliverySettled<'_> {
+    /// Tells it.
+    pub fn emit(&self) {
+        let Self { delivery, event, client_id, state, reason, attempts, age } = self;
+        let age_ms = millis(*age);
+        match state {
+            DeliveryState::Rejected | DeliveryState::Expired => {
+                warn!(%delivery, %event, %client_id, %state, %reason, attempts, age_ms, "a delivery was given up");
+            }
+            DeliveryState::Pending
+            | DeliveryState::Delivered
+            | DeliveryState::Superseded
+            | DeliveryState::Cancelled
+            | DeliveryState::Unreachable => {
+                info!(%delivery, %event, %client_id, %state, %reason, attempts, age_ms, "a delivery was settled");
+            }
+        }
+        counter!(names::DELIVERIES_SETTLED, "state" => state.as_str(), "reason" => reason.as_str()).increment(1);
+        histogram!(names::SETTLED_AGE, "state" => state.as_str()).record(*age);
+    }
+}
+
+/// A relying party was asked once.
+#[derive(Debug)]
+pub struct AttemptMade<'a> {
+    /// For which delivery.
+    pub delivery: &'a DeliveryId,
+    /// Who was asked.
+    pub client_id: &'a ClientId,
+    /// Counts from 1 within the delivery.
+    pub number: u32,
+    /// What came of it.
+    pub class: OutcomeClass,
+    /// How long it took.
+    pub duration: Duration,
+    /// From the delivery's commit to now.
+    pub age: Duration,
+}
+
+impl AttemptMade<'_> {
+    /// Tells it.
+    pub fn emit(&self) {
+        let Self { delivery, client_id, number, class, duration, age } = self;
+        debug!(%delivery, %client_id, number, %class, duration_ms = millis(*duration), "an attempt was made");
+        counter!(names::ATTEMPTS, "class" => class.as_str()).increment(1);
+        histogram!(names::ATTEMPT_DURATION, "class" => class.as_str()).record(*duration);
+        if *number == 1 {
+            histogram!(names::FIRST_ATTEMPT_AGE).record(*age);
+        }
+    }
+}
+
+/// An outcome came after its lease was over: somebody else settles that delivery.
+#[derive(Debug)]
+pub struct LeaseLost<'a> {
+    /// Which delivery.
+    pub delivery: &'a DeliveryId,
+}
+
+impl LeaseLost<'_> {
+    /// Tells it.
+    pub fn emit(&self) {
+        warn!(delivery = %self.delivery, "an outcome came after its lease was over");
+        counter!(names::LEASES_LOST).increment(1);
+    }
+}
+
+/// A group of writes reached the disk.
+#[derive(Debug)]
+pub struct GroupCommitted {
+    /// How many writes.
+    pub size: usize,
+    /// From the first statement to the end of the commit.
+    pub duration: Duration,
+}
+
+impl GroupCommitted {
+    /// Counts it. There is no log line: commits come by the thousand.
+    pub fn emit(&self) {
+        histogram!(names::COMMIT_GROUP_SIZE).record(f64::from(u32::try_from(self.size).unwrap_or(u32::MAX)));
+        histogram!(names::COMMIT_DURATION).record(self.duration);
+    }
+}
+
+/// The methods requests are counted by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    /// GET.
+    Get,
+    /// HEAD.
+    Head,
+    /// POST.
+    Post,
+    /// PUT.
+    Put,
+    /// PATCH.
+    Patch,
+    /// DELETE.
+    Delete,
+    /// Any other.
+    Other,
+}
+
+impl Method {
+    /// The method of this name; a caller cannot invent a label.
+    pub fn named(name: &str) -> Self {
+        match name {
+            "GET" => Self::Get,
+            "HEAD" => Self::Head,
+            "POST" => Self::Post,
+            "PUT" => Self::Put,
+            "PATCH" => Self::Patch,
+            "DELETE" => Self::Delete,
+            _ => Self::Other,
+        }
+    }
+
+    /// The label.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Get => "GET",
+            Self::Head => "HEAD",
+            Self::Post => "POST",
+            Self::Put => "PUT",
+            Self::Patch => "PATCH",
+            Self::Delete => "DELETE",
+            Self::Other => "other",
+        }
+    }
+}
+
+/// A request was answered.
+#[derive(Debug)]
+pub struct RequestServed<'a> {
+    /// The template of its route, never its values; none when there is no such route.
+    pub route: Option<&'a str>,
+    /// Its method.
+    pub method: Method,
+    /// What it was answered.
+    pub status: u16,
+    /// How long it took.
+    pub duration: Duration,
+}
+
+impl RequestServed<'_> {
+    /// Tells it.
+    pub fn emit(&self) {
+        let route = self.route.unwrap_or("(none)");
+        debug!(route, method = self.method.as_str(), status = self.status, duration_ms = millis(self.duration), "a request was answered");
+        let labels = [("route", route.to_owned()), ("method", self.method.as_str().to_owned()), ("status", self.status.to_string())];
+        counter!(names::REQUESTS, &labels).increment(1);
+        histogram!(names::REQUEST_DURATION, "route" => route.to_owned()).record(self.duration);
+    }
+}
+
+/// A request was answered with a 5xx that is our fault.
+#[derive(Debug)]
+pub struct RequestFailed<'a> {
+    /// All that the caller was told.
+    pub instance: &'a str,
+    /// The template of its route.
+    pub route: Option<&'a str>,
+    /// The error with all its sources.
+    pub error: &'a (dyn std::error::Error + 'static),
+}
+
+impl RequestFailed<'_> {
+    /// Tells it.
+    pub fn emit(&self) {
+        let route = self.route.unwrap_or("(none)");
+        error!(instance = self.instance, route, error = %Chain(self.error), "a request failed by our fault");
+        counter!(names::REQUESTS_FAILED).increment(1);
+    }
+}
+
+/// What kind of trouble the database makes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreFault {
+    /// It does not answer, or asks to come again.
+    Unavailable,
+    /// It holds what cannot be.
+    Corrupt,
+}
+
+impl StoreFault {
+    /// The label.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Unavailable => "unavailable",
+            Self::Corrupt => "corrupt",
+        }
+    }
+}
+
+/// The database failed us.
+#[derive(Debug)]
+pub struct StoreFailed<'a> {
+    /// What was asked of it, such as `claim_due`.
+    pub operation: &'static str,
+    /// How it failed.
+    pub fault: StoreFault,
+    /// The error with all its sources.
+    pub error: &'a (dyn std::error::Error + 'static),
+}
+
+impl StoreFailed<'_> {
+    /// Tells it.
+    pub fn emit(&self) {
+        error!(operation = self.operation, kind = self.fault.as_str(), error = %Chain(self.error), "the database failed");
+        counter!(names::STORE_FAILURES, "operation" => self.operation, "kind" => self.fault.as_str()).increment(1);
+    }
+}
+
+/// Why a caller could not be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// No token was presented.
+    Missing,
+    /// What was presented is no token.
+    Malformed,
+    /// No such token.
+    Unknown,
+    /// Its time is over.
+    Expired,
+    /// It was revoked.
+    Revoked,
+}
+
+impl Refusal {
+    /// The label.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Missing => "missing",
+            Self::Malformed => "malformed",
+            Self::Unknown => "unknown",
+            Self::Expired => "expired",
+            Self::Revoked => "revoked",
+        }
+    }
+}
+
+/// A caller could not be told.
+#[derive(Debug)]
+pub struct AuthenticationFailed {
+    /// Why.
+    pub why: Refusal,
+    /// Where the request came from.
+    pub remote: Option<IpAddr>,
+}
+
+impl AuthenticationFailed {
+    /// Tells it.
+    pub fn emit(&self) {
+        warn!(why = self.why.as_str(), remote = self.remote.map(tracing::field::display), "a caller could not be authenticated");
+        counter!(names::AUTHENTICATION_FAILURES, "why" => self.why.as_str()).increment(1);
+    }
+}
+
+/// The server began to serve.
+#[derive(Debug)]
+pub struct Started<'a> {
+    /// Where.
+    pub listen: SocketAddr,
+    /// The database engine.
+    pub engine: &'static str,
+    /// The version the database says it has.
+    pub database_version: &'a str,
+}
+
+impl Started<'_> {
+    /// Tells it.
+    pub fn emit(&self) {
+        let version = env!("CARGO_PKG_VERSION");
+        info!(listen = %self.listen, engine = self.engine, database_version = self.database_version, version, "the server has started");
+        let labels =
+            [("version", version.to_owned()), ("engine", self.engine.to_owned()), ("database_version", self.database_version.to_owned())];
+        gauge!(names::INFO, &labels).set(1.0);
+    }
+}
+
+/// The server is at its end.
+#[derive(Debug)]
+pub enum Stopped {
+    /// Everything in flight was finished.
+    Finished,
+    /// Something was dropped where it stood; the database has it.
+    Forced,
+}
+
+impl Stopped {
+    /// Tells it.
+    pub fn emit(&self) {
+        match self {
+            Self::Finished => info!("the server has stopped"),
+            Self::Forced => warn!("the server has stopped before everything in flight was finished; it goes on at the next start"),
+        }
+    }
+}
+
+/// What the database holds, looked at from time to time.
+#[derive(Debug)]
+pub struct Gauges {
+    /// All deliveries, counted without regard to their state.
+    pub enqueued: u64,
+    /// The same deliveries, counted by state.
+    pub counts: Counts,
+    /// The age of the oldest one that is pending.
+    pub oldest_pending: Option<Duration>,
+}
+
+impl Gauges {
+    /// Sets them, and raises its voice when the sum of the states is not the whole.
+    #[expect(clippy::cast_precision_loss, reason = "a gauge is a float; counts below 2^53 are exact")]
+    pub fn emit(&self) {
+        let Counts { pending, delivered, rejected, expired, superseded, cancelled, unreachable, adopted: _, late_joiners: _ } = self.counts;
+        let states = [
+            (DeliveryState::Pending, pending),
+            (DeliveryState::Delivered, delivered),
+            (DeliveryState::Rejected, rejected),
+            (DeliveryState::Expired, expired),
+            (DeliveryState::Superseded, superseded),
+            (DeliveryState::Cancelled, cancelled),
+            (DeliveryState::Unreachable, unreachable),
+        ];
+        for (state, count) in states {
+            gauge!(names::DELIVERIES, "state" => state.as_str()).set(count as f64);
+        }
+        let unaccounted = self.enqueued.abs_diff(self.counts.total());
+        if unaccounted > 0 {
+            error!(enqueued = self.enqueued, accounted = self.counts.total(), "deliveries are missing from the account");
+        }
+        gauge!(names::ENQUEUED).set(self.enqueued as f64);
+        gauge!(names::UNACCOUNTED).set(unaccounted as f64);
+        gauge!(names::OLDEST_PENDING).set(self.oldest_pending.unwrap_or_default().as_secs_f64());
+    }
+}
+
+/// An error and all its sources on one line.
+struct Chain<'a>(&'a (dyn std::error::Error + 'static));
+
+impl std::fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.0)?;
+        let sources = std::iter::successors(self.0.source(), |error| error.source());
+        sources.into_iter().try_for_each(|source| write!(f, ": {source}"))
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::metrics::with_buckets;
+    use super::*;
+
+    /// What a recorder of its own has to tell after `emit`: the one of the process is shared with every other test.
+    fn measured(emit: impl FnOnce()) -> String {
+        let recorder = with_buckets().build_recorder();
+        metrics::with_local_recorder(&recorder, emit);
+        recorder.handle().render()
+    }
+
+    fn assert_lines(text: &str, lines: &[&str]) {
+        for line in lines {
+            assert!(text.lines().any(|found| found == *line), "{line} in {text}");
+        }
+    }
+
+    #[test]
+    fn neither_a_client_nor_a_delivery_is_ever_a_label() {
+        let delivery = DeliveryId::parse("01ARZ3NDEKTSV4RRFFQ69G5FAV").unwrap();
+        let event = EventId::parse("01ARZ3NDEKTSV4RRFFQ69G5FAW").unwrap();
+        let client_id = ClientId::parse("a-client-by-name").unwrap();
+        let (state, reason) = (DeliveryState::Delivered, SettledReason::Accepted);
+        let age = Duration::from_millis(300);
+        let text = measured(|| {
+            let class = OutcomeClass::Delivered;
+            AttemptMade { delivery: &delivery, client_id: &client_id, number: 1, class, duration: age, age }.emit();
+            AttemptMade { delivery: &delivery, client_id: &client_id, number: 2, class, duration: age, age }.emit();
+            DeliverySettled { delivery: &delivery, event: &event, client_id: &client_id, state, reason, attempts: 1, age }.emit();
+            LeaseLost { delivery: &delivery }.emit();
+        });
+        assert!(!text.contains("a-client-by-name") && !text.contains("01ARZ3"), "{text}");
+        assert_lines(
+            &text,
+            &[
+                "logoutd_deliveries_settled_total{state=\"delivered\",reason=\"accepted\"} 1",
+                "logoutd_delivery_settled_age_seconds_bucket{state=\"delivered\",le=\"0.25\"} 0",
+                "logoutd_delivery_settled_age_seconds_bucket{state=\"delivered\",le=\"0.5\"} 1",
+                "logoutd_attempts_total{class=\"delivered\"} 2",
+                "logoutd_delivery_first_attempt_age_seconds_count 1",
+                "logoutd_leases_lost_total 1",
+            ],
+        );
+    }
+
+    #[test]
+    fn a_logout_is_counted_with_what_it_ended() {
+        let event = EventId::parse("01ARZ3NDEKTSV4RRFFQ69G5FAW").unwrap();
+        let issuer = IssuerId::parse("main").unwrap();
+        let (reason, class) = (Reason::TokenReuse, Class::Compromise);
+        let text = measured(|| LogoutCommitted { event: &event, issuer: &issuer, reason, class, sessions: 2, deliveries: 5 }.emit());
+        assert_lines(
+            &text,
+            &[
+                "logoutd_logouts_total{reason=\"token_reuse\",class=\"compromise\"} 1",
+                "logoutd_sessions_ended_total 2",
+                "logoutd_deliveries_planned_total 5",
+            ],
+        );
+    }
+
+    #[test]
+    fn what_is_in_no_state_shows_as_unaccounted() {
+        let counts = Counts { pending: 2, delivered: 3, adopted: 9, late_joiners: 1, ..Counts::default() };
+        let text = measured(|| Gauges { enqueued: 6, counts, oldest_pending: Some(Duration::from_secs(90)) }.emit());
+        let lines =
+            ["logoutd_deliveries_unaccounted 1", "logoutd_deliveries{state=\"pending\"} 2", "logoutd_delivery_oldest_pending_seconds 90"];
+        assert_lines(&text, &lines);
+    }
+
+    #[test]
+    fn an_invented_method_makes_no_new_label() {
+        let duration = Duration::from_millis(3);
+        let text = measured(|| RequestServed { route: None, method: Method::named("BREW"), status: 405, duration }.emit());
+        assert_lines(&text, &["logoutd_requests_total{route=\"(none)\",method=\"other\",status=\"405\"} 1"]);
+    }
+
+    #[test]
+    fn an_error_is_told_with_all_its_sources() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("the commit failed")]
+        struct Outer(#[source] std::io::Error);
+        assert_eq!(Chain(&Outer(std::io::Error::other("disk full"))).to_string(), "the commit failed: disk full");
+    }
+}

@@ -1,0 +1,125 @@
+//! Where metrics go: a Prometheus recorder of the process, rendered on request.
+//!
+//! Counters belong to a process, so several servers in one process (as tests start them) share them.
+
+use std::sync::OnceLock;
+
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+
+/// The way to read the metrics of this process.
+#[derive(Clone)]
+pub struct Handle(PrometheusHandle);
+
+impl Handle {
+    /// Everything measured so far, in Prometheus' text format.
+    pub fn render(&self) -> String {
+        self.0.render()
+    }
+
+    /// Folds what histograms have collected; asked for every few seconds, memory stays bounded when nobody scrapes.
+    pub fn tidy(&self) {
+        self.0.run_upkeep();
+    }
+}
+
+impl std::fmt::Debug for Handle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("metrics::Handle")
+    }
+}
+
+/// Makes the recorder of this process, the first time, and returns the way to read it, every time.
+pub fn install() -> Handle {
+    static HANDLE: OnceLock<Handle> = OnceLock::new();
+    HANDLE.get_or_init(make).clone()
+}
+
+fn make() -> Handle {
+    let recorder = with_buckets().build_recorder();
+    let handle = Handle(recorder.handle());
+    match metrics::set_global_recorder(recorder) {
+        Ok(()) => describe(),
+        Err(_) => tracing::warn!("another metrics recorder was there first; /metrics will be empty"),
+    }
+    handle
+}
+
+/// Seconds within one machine: a commit, a request, an attempt.
+const SHORT_S: [f64; 14] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+/// Seconds until somebody was told: from a heartbeat to the horizon.
+const LONG_S: [f64; 14] = [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0, 1800.0, 7200.0, 43_200.0, 259_200.0];
+/// Jobs in one commit.
+const SIZES: [f64; 8] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0];
+
+pub(super) fn with_buckets() -> PrometheusBuilder {
+    let buckets = [
+        (Matcher::Suffix("_duration_seconds".to_owned()), &SHORT_S[..]),
+        (Matcher::Suffix("_age_seconds".to_owned()), &LONG_S[..]),
+        (Matcher::Suffix("_size".to_owned()), &SIZES[..]),
+    ];
+    buckets.into_iter().fold(PrometheusBuilder::new(), |builder, (matcher, bounds)| {
+        builder.set_buckets_for_metric(matcher, bounds).expect("no list of buckets is empty")
+    })
+}
+
+pub(super) const LOGOUTS: &str = "logoutd_logouts_total";
+pub(super) const SESSIONS_ENDED: &str = "logoutd_sessions_ended_total";
+pub(super) const DELIVERIES_PLANNED: &str = "logoutd_deliveries_planned_total";
+pub(super) const DELIVERIES_SETTLED: &str = "logoutd_deliveries_settled_total";
+pub(super) const SETTLED_AGE: &str = "logoutd_delivery_settled_age_seconds";
+pub(super) const FIRST_ATTEMPT_AGE: &str = "logoutd_delivery_first_attempt_age_seconds";
+pub(super) const ATTEMPTS: &str = "logoutd_attempts_total";
+pub(super) const ATTEMPT_DURATION: &str = "logoutd_attempt_duration_seconds";
+pub(super) const LEASES_LOST: &str = "logoutd_leases_lost_total";
+pub(super) const COMMIT_DURATION: &str = "logoutd_commit_duration_seconds";
+pub(super) const COMMIT_GROUP_SIZE: &str = "logoutd_commit_group_size";
+pub(super) const REQUESTS: &str = "logoutd_requests_total";
+pub(super) const REQUEST_DURATION: &str = "logoutd_request_duration_seconds";
+pub(super) const REQUESTS_FAILED: &str = "logoutd_requests_failed_total";
+pub(super) const STORE_FAILURES: &str = "logoutd_store_failures_total";
+pub(super) const AUTHENTICATION_FAILURES: &str = "logoutd_authentication_failures_total";
+pub(super) const INFO: &str = "logoutd_info";
+pub(super) const ENQUEUED: &str = "logoutd_deliveries_enqueued";
+pub(super) const DELIVERIES: &str = "logoutd_deliveries";
+pub(super) const UNACCOUNTED: &str = "logoutd_deliveries_unaccounted";
+pub(super) const OLDEST_PENDING: &str = "logoutd_delivery_oldest_pending_seconds";
+
+fn describe() {
+    use metrics::{describe_counter, describe_gauge, describe_histogram};
+    describe_counter!(LOGOUTS, "Logouts committed, by reason and class.");
+    describe_counter!(SESSIONS_ENDED, "Sessions ended by committed logouts.");
+    describe_counter!(DELIVERIES_PLANNED, "Deliveries written by committed logouts.");
+    describe_counter!(DELIVERIES_SETTLED, "Deliveries settled, by state and reason.");
+    describe_histogram!(SETTLED_AGE, "Seconds from a delivery's commit to its settlement, by state.");
+    describe_histogram!(FIRST_ATTEMPT_AGE, "Seconds from a delivery's commit to the end of its first attempt.");
+    describe_counter!(ATTEMPTS, "Attempts made, by the class of their outcome.");
+    describe_histogram!(ATTEMPT_DURATION, "Seconds one attempt took, by the class of its outcome.");
+    describe_counter!(LEASES_LOST, "Outcomes that came after their lease was over.");
+    describe_histogram!(COMMIT_DURATION, "Seconds one commit took, waiting for the disk included.");
+    describe_histogram!(COMMIT_GROUP_SIZE, "Jobs in one commit.");
+    describe_counter!(REQUESTS, "Requests answered, by route, method and status.");
+    describe_histogram!(REQUEST_DURATION, "Seconds one request took, by route.");
+    describe_counter!(REQUESTS_FAILED, "Requests answered with a 5xx that is our fault.");
+    describe_counter!(STORE_FAILURES, "Statements or commits that failed, by kind.");
+    describe_counter!(AUTHENTICATION_FAILURES, "Requests whose caller could not be told, by reason.");
+    describe_gauge!(INFO, "1, with the version of this server and of its database.");
+    describe_gauge!(ENQUEUED, "Deliveries in the database.");
+    describe_gauge!(DELIVERIES, "Deliveries in the database, by state.");
+    describe_gauge!(UNACCOUNTED, "Deliveries in the database that are in no known state: always 0.");
+    describe_gauge!(OLDEST_PENDING, "Age in seconds of the oldest delivery that is not settled; 0 when all are.");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_recorder_is_made_once_and_every_handle_reads_it() {
+        let (first, second) = (install(), install());
+        metrics::counter!(LEASES_LOST).increment(1);
+        for text in [first.render(), second.render()] {
+            assert!(text.contains("# HELP logoutd_leases_lost_total Outcomes"), "{text}");
+            assert!(text.lines().any(|line| line.starts_with("logoutd_leases_lost_total ")), "{text}");
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! The watchtower: a name for everything that happens.
+//!
+//! Owns the events, each one struct whose `emit()` writes one log line and moves its metrics, and where both go. Never decides anything and never tells a
+//! subject, a session id, a token, a secret or a body. A client id is a field of a log line and never a metric label, since labels are kept for ever.
+
+mod events;
+pub mod logging;
+pub mod metrics;
+
+pub use events::{
+    AttemptMade, AuthenticationFailed, DeliverySettled, Gauges, GroupCommitted, LeaseLost, LogoutCommitted, Method, Refusal, RequestFailed,
+    RequestServed, Started, Stopped, StoreFailed, StoreFault,
+};
