@@ -1,5 +1,7 @@
 //! logoutd, a coordinator for OpenID Connect back-channel logout.
 pub mod egress;
+pub mod app;
+pub mod cli;
 pub mod config;
 pub mod lifecycle;
 pub mod model;

@@ -1,6 +1,6 @@
 //! Where log lines go: standard error, as JSON or as text.
 
-use tracing::Level;
+pub use tracing::Level;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::Layer as _;
 use tracing_subscriber::filter::Targets;
