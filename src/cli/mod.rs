@@ -41,14 +41,11 @@ enum Command {
 /// Where settings come from. Every other setting is in the file or in the environment.
 #[derive(Debug, Args)]
 struct ServeArgs {
-    /// A TOML file of settings [env: LOGOUTD_CONFIG]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help = "A TOML file of settings [env: LOGOUTD_CONFIG]")]
     config: Option<PathBuf>,
-    /// sqlite://file or postgres://user@host/name [env: LOGOUTD_DATABASE_URL]
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", help = "sqlite://file or postgres://user@host/name [env: LOGOUTD_DATABASE_URL]")]
     database_url: Option<String>,
-    /// Address and port to serve on [env: LOGOUTD_LISTEN]
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS", help = "Address and port to serve on [env: LOGOUTD_LISTEN]")]
     listen: Option<String>,
     /// Also allow http and loopback, and print an admin token when none is set
     #[arg(long)]

@@ -405,7 +405,7 @@ fn lay_arguments(reader: &mut Reader, arguments: &Arguments) {
 
 /// A proxy resolves names itself, behind the address guard; whoever wants one in the environment all the same must say that it is not ours.
 fn refuse_ambient_proxy(reader: &mut Reader, variables: &[(String, String)]) {
-    let decision = reader.optional("network.ambient_proxy", ignore, |_| "ignore".to_owned());
+    let decision = reader.optional("network.ambient_proxy", ignore, |()| "ignore".to_owned());
     let names: Vec<_> = variables.iter().map(|(name, _)| name.as_str()).filter(|name| is_proxy(name)).collect();
     if decision.is_none() && reader.is_sound("network.ambient_proxy") && !names.is_empty() {
         let why = format!(

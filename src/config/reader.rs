@@ -171,7 +171,9 @@ impl Reader {
         let source = |offset: Option<usize>| Source::File { path: file.to_owned(), line: offset.map(|at| line_of(text, at)) };
         if !errors.is_empty() {
             // What a parser recovered from a broken file is a guess; nothing is said about it.
-            errors.iter().for_each(|error| self.file_mistake(source(error.span().map(|span| span.start)), error.message().to_owned()));
+            for error in errors {
+                self.file_mistake(source(error.span().map(|span| span.start)), error.message().to_owned());
+            }
             return;
         }
         let mut leaves = Vec::new();
@@ -329,9 +331,9 @@ fn line_of(text: &str, offset: usize) -> usize {
 fn flatten(prefix: &str, table: &DeTable<'_>, leaves: &mut Vec<(String, Raw, usize)>) {
     for (key, value) in table {
         let path = if prefix.is_empty() { key.get_ref().to_string() } else { format!("{prefix}.{}", key.get_ref()) };
-        match value.get_ref() {
-            DeValue::Table(inner) => flatten(&path, inner, leaves),
-            leaf => leaves.push((path, raw(leaf), key.span().start)),
+        match value.get_ref().as_table() {
+            Some(inner) => flatten(&path, inner, leaves),
+            None => leaves.push((path, raw(value.get_ref()), key.span().start)),
         }
     }
 }

@@ -26,6 +26,8 @@ fn whys(result: Result<Config, Mistakes>) -> Vec<String> {
     result.unwrap_err().0.iter().map(ToString::to_string).collect()
 }
 
+type Variables = &'static [(&'static str, &'static str)];
+
 const KEY: (&str, &str) = ("LOGOUTD_SEALING_KEY", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA");
 
 #[test]
@@ -38,8 +40,8 @@ fn with_nothing_set_every_setting_has_its_documented_default() {
     assert_eq!(config.sealing_key, SealingKey::BesideDatabase("logoutd.db.key".into()));
     assert_eq!(config.delivery.defaults, DeliverySettings::DEFAULT);
     assert_eq!(config.delivery.lease, Duration::from_secs(30));
-    assert_eq!(config.token.lifetime, Duration::from_secs(120));
-    assert_eq!(config.idempotency_keep, Duration::from_secs(24 * 3600));
+    assert_eq!(config.token.lifetime, Duration::from_mins(2));
+    assert_eq!(config.idempotency_keep, Duration::from_hours(24));
     assert!(config.admin_token.is_none() && config.network.allow.is_empty());
 }
 
@@ -88,7 +90,7 @@ fn all_mistakes_are_reported_at_once_each_with_its_path_and_source() {
 
 #[test]
 fn contradictions_name_both_settings() {
-    let cases: [(&[(&str, &str)], [&str; 2]); 7] = [
+    let cases: [(Variables, [&str; 2]); 7] = [
         (
             &[("LOGOUTD_DELIVERY__TIMEOUT_MS", "20000"), ("LOGOUTD_DELIVERY__TIMEOUT_MAX_MS", "10000")],
             ["delivery.timeout_ms (LOGOUTD_DELIVERY__TIMEOUT_MS)", "delivery.timeout_max_ms (LOGOUTD_DELIVERY__TIMEOUT_MAX_MS)"],

@@ -31,7 +31,7 @@ pub fn init(format: Format, level: Level) {
     };
     if tracing_subscriber::registry().with(layer.with_filter(ours(level))).try_init().is_ok() {
         std::panic::set_hook(Box::new(|panic| {
-            tracing::error!(location = panic.location().map(tracing::field::display), "a thread panicked")
+            tracing::error!(location = panic.location().map(tracing::field::display), "a thread panicked");
         }));
     }
 }

@@ -37,9 +37,10 @@ pub fn install() -> Handle {
 fn make() -> Handle {
     let recorder = with_buckets().build_recorder();
     let handle = Handle(recorder.handle());
-    match metrics::set_global_recorder(recorder) {
-        Ok(()) => describe(),
-        Err(_) => tracing::warn!("another metrics recorder was there first; /metrics will be empty"),
+    if metrics::set_global_recorder(recorder).is_ok() {
+        describe();
+    } else {
+        tracing::warn!("another metrics recorder was there first; /metrics will be empty");
     }
     handle
 }
