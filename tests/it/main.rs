@@ -2,3 +2,4 @@
 #![expect(clippy::unwrap_used, reason = "a test that panics has failed, which is all it can do")]
 
 mod architecture;
+mod command_line;
