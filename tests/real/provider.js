@@ -1,0 +1,107 @@
+// The identity provider: oidc-provider with two accounts, a sign-in form, a consent form, and one
+// addition made for logoutd: logoutd's public key is published beside the provider's own.
+
+import { randomBytes, generateKeyPairSync } from 'node:crypto';
+import express from 'express';
+import { Provider } from 'oidc-provider';
+
+const ACCOUNTS = new Map([
+  ['alice', { name: 'Alice', password: 'alice has a password' }],
+  ['bob', { name: 'Bob', password: 'bob has one too' }],
+]);
+const HOUR = 3600;
+
+/** What a person types into the sign-in form. */
+export function credentials(account) {
+  return { login: account, password: ACCOUNTS.get(account).password };
+}
+
+/** Starts the provider at `door`; `logoutdKeys` answers with the JWK set to publish beside its own. */
+export function startProvider({ door, clients, logoutdKeys }) {
+  const provider = new Provider(door.url, {
+    clients,
+    jwks: { keys: [signingKey()] },
+    cookies: { keys: [randomBytes(32).toString('base64url')] },
+    claims: { openid: ['sub', 'sid'], profile: ['name'] },
+    conformIdTokenClaims: false,
+    findAccount,
+    interactions: { url: (_, interaction) => `/interaction/${interaction.uid}` },
+    features: {
+      devInteractions: { enabled: false },
+      backchannelLogout: { enabled: true },
+    },
+    // Refresh tokens for every application: with `offline_access` they outlive the session, without
+    // it they end with it.
+    issueRefreshToken: (_, client) => client.grantTypeAllowed('refresh_token'),
+    rotateRefreshToken: false,
+    ttl: { AccessToken: HOUR, Grant: 24 * HOUR, IdToken: HOUR, Interaction: HOUR, RefreshToken: 24 * HOUR, Session: 24 * HOUR },
+  });
+  provider.use(publish(logoutdKeys));
+  for (const trouble of ['server_error', 'authorization.error', 'grant.error']) {
+    provider.on(trouble, (_, error) => console.error(`${trouble}: ${error.stack}`));
+  }
+
+  const app = express();
+  app.use('/interaction', interactions(provider));
+  app.use(provider.callback());
+  door.serve(app);
+  return provider;
+}
+
+// What a reverse proxy in front of the provider would do as well: one JWK set out of two. The
+// provider's own keys come first, and win should a `kid` occur twice; logoutd's are remembered, so
+// that nobody's sign-in depends on logoutd being there.
+function publish(logoutdKeys) {
+  let known = { keys: [] };
+  return async (ctx, next) => {
+    await next();
+    if (ctx.oidc?.route !== 'jwks') return;
+    const own = ctx.body.keys;
+    const kids = new Set(own.map((key) => key.kid));
+    known = await logoutdKeys().catch(() => known);
+    ctx.body = { keys: [...own, ...known.keys.filter((key) => !kids.has(key.kid))] };
+  };
+}
+
+function signingKey() {
+  const { privateKey } = generateKeyPairSync('rsa', { modulusLength: 2048 });
+  return { ...privateKey.export({ format: 'jwk' }), use: 'sig', alg: 'RS256' };
+}
+
+async function findAccount(_, accountId) {
+  const account = ACCOUNTS.get(accountId);
+  return account && { accountId, claims: async () => ({ sub: accountId, name: account.name }) };
+}
+
+function interactions(provider) {
+  const routes = express.Router();
+
+  routes.get('/:uid', async (request, response) => {
+    const { prompt } = await provider.interactionDetails(request, response);
+    response.type('html').send(prompt.name === 'login' ? SIGN_IN : CONSENT);
+  });
+
+  routes.post('/:uid', express.urlencoded({ extended: false }), async (request, response) => {
+    const { prompt, session, params, grantId } = await provider.interactionDetails(request, response);
+    if (prompt.name === 'login') {
+      const { login, password } = request.body;
+      if (ACCOUNTS.get(login)?.password !== password) {
+        response.status(401).type('html').send(SIGN_IN);
+        return;
+      }
+      await provider.interactionFinished(request, response, { login: { accountId: login } });
+      return;
+    }
+    const grant = grantId
+      ? await provider.Grant.find(grantId)
+      : new provider.Grant({ accountId: session.accountId, clientId: params.client_id });
+    grant.addOIDCScope(params.scope);
+    const consent = { grantId: await grant.save() };
+    await provider.interactionFinished(request, response, { consent }, { mergeWithLastSubmission: true });
+  });
+
+  return routes;
+}
+
+const SIGN_IN = '<form method="post" action=""><input name="login"><input name="password" type="password"></form>';
+const CONSENT = '<form method="post" action=""><button>Allow</button></form>';
