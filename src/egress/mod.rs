@@ -368,11 +368,10 @@ async fn receive(mut response: Response, post: &Post<'_>, policy: &Policy<'_>) -
         return Answer { remote_addr, ..Answer::failed(Failure::Garbled, format!("the answer ends with status {status}")) };
     }
     let retry_after = response.headers().get(RETRY_AFTER).and_then(|value| outcome::retry_after(value.as_bytes(), post.now));
-    let refused = (400..500).contains(&status);
     let mut body = Vec::new();
-    let kept = if refused { Some(&mut body) } else { None };
+    let kept = if (400..500).contains(&status) { Some(&mut body) } else { None };
     let extent = tokio::time::timeout(BODY_PATIENCE, read(&mut response, kept)).await.unwrap_or(Extent::Cut);
-    let excerpt = if refused { excerpt::excerpt(&body, extent, post.token) } else { None };
+    let excerpt = excerpt::excerpt(&body, extent, post.token);
     Answer { outcome: Outcome::Answered { status, retry_after }, remote_addr, excerpt, detail: None }
 }
 

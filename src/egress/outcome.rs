@@ -39,8 +39,7 @@ pub(super) fn failure(error: &reqwest::Error) -> Failure {
         Failure::Connect
     } else if error.is_timeout() {
         Failure::Timeout
-    } else if causes().any(|cause| cause.downcast_ref().is_some_and(|cause: &hyper::Error| cause.is_parse() || cause.is_parse_too_large()))
-    {
+    } else if causes().any(|cause| cause.downcast_ref().is_some_and(hyper::Error::is_parse)) {
         Failure::Garbled
     } else {
         Failure::Broken

@@ -383,6 +383,31 @@ async fn a_body_without_end_is_neither_awaited_nor_kept_coming() {
 }
 
 #[tokio::test]
+async fn no_more_of_a_large_body_is_read_than_its_limit() {
+    /// What the buffers of two sockets hold at most; a reader without limit takes far more in its second of patience.
+    const BUFFERED_MAX: usize = 32 << 20;
+    let sent = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&sent);
+    let (ended, mut end) = tokio::sync::mpsc::unbounded_channel();
+    let receiver = Receiver::start(move |mut stream| {
+        let (counter, ended) = (Arc::clone(&counter), ended.clone());
+        async move {
+            read_request(&mut stream).await;
+            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1099511627776\r\n\r\n").await.unwrap();
+            let piece = vec![b'x'; 1 << 20];
+            while let Ok(octets) = stream.write(&piece).await {
+                counter.fetch_add(octets, Ordering::SeqCst);
+            }
+            ended.send(()).unwrap();
+        }
+    })
+    .await;
+    assert_eq!(status(&post(&receiver.url()).await), 200);
+    tokio::time::timeout(PATIENCE, end.recv()).await.expect("the connection is closed").unwrap();
+    assert!(sent.load(Ordering::SeqCst) < BUFFERED_MAX, "{sent:?}");
+}
+
+#[tokio::test]
 async fn what_is_not_http_is_garbled() {
     for answer in [
         b"SSH-2.0-OpenSSH_9.2\r\n\r\n".to_vec(),
