@@ -187,7 +187,7 @@ pub struct TokenReportFacts<'a> {
     pub session_live: bool,
     /// When its session began; none when it is bound to none.
     pub session_started_at: Option<Timestamp>,
-    /// Granted with `offline_access`.
+    /// Spared by a plain end, since it was granted with `offline_access`, or taken by any.
     pub offline: Offline,
     /// The cut-offs whose scope covers it.
     pub cut_offs: &'a [CutOff],

@@ -4,14 +4,12 @@
 //! fetches first, then asks, then acts. Whoever needs a decision finds it here and nowhere else, so that each has one set of properties to keep.
 
 pub mod activity;
+pub mod address;
+pub mod effects;
+pub mod joining;
 pub mod lane;
 pub mod late;
 pub mod outcome;
 pub mod retry;
 pub mod settle;
 pub mod time;
-//! The decisions, pure: values in, values out.
-//!
-//! Owns every rule that can be stated without a clock, a socket or a statement. Never has an effect.
-
-pub mod address;

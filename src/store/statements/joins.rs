@@ -303,7 +303,7 @@ pub(super) async fn token(
         session_end: session.and_then(|session| session.end.as_ref()),
         session_live: session.is_some_and(|session| session.end.is_none()),
         session_started_at: session.map(|session| session.started_at),
-        offline: if details.offline_access { Offline::Taken } else { Offline::Spared },
+        offline: if details.offline_access { Offline::Spared } else { Offline::Taken },
         cut_offs: &cut_offs,
         issued_at: details.issued_at,
     });
