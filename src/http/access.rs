@@ -1,0 +1,342 @@
+//! Who is calling, and whether they may.
+//!
+//! A handler names what it needs in its signature: [`At<needs::Kill>`](At) for a route below an issuer, [`Anywhere<needs::ReadAudit>`](Anywhere) for
+//! what belongs to none, [`OauthAt<needs::Introspect>`](OauthAt) at an OAuth endpoint. So it is decided before the body is read and before the caller is
+//! told whether the issuer exists. [`Authenticated`] is for routes that decide by more than that.
+
+use std::marker::PhantomData;
+use std::net::{IpAddr, SocketAddr};
+
+use axum::extract::{ConnectInfo, FromRequestParts};
+use axum::http::HeaderMap;
+use axum::http::header::AUTHORIZATION;
+use axum::http::request::Parts;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+use self::needs::Need;
+use super::problem::{Challenge, Code, OauthError, Problem};
+use super::state::AppState;
+use crate::model::access::{ApiTokenRecord, Caller, Permission, Role};
+use crate::model::issuer::IssuerRecord;
+use crate::model::{IssuerId, Timestamp};
+use crate::observe::{AuthenticationFailed, Refusal};
+use crate::token::{digest_of_token, digests_match};
+
+/// A caller who showed a good API token.
+#[derive(Clone, Debug)]
+pub struct Authenticated(pub Caller);
+
+impl FromRequestParts<AppState> for Authenticated {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self, Problem> {
+        let remote = remote(parts);
+        match credentials(&parts.headers)? {
+            Credentials::Bearer(token) => identify(app, &token, remote, Challenge::InvalidToken).await.map(Self),
+            Credentials::None => Err(refuse(Refusal::Missing, remote, Challenge::Bearer)),
+            // Basic is for OAuth endpoints, whose clients know nothing else.
+            Credentials::Basic { .. } | Credentials::Other => Err(refuse(Refusal::Malformed, remote, Challenge::Bearer)),
+        }
+    }
+}
+
+/// A caller of an OAuth endpoint, who may also show the API token as the password of Basic, under any user name.
+#[derive(Clone, Debug)]
+pub struct OauthCaller(pub Caller);
+
+impl FromRequestParts<AppState> for OauthCaller {
+    type Rejection = OauthError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self, OauthError> {
+        let remote = remote(parts);
+        let caller = match credentials(&parts.headers)? {
+            Credentials::Bearer(token) => identify(app, &token, remote, Challenge::InvalidToken).await,
+            Credentials::Basic { password } => identify(app, &password, remote, Challenge::Basic).await,
+            Credentials::None => Err(refuse(Refusal::Missing, remote, Challenge::Bearer)),
+            Credentials::Other => Err(refuse(Refusal::Malformed, remote, Challenge::Bearer)),
+        };
+        Ok(caller.map(Self)?)
+    }
+}
+
+/// A caller at an issuer where it may do what it came for.
+#[derive(Clone, Debug)]
+pub struct Seat {
+    /// Who.
+    pub caller: Caller,
+    /// Where.
+    pub issuer: IssuerRecord,
+}
+
+/// What routes ask for, as types.
+pub mod needs {
+    use crate::model::access::Permission;
+
+    /// A permission as a type.
+    pub trait Need {
+        /// The permission.
+        const PERMISSION: Permission;
+    }
+
+    macro_rules! needs {
+        ($($name:ident)*) => { $(
+            #[doc = concat!("[`Permission::", stringify!($name), "`].")]
+            #[derive(Clone, Copy, Debug)]
+            pub enum $name {}
+
+            impl Need for $name {
+                const PERMISSION: Permission = Permission::$name;
+            }
+        )* };
+    }
+
+    needs!(Report ReadSessions Kill ReadLogouts ReadDeliveries Introspect ReadRegistry Administer ManageApiTokens ReadAudit ReadMetrics);
+}
+
+/// A caller who may do it at the issuer the path names as `{iss}`.
+#[derive(Debug)]
+pub struct At<N>(pub Seat, pub PhantomData<N>);
+
+impl<N: Need> FromRequestParts<AppState> for At<N> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self, Problem> {
+        let Authenticated(caller) = Authenticated::from_request_parts(parts, app).await?;
+        Ok(Self(seat(caller, app, N::PERMISSION, &issuer_of_path(parts).await?).await?, PhantomData))
+    }
+}
+
+/// A caller of an OAuth endpoint who may do it at the issuer the path names as `{iss}`.
+#[derive(Debug)]
+pub struct OauthAt<N>(pub Seat, pub PhantomData<N>);
+
+impl<N: Need> FromRequestParts<AppState> for OauthAt<N> {
+    type Rejection = OauthError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self, OauthError> {
+        let OauthCaller(caller) = OauthCaller::from_request_parts(parts, app).await?;
+        Ok(Self(seat(caller, app, N::PERMISSION, &issuer_of_path(parts).await?).await?, PhantomData))
+    }
+}
+
+/// A caller who may do it where no issuer is involved.
+#[derive(Debug)]
+pub struct Anywhere<N>(pub Caller, pub PhantomData<N>);
+
+impl<N: Need> FromRequestParts<AppState> for Anywhere<N> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self, Problem> {
+        let Authenticated(caller) = Authenticated::from_request_parts(parts, app).await?;
+        if caller.may(N::PERMISSION, None) { Ok(Self(caller, PhantomData)) } else { Err(Problem::forbidden()) }
+    }
+}
+
+/// A caller who may do it somewhere: at its own issuer if it has one, else everywhere. The handler confines it to [`Caller::issuer`].
+#[derive(Debug)]
+pub struct Somewhere<N>(pub Caller, pub PhantomData<N>);
+
+impl<N: Need> FromRequestParts<AppState> for Somewhere<N> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self, Problem> {
+        let Authenticated(caller) = Authenticated::from_request_parts(parts, app).await?;
+        if caller.role.may(N::PERMISSION) { Ok(Self(caller, PhantomData)) } else { Err(Problem::forbidden()) }
+    }
+}
+
+async fn issuer_of_path(parts: &mut Parts) -> Result<String, Problem> {
+    let unreadable = || Problem::new(Code::MalformedRequest, "the path is not percent-encoded UTF-8");
+    let path = axum::extract::RawPathParams::from_request_parts(parts, &()).await.map_err(|_| unreadable())?;
+    path.iter().find(|(name, _)| *name == "iss").map(|(_, iss)| iss.to_owned()).ok_or_else(|| Problem::of(Code::UnknownIssuer))
+}
+
+async fn seat(caller: Caller, app: &AppState, permission: Permission, iss: &str) -> Result<Seat, Problem> {
+    match admit(&caller, permission, iss)? {
+        Some(id) => match app.store.issuer(&id).await? {
+            Some(issuer) => Ok(Seat { caller, issuer }),
+            None => Err(Problem::of(Code::UnknownIssuer)),
+        },
+        None => Err(Problem::of(Code::UnknownIssuer)),
+    }
+}
+
+/// Whether the caller may do it at what the path names; none when nothing can have that name.
+fn admit(caller: &Caller, permission: Permission, iss: &str) -> Result<Option<IssuerId>, Problem> {
+    let id = IssuerId::parse(iss).ok();
+    let may = match &id {
+        Some(id) => caller.may(permission, Some(id)),
+        None => caller.may(permission, None),
+    };
+    if may { Ok(id) } else { Err(Problem::forbidden()) }
+}
+
+/// An issuer that anybody may ask about: its keys and its metadata.
+pub async fn public_issuer(app: &AppState, iss: &str) -> Result<IssuerRecord, Problem> {
+    let unknown = || Problem::of(Code::UnknownIssuer);
+    let id = IssuerId::parse(iss).map_err(|_| unknown())?;
+    app.store.issuer(&id).await?.ok_or_else(unknown)
+}
+
+#[derive(PartialEq, Eq)]
+enum Credentials {
+    None,
+    Bearer(String),
+    Basic { password: String },
+    Other,
+}
+
+/// The longest credential that is looked at, in octets.
+const CREDENTIAL_BYTES_MAX: usize = 4096;
+
+fn credentials(headers: &HeaderMap) -> Result<Credentials, Problem> {
+    let mut given = headers.get_all(AUTHORIZATION).iter();
+    let (only, more) = (given.next(), given.next());
+    if more.is_some() {
+        return Err(Problem::invalid_header(&AUTHORIZATION, "must not appear twice"));
+    }
+    let Some(value) = only else { return Ok(Credentials::None) };
+    let parts = value.to_str().ok().filter(|text| text.len() <= CREDENTIAL_BYTES_MAX).and_then(|text| text.split_once(' '));
+    let Some((scheme, credential)) = parts else { return Ok(Credentials::Other) };
+    let credential = credential.trim();
+    Ok(match scheme {
+        scheme if scheme.eq_ignore_ascii_case("bearer") => Credentials::Bearer(credential.to_owned()),
+        scheme if scheme.eq_ignore_ascii_case("basic") => {
+            basic_password(credential).map_or(Credentials::Other, |password| Credentials::Basic { password })
+        }
+        _ => Credentials::Other,
+    })
+}
+
+fn basic_password(credential: &str) -> Option<String> {
+    let plain = String::from_utf8(STANDARD.decode(credential).ok()?).ok()?;
+    plain.split_once(':').map(|(_, password)| password.to_owned())
+}
+
+fn remote(parts: &Parts) -> Option<IpAddr> {
+    parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(address)| address.ip())
+}
+
+fn refuse(why: Refusal, remote: Option<IpAddr>, challenge: Challenge) -> Problem {
+    AuthenticationFailed { why, remote }.emit();
+    Problem::unauthorized(challenge)
+}
+
+/// Whom a token names, if it is good now. Why it is not good is for the log alone.
+async fn identify(app: &AppState, token: &str, remote: Option<IpAddr>, challenge: Challenge) -> Result<Caller, Problem> {
+    let digest = digest_of_token(token.as_bytes());
+    let address = remote.map(|remote| remote.to_string());
+    if app.settings.admin_token.is_some_and(|admin| digests_match(&admin, &digest)) {
+        return Ok(bootstrap(address));
+    }
+    let record = app.store.api_token(digest).await?.ok_or(Refusal::Unknown);
+    match record.and_then(|record| good(record, app.clock.now())) {
+        Ok(record) => Ok(caller(record, address)),
+        Err(why) => Err(refuse(why, remote, challenge)),
+    }
+}
+
+fn caller(record: ApiTokenRecord, remote: Option<String>) -> Caller {
+    let ApiTokenRecord { id, role, issuer, client_id, may_mass_kill, created_at: _, expires_at: _, revoked_at: _ } = record;
+    Caller { identity: id.to_string(), role, issuer, client_id, may_mass_kill, remote }
+}
+
+fn bootstrap(remote: Option<String>) -> Caller {
+    Caller { identity: Caller::BOOTSTRAP.to_owned(), role: Role::Admin, issuer: None, client_id: None, may_mass_kill: true, remote }
+}
+
+fn good(record: ApiTokenRecord, now: Timestamp) -> Result<ApiTokenRecord, Refusal> {
+    match (record.revoked_at, record.expires_at) {
+        (Some(_), _) => Err(Refusal::Revoked),
+        (None, Some(expiry)) if expiry <= now => Err(Refusal::Expired),
+        (None, _) => Ok(record),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::seams::Entropy;
+    use Permission as P;
+
+    fn caller(role: Role, issuer: Option<&str>) -> Caller {
+        let issuer = issuer.map(|id| IssuerId::parse(id).unwrap());
+        Caller { identity: "t".into(), role, issuer, client_id: None, may_mass_kill: false, remote: None }
+    }
+
+    #[test]
+    fn each_role_may_what_the_table_says_and_nothing_else() {
+        let all = [
+            P::Report,
+            P::ReadSessions,
+            P::Kill,
+            P::ReadLogouts,
+            P::ReadDeliveries,
+            P::Introspect,
+            P::ReadRegistry,
+            P::Administer,
+            P::ManageApiTokens,
+            P::ReadAudit,
+            P::ReadMetrics,
+        ];
+        let table: [(Role, &[P]); 6] = [
+            (Role::Provider, &[P::Report, P::ReadSessions, P::Kill, P::ReadLogouts, P::ReadDeliveries, P::Introspect]),
+            (Role::Gateway, &[P::Introspect]),
+            (Role::Client, &[P::ReadDeliveries]),
+            (Role::Operator, &[P::ReadSessions, P::Kill, P::ReadLogouts, P::ReadDeliveries, P::ReadRegistry]),
+            (Role::Auditor, &[P::ReadSessions, P::ReadLogouts, P::ReadDeliveries, P::ReadRegistry, P::ReadAudit, P::ReadMetrics]),
+            (Role::Admin, &all),
+        ];
+        for (role, allowed) in table {
+            for permission in all {
+                let admitted = admit(&caller(role, Some("main")), permission, "main").is_ok();
+                assert_eq!(admitted, allowed.contains(&permission), "{role} {permission:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_caller_of_one_issuer_learns_nothing_about_another_not_even_that_it_cannot_exist() {
+        let bound = caller(Role::Provider, Some("main"));
+        for iss in ["other", "no such name", "v1"] {
+            assert_eq!(admit(&bound, P::Kill, iss).map_err(|p| p.code()), Err(Code::Forbidden), "{iss}");
+        }
+        assert_eq!(admit(&caller(Role::Admin, None), P::Kill, "no such name").unwrap(), None);
+    }
+
+    #[test]
+    fn a_token_stops_at_its_expiry_and_at_its_revocation() {
+        let at = Timestamp::from_seconds;
+        let record = |expires_at, revoked_at| ApiTokenRecord {
+            id: Entropy::seeded(1).id(at(0)),
+            role: Role::Admin,
+            issuer: None,
+            client_id: None,
+            may_mass_kill: false,
+            created_at: at(0),
+            expires_at,
+            revoked_at,
+        };
+        assert!(good(record(None, None), at(10)).is_ok());
+        assert!(good(record(Some(at(11)), None), at(10)).is_ok());
+        assert_eq!(good(record(Some(at(10)), None), at(10)), Err(Refusal::Expired));
+        assert_eq!(good(record(None, Some(at(99))), at(10)), Err(Refusal::Revoked));
+    }
+
+    fn with(values: &[&'static str]) -> HeaderMap {
+        values.iter().map(|value| (AUTHORIZATION, axum::http::HeaderValue::from_static(value))).collect()
+    }
+
+    #[test]
+    fn the_scheme_is_read_without_regard_to_case_and_never_twice() {
+        assert!(credentials(&with(&["bEaReR ldt_x"])).unwrap() == Credentials::Bearer("ldt_x".into()));
+        assert!(credentials(&with(&["Basic YW55OmxkdF94"])).unwrap() == Credentials::Basic { password: "ldt_x".into() });
+        assert!(credentials(&with(&[])).unwrap() == Credentials::None);
+        for other in ["Digest x", "Bearer", "Basic %%%", "Basic eA=="] {
+            assert!(credentials(&with(&[other])).unwrap() == Credentials::Other, "{other}");
+        }
+        let twice = credentials(&with(&["Bearer a", "Bearer b"]));
+        assert_eq!(twice.map(|_| ()).map_err(|p| p.code()), Err(Code::InvalidHeader));
+    }
+}

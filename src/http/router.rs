@@ -1,0 +1,215 @@
+//! The router: routes with their description, and what surrounds every request.
+//!
+//! A route can only be added together with its OpenAPI description ([`Routes`] takes nothing else), so the two cannot differ.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::HeaderValue;
+use axum::http::header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::{Extension, Router};
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::openapi::{ComponentsBuilder, InfoBuilder, OpenApi, OpenApiBuilder};
+use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouter};
+
+use super::problem::{Code, Fault, Problem};
+use super::state::AppState;
+use crate::lifecycle::Tasks;
+use crate::observe::{Method, RequestFailed, RequestServed};
+use crate::seams::Clock;
+
+/// Routes with their descriptions.
+#[derive(Clone, Default)]
+pub struct Routes(OpenApiRouter<AppState>);
+
+impl Routes {
+    /// None yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds what `routes!` makes of handlers of one path.
+    #[must_use]
+    pub fn add(self, routes: UtoipaMethodRouter<AppState>) -> Self {
+        Self(self.0.routes(routes))
+    }
+
+    /// Adds all routes of a room.
+    #[must_use]
+    pub fn merge(self, other: Self) -> Self {
+        Self(self.0.merge(other.0))
+    }
+
+    /// The OpenAPI document of these routes.
+    pub fn document(&self) -> OpenApi {
+        let mut document = frame();
+        document.merge(self.0.get_openapi().clone());
+        document
+    }
+
+    /// The router of these routes, inside everything that surrounds a request.
+    pub fn into_router(self, app: AppState) -> Router {
+        let document = Document(self.document().to_json().unwrap_or_default().into());
+        let (router, _) = self.0.split_for_parts();
+        let around = Around { clock: app.clock.clone(), tasks: app.tasks.clone(), timeout: app.settings.request_timeout };
+        enclose(router.with_state(app).layer(Extension(document)), around)
+    }
+}
+
+/// The OpenAPI document of the router a request came through, in JSON.
+#[derive(Clone, Debug)]
+pub struct Document(pub Arc<str>);
+
+fn frame() -> OpenApi {
+    let scheme = |scheme, description: &str| SecurityScheme::Http(HttpBuilder::new().scheme(scheme).description(Some(description)).build());
+    let components = ComponentsBuilder::new()
+        .schemas_from_iter(super::wire::text::schemas())
+        .security_scheme("bearer", scheme(HttpAuthScheme::Bearer, "An API token."))
+        .security_scheme("basic", scheme(HttpAuthScheme::Basic, "An API token as the password, under any user name."))
+        .build();
+    let info = InfoBuilder::new()
+        .title("logoutd")
+        .version(env!("CARGO_PKG_VERSION"))
+        .description(Some("Ends a session everywhere, and proves it. Errors are problem documents (RFC 9457); their type is stable."))
+        .build();
+    OpenApiBuilder::new().info(info).components(Some(components)).build()
+}
+
+/// What surrounding a request takes.
+#[derive(Clone)]
+struct Around {
+    clock: Clock,
+    tasks: Tasks,
+    timeout: Duration,
+}
+
+fn enclose(router: Router, around: Around) -> Router {
+    router
+        .method_not_allowed_fallback(async || Problem::of(Code::MethodNotAllowed))
+        .fallback(async || Problem::of(Code::NotFound))
+        .layer(from_fn_with_state(around, surround))
+        .layer(from_fn(seal))
+}
+
+/// Runs a request in a task of its own: a caller who hangs up does not interrupt a transaction, a panic is an answer, and time is bounded.
+async fn surround(State(around): State<Around>, request: Request, next: Next) -> Response {
+    let method = Method::named(request.method().as_str());
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let begun = around.clock.instant();
+    let work = {
+        let route = route.clone();
+        // A fault is told from within, so that the log has it even when the caller is gone.
+        around.tasks.spawn("request", async move { told(next.run(request).await, route.as_ref()) })
+    };
+    let response = match tokio::time::timeout(around.timeout, work).await {
+        Ok(answered) => answered.unwrap_or_else(|died| told(Problem::from(died).into_response(), route.as_ref())),
+        Err(_) => Problem::timed_out().into_response(),
+    };
+    let route = route.as_ref().map(MatchedPath::as_str);
+    RequestServed { route, method, status: response.status().as_u16(), duration: begun.elapsed() }.emit();
+    response
+}
+
+/// The answer, after the log was told if it is our fault.
+fn told(response: Response, route: Option<&MatchedPath>) -> Response {
+    if let Some(Fault { instance, cause }) = response.extensions().get() {
+        RequestFailed { instance, route: route.map(MatchedPath::as_str), error: cause.as_ref() }.emit();
+    }
+    response
+}
+
+/// Headers of every answer that does not say otherwise.
+async fn seal(request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    let headers = response.headers_mut();
+    headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::body::{Body, to_bytes};
+    use axum::http::header::{ALLOW, CONTENT_TYPE};
+    use axum::http::{Method, StatusCode};
+    use tokio::sync::Notify;
+    use utoipa_axum::routes;
+
+    #[utoipa::path(get, path = "/v1/things/{id}", responses((status = 200)))]
+    async fn show() -> &'static str {
+        "thing"
+    }
+
+    #[utoipa::path(delete, path = "/v1/things/{id}", responses((status = 200)))]
+    async fn break_down() -> &'static str {
+        panic!("the handler's own secret")
+    }
+
+    fn around(timeout: Duration) -> Around {
+        Around { clock: Clock::system(), tasks: Tasks::default(), timeout }
+    }
+
+    async fn ask(router: Router, method: Method, path: &str) -> Response {
+        let request = Request::builder().method(method).uri(path).body(Body::empty()).unwrap();
+        axum::handler::Handler::call(axum::routing::any_service(router), request, ()).await
+    }
+
+    async fn problem(response: Response) -> serde_json::Value {
+        assert_eq!(response.headers()[CONTENT_TYPE], "application/problem+json");
+        assert_eq!(response.headers()[CACHE_CONTROL], "no-store");
+        serde_json::from_slice(&to_bytes(response.into_body(), 1 << 16).await.unwrap()).unwrap()
+    }
+
+    fn things() -> Router {
+        let routes: UtoipaMethodRouter = routes!(show, break_down);
+        let (router, _) = OpenApiRouter::new().routes(routes).split_for_parts();
+        enclose(router, around(Duration::from_secs(5)))
+    }
+
+    #[test]
+    fn what_is_routed_is_described() {
+        let document = Routes::new().add(routes!(show, break_down)).document();
+        let item = &document.paths.paths["/v1/things/{id}"];
+        assert!(item.get.is_some() && item.delete.is_some() && item.post.is_none());
+        assert!(document.components.unwrap().security_schemes.contains_key("bearer"));
+    }
+
+    #[tokio::test]
+    async fn an_unknown_route_and_a_wrong_method_are_problems_too() {
+        let unknown = ask(things(), Method::GET, "/nowhere").await;
+        assert_eq!(unknown.status(), StatusCode::NOT_FOUND);
+        assert_eq!(problem(unknown).await["type"], "urn:logoutd:problem:not-found");
+        let wrong = ask(things(), Method::POST, "/v1/things/1").await;
+        assert_eq!(wrong.status(), StatusCode::METHOD_NOT_ALLOWED);
+        assert_eq!(wrong.headers()[ALLOW], "GET,HEAD,DELETE");
+        assert_eq!(problem(wrong).await["type"], "urn:logoutd:problem:method-not-allowed");
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_answered_with_an_instance_id_and_nothing_of_the_panic() {
+        let document = problem(ask(things(), Method::DELETE, "/v1/things/1").await).await;
+        assert_eq!(document["status"], 500);
+        assert!(document["instance"].is_string() && !document.to_string().contains("secret"), "{document}");
+    }
+
+    #[tokio::test]
+    async fn a_request_out_of_time_is_answered_and_still_finishes() {
+        let (gate, done) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let handler = {
+            let (gate, done) = (gate.clone(), done.clone());
+            async move || {
+                gate.notified().await;
+                done.notify_one();
+            }
+        };
+        let router = enclose(Router::new().route("/slow", axum::routing::get(handler)), around(Duration::from_millis(20)));
+        let document = problem(ask(router, Method::GET, "/slow").await).await;
+        assert_eq!(document["type"], "urn:logoutd:problem:unavailable");
+        gate.notify_one();
+        tokio::time::timeout(Duration::from_secs(5), done.notified()).await.expect("the work goes on after the answer");
+    }
+}
