@@ -1,0 +1,290 @@
+//! API tokens: minted, listed and revoked, never shown twice.
+
+use axum::extract::State;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::routes;
+
+use super::{done, entry};
+use crate::http::needs::ManageApiTokens;
+use crate::http::problem::ProblemDocument;
+use crate::http::wire::{text, value};
+use crate::http::{AppState, Code, List, Path, Problem, Query, Reply, Routes, Somewhere, StrictJson, page};
+use crate::model::access::{ApiTokenRecord, Caller, Role};
+use crate::model::audit::Act;
+use crate::model::page::{PAGE_ITEMS_MAX, Page};
+use crate::model::{ApiTokenId, IssuerId, Timestamp};
+use crate::token::digest_of_token;
+
+/// The routes of API tokens.
+pub fn routes() -> Routes {
+    Routes::new().add(routes!(create, list)).add(routes!(revoke))
+}
+
+/// How every API token begins, so that a leaked one is found by those who look for such things.
+pub const PREFIX: &str = "ldt_";
+
+/// An API token to be minted.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewApiToken {
+    /// What it may do.
+    role: text::Role,
+    /// The issuer it is bound to; must be said for `provider`, `gateway` and `client`.
+    issuer: Option<text::IssuerId>,
+    /// The client it is bound to; for `client`, and only then.
+    client_id: Option<text::ClientId>,
+    /// Lets a `provider` end all sessions of a client or of everybody.
+    #[serde(default)]
+    may_mass_kill: bool,
+    /// When it stops working; never unless said.
+    expires_at: Option<text::Timestamp>,
+}
+
+/// An API token: never its value.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ApiTokenView {
+    /// Its identity, as the audit trail names it.
+    id: text::ApiTokenId,
+    /// What it may do.
+    role: text::Role,
+    /// The issuer it is bound to.
+    issuer: Option<text::IssuerId>,
+    /// The client it is bound to.
+    client_id: Option<text::ClientId>,
+    /// May end all sessions of a client or of everybody.
+    may_mass_kill: bool,
+    /// When it was minted.
+    created_at: text::Timestamp,
+    /// When it stops working.
+    expires_at: Option<text::Timestamp>,
+    /// When it was revoked.
+    revoked_at: Option<text::Timestamp>,
+    /// Its value, in the answer that minted it and nowhere else.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token: Option<String>,
+}
+
+fn view(record: ApiTokenRecord) -> ApiTokenView {
+    let ApiTokenRecord { id, role, issuer, client_id, may_mass_kill, created_at, expires_at, revoked_at } = record;
+    ApiTokenView {
+        id: id.into(),
+        role: role.into(),
+        issuer: issuer.map(Into::into),
+        client_id: client_id.map(Into::into),
+        may_mass_kill,
+        created_at: created_at.into(),
+        expires_at: expires_at.map(Into::into),
+        revoked_at: revoked_at.map(Into::into),
+        token: None,
+    }
+}
+
+/// Mints an API token. Its value is in this answer and nowhere else.
+#[utoipa::path(
+    post,
+    path = "/v1/api-tokens",
+    tag = "access",
+    security(("bearer" = [])),
+    request_body = NewApiToken,
+    responses(
+        (status = 201, description = "Minted", body = ApiTokenView),
+        (status = 401, description = "unauthorized", content_type = "application/problem+json", body = ProblemDocument),
+        (status = 403, description = "forbidden: another issuer than the caller's own", content_type = "application/problem+json", body = ProblemDocument),
+        (status = 404, description = "unknown-issuer", content_type = "application/problem+json", body = ProblemDocument),
+        (status = 422, description = "invalid-field", content_type = "application/problem+json", body = ProblemDocument),
+    )
+)]
+pub async fn create(
+    State(app): State<AppState>,
+    Somewhere(caller, _): Somewhere<ManageApiTokens>,
+    StrictJson(body): StrictJson<NewApiToken>,
+) -> Result<Reply<ApiTokenView>, Problem> {
+    let now = app.clock.now();
+    let record = minted(body, &caller, app.entropy.id(now), now)?;
+    let token = format!("{PREFIX}{}", app.entropy.token());
+    let audit = entry(Act::ApiTokenCreated, &caller, record.issuer.as_ref(), &detail(&record))?;
+    let change = app.store.create_api_token(&record, digest_of_token(token.as_bytes()), audit).await?;
+    done(change, Code::UnknownIssuer, || Problem::of(Code::Conflict))?;
+    Ok(Reply::created(ApiTokenView { token: Some(token), ..view(record) }))
+}
+
+/// What the audit trail keeps.
+fn detail(record: &ApiTokenRecord) -> serde_json::Value {
+    let client_id = record.client_id.as_ref().map(|id| id.as_str());
+    let expires_at = record.expires_at.map(|at| at.to_string());
+    json!({ "api_token": record.id.as_str(), "role": record.role.as_str(), "client_id": client_id, "may_mass_kill": record.may_mass_kill, "expires_at": expires_at })
+}
+
+/// The token as it will be, if this caller may mint it. Nobody mints above its own role and outside its own issuer.
+fn minted(body: NewApiToken, minter: &Caller, id: ApiTokenId, now: Timestamp) -> Result<ApiTokenRecord, Problem> {
+    let NewApiToken { role, issuer, client_id, may_mass_kill, expires_at } = body;
+    let (role, issuer, client_id, expires_at) = (role.0, value(issuer), value(client_id), value(expires_at));
+    if minter.issuer.is_some() && issuer != minter.issuer {
+        return Err(Problem::forbidden());
+    }
+    if role.needs_issuer() && issuer.is_none() {
+        return Err(Problem::invalid("/issuer", format!("must be said for the role {role}")));
+    }
+    match (role, &client_id) {
+        (Role::Client, None) => return Err(Problem::invalid("/client_id", "must be said for the role client")),
+        (Role::Client, Some(_)) | (_, None) => {}
+        (_, Some(_)) => return Err(Problem::invalid("/client_id", "is for the role client alone")),
+    }
+    if may_mass_kill && role != Role::Provider {
+        return Err(Problem::invalid("/may_mass_kill", "is for the role provider alone"));
+    }
+    if expires_at.is_some_and(|expiry| expiry <= now) {
+        return Err(Problem::invalid("/expires_at", "must be in the future"));
+    }
+    Ok(ApiTokenRecord { id, role, issuer, client_id, may_mass_kill, created_at: now, expires_at, revoked_at: None })
+}
+
+/// Which API tokens.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct ApiTokensQuery {
+    /// Only those bound to this issuer.
+    issuer: Option<text::IssuerId>,
+    /// How many at most; 100 unless said.
+    limit: Option<text::Limit>,
+    /// The `next` of the page before.
+    after: Option<text::Cursor>,
+}
+
+/// The API tokens, newest first, revoked and expired ones too; for a caller bound to an issuer, that issuer's.
+#[utoipa::path(
+    get,
+    path = "/v1/api-tokens",
+    tag = "access",
+    security(("bearer" = [])),
+    params(ApiTokensQuery),
+    responses(
+        (status = 200, description = "One page", body = List<ApiTokenView>),
+        (status = 401, description = "unauthorized", content_type = "application/problem+json", body = ProblemDocument),
+        (status = 403, description = "forbidden", content_type = "application/problem+json", body = ProblemDocument),
+    )
+)]
+pub async fn list(
+    State(app): State<AppState>,
+    Somewhere(caller, _): Somewhere<ManageApiTokens>,
+    Query(query): Query<ApiTokensQuery>,
+) -> Result<Reply<List<ApiTokenView>>, Problem> {
+    let issuer = confined(&caller, value(query.issuer))?;
+    let listed = app.store.api_tokens(issuer.as_ref(), page(query.limit, query.after)).await?;
+    Ok(Reply::ok(List::of(listed, view)))
+}
+
+/// The issuer a caller's list is about: the one it asks for, within its own.
+pub(super) fn confined(caller: &Caller, asked: Option<IssuerId>) -> Result<Option<IssuerId>, Problem> {
+    match (&caller.issuer, asked) {
+        (None, asked) => Ok(asked),
+        (Some(own), None) => Ok(Some(own.clone())),
+        (Some(own), Some(asked)) if *own == asked => Ok(Some(asked)),
+        (Some(_), Some(_)) => Err(Problem::forbidden()),
+    }
+}
+
+/// Revokes an API token at once.
+#[utoipa::path(
+    delete,
+    path = "/v1/api-tokens/{id}",
+    tag = "access",
+    security(("bearer" = [])),
+    params(("id" = String, Path, description = "The token's identity")),
+    responses(
+        (status = 204, description = "Revoked"),
+        (status = 401, description = "unauthorized", content_type = "application/problem+json", body = ProblemDocument),
+        (status = 403, description = "forbidden", content_type = "application/problem+json", body = ProblemDocument),
+        (status = 404, description = "unknown-api-token: there is none, or it was revoked before", content_type = "application/problem+json", body = ProblemDocument),
+    )
+)]
+pub async fn revoke(
+    State(app): State<AppState>,
+    Somewhere(caller, _): Somewhere<ManageApiTokens>,
+    Path(id): Path<String>,
+) -> Result<Reply<()>, Problem> {
+    let unknown = || Problem::of(Code::UnknownApiToken);
+    let id = ApiTokenId::parse(&id).ok_or_else(unknown)?;
+    if let Some(own) = &caller.issuer
+        && !is_of(&app, &id, own).await?
+    {
+        return Err(unknown());
+    }
+    let audit = entry(Act::ApiTokenRevoked, &caller, caller.issuer.as_ref(), &json!({ "api_token": id.as_str() }))?;
+    done(app.store.revoke_api_token(&id, audit).await?, Code::UnknownApiToken, || Problem::of(Code::Conflict))?;
+    Ok(Reply::done())
+}
+
+/// Whether a token belongs to an issuer. Few callers are bound to an issuer and revoke tokens, and no issuer has many, so its list is walked.
+async fn is_of(app: &AppState, id: &ApiTokenId, issuer: &IssuerId) -> Result<bool, Problem> {
+    let mut after = None;
+    loop {
+        let listed = app.store.api_tokens(Some(issuer), Page { limit: PAGE_ITEMS_MAX, after }).await?;
+        if listed.items.iter().any(|token| token.id == *id) {
+            return Ok(true);
+        }
+        after = listed.next;
+        if after.is_none() {
+            return Ok(false);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::json::parse;
+    use crate::seams::Entropy;
+    use serde_json::Value;
+
+    fn admin(issuer: Option<&str>) -> Caller {
+        let issuer = issuer.map(|id| IssuerId::parse(id).unwrap());
+        Caller { identity: "t".into(), role: Role::Admin, issuer, client_id: None, may_mass_kill: true, remote: None }
+    }
+
+    fn mint(body: &Value, minter: &Caller) -> Result<ApiTokenRecord, (Code, Option<String>)> {
+        let now = Timestamp::parse("2026-01-01T00:00:00Z").unwrap();
+        let parsed = parse::<NewApiToken>(body.to_string().as_bytes());
+        parsed.and_then(|body| minted(body, minter, Entropy::seeded(1).id(now), now)).map_err(|problem| {
+            let pointer = problem.errors().first().and_then(|error| error.pointer.clone());
+            (problem.code(), pointer)
+        })
+    }
+
+    #[test]
+    fn a_role_is_minted_with_what_it_needs_and_nothing_it_does_not() {
+        let fault = |body: Value| mint(&body, &admin(None)).expect_err(&body.to_string());
+        let invalid = |pointer: &str| (Code::InvalidField, Some(pointer.to_owned()));
+        assert_eq!(fault(json!({"role": "provider"})), invalid("/issuer"));
+        assert_eq!(fault(json!({"role": "client", "issuer": "main"})), invalid("/client_id"));
+        assert_eq!(fault(json!({"role": "gateway", "issuer": "main", "client_id": "wiki"})), invalid("/client_id"));
+        assert_eq!(fault(json!({"role": "operator", "may_mass_kill": true})), invalid("/may_mass_kill"));
+        assert_eq!(fault(json!({"role": "admin", "expires_at": "2026-01-01T00:00:00Z"})), invalid("/expires_at"));
+        assert_eq!(fault(json!({"role": "king"})), invalid("/role"));
+        assert_eq!(fault(json!({"role": "admin", "rôle": 1})).0, Code::UnknownMember);
+        assert!(mint(&json!({"role": "client", "issuer": "main", "client_id": "wiki"}), &admin(None)).is_ok());
+        assert!(mint(&json!({"role": "provider", "issuer": "main", "may_mass_kill": true}), &admin(None)).is_ok());
+    }
+
+    #[test]
+    fn nobody_mints_outside_the_own_issuer() {
+        let bound = admin(Some("main"));
+        for body in [json!({"role": "admin"}), json!({"role": "provider", "issuer": "other"}), json!({"role": "auditor"})] {
+            assert_eq!(mint(&body, &bound), Err((Code::Forbidden, None)), "{body}");
+        }
+        assert!(mint(&json!({"role": "provider", "issuer": "main"}), &bound).is_ok());
+    }
+
+    #[test]
+    fn a_bound_caller_sees_its_own_issuer_whatever_it_asks_for() {
+        let main = || IssuerId::parse("main").ok();
+        let other = || IssuerId::parse("other").ok();
+        assert_eq!(confined(&admin(None), None).unwrap(), None);
+        assert_eq!(confined(&admin(None), other()).unwrap(), other());
+        assert_eq!(confined(&admin(Some("main")), None).unwrap(), main());
+        assert!(confined(&admin(Some("main")), other()).is_err());
+    }
+}

@@ -1,0 +1,802 @@
+//! Clients: relying parties by the names of OpenID registration, and how each wants to be told.
+
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::HeaderMap;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use url::Url;
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::routes;
+
+use super::keys::{make, missing, names};
+use super::{Done, bad_network, done, entry, told};
+use crate::egress::{Egress, effective, parse_url};
+use crate::http::needs::{Administer, ReadRegistry};
+use crate::http::problem::ProblemDocument;
+use crate::http::reply::segment;
+use crate::http::wire::{nullable, text};
+use crate::http::{AppState, At, Code, FieldError, List, Path, Problem, Query, Registration, Reply, Routes, Seat, if_match, page};
+use crate::model::audit::Act;
+use crate::model::client::{ClientRecord, DeliverySettings, Network};
+use crate::model::issuer::IssuerRecord;
+use crate::model::key::{KeyRecord, SigningAlg};
+use crate::model::{ClientId, Digest, IssuerId, Timestamp};
+use crate::store::{Change, Pending};
+use crate::token::{JwkSet, SealingKey};
+
+/// The routes of clients.
+pub fn routes() -> Routes {
+    Routes::new().add(routes!(register, list)).add(routes!(put, show, delete))
+}
+
+/// The longest `client_name`, in characters.
+const NAME_CHARS_MAX: usize = 255;
+/// The longest `client_secret`, in octets.
+const SECRET_BYTES_MAX: usize = 1024;
+/// The shortest time-out, in milliseconds; the longest is the deployment's.
+const TIMEOUT_MS_MIN: u64 = 100;
+/// How many attempts one client may allow at once.
+const IN_FLIGHT: RangeInclusive<u16> = 1..=1024;
+/// How long deliveries may be tried, in seconds: a minute to 30 days.
+const HORIZON_S: RangeInclusive<u64> = 60..=30 * 24 * 3600;
+/// How often a 400 may be asked again.
+const CONFIRM_REJECTIONS: RangeInclusive<u8> = 0..=2;
+/// What can be called passing trouble.
+const RETRY_STATUSES: RangeInclusive<u16> = 300..=599;
+/// How many statuses can be.
+const RETRY_STATUSES_MAX: usize = 20;
+/// How often a registration is tried again that others keep overtaking.
+const ATTEMPTS: usize = 3;
+
+/// The registered values of `token_endpoint_auth_method` (RFC 7591 2, Core 9, RFC 8705 2).
+const AUTH_METHODS: [&str; 7] = [
+    "none",
+    "client_secret_basic",
+    "client_secret_post",
+    "client_secret_jwt",
+    "private_key_jwt",
+    "tls_client_auth",
+    "self_signed_tls_client_auth",
+];
+
+/// A client's metadata. What is left out gets its default, also when the client was registered before; only `client_secret` stays.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+pub struct ClientMetadata {
+    /// Its name at its issuer; in a PUT the path says it too.
+    client_id: Option<text::ClientId>,
+    /// Its name for people.
+    client_name: Option<String>,
+    /// Where it is told (BCL 2.2): https, no fragment, not at a private address. Without one it cannot be told.
+    #[schema(example = "https://wiki.example/backchannel-logout")]
+    backchannel_logout_uri: Option<String>,
+    /// Its logout tokens must carry a `sid` (BCL 2.2).
+    backchannel_logout_session_required: Option<bool>,
+    /// What its logout tokens are signed with; RS256 unless said.
+    id_token_signed_response_alg: Option<text::SigningAlg>,
+    /// Refused: its logout tokens would have to be encrypted.
+    #[schema(value_type = Option<String>)]
+    id_token_encrypted_response_alg: Option<Value>,
+    /// Refused, as `id_token_encrypted_response_alg`.
+    #[schema(value_type = Option<String>)]
+    id_token_encrypted_response_enc: Option<Value>,
+    /// Its secret, kept as a keyed digest and never shown; left out it stays, null removes it.
+    #[serde(default, deserialize_with = "nullable")]
+    #[schema(value_type = Option<String>, write_only)]
+    client_secret: Option<Option<String>>,
+    /// How it authenticates.
+    #[schema(example = "client_secret_basic")]
+    token_endpoint_auth_method: Option<String>,
+    /// Its public keys; not together with `jwks_uri`.
+    #[schema(value_type = Option<Object>)]
+    jwks: Option<Value>,
+    /// Where its public keys are; not together with `jwks`.
+    jwks_uri: Option<String>,
+    /// How it wants to be told.
+    delivery: Option<DeliveryMetadata>,
+}
+
+/// How a client wants to be told. What is left out gets the deployment's default.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+pub struct DeliveryMetadata {
+    /// Which of `sub` and `sid` its tokens carry.
+    claims: Option<text::Claims>,
+    /// The `typ` header of its tokens.
+    typ: Option<text::TokenTyp>,
+    /// The limit of one attempt.
+    #[schema(minimum = 100)]
+    timeout_ms: Option<u64>,
+    /// How many attempts may run at once.
+    #[schema(minimum = 1, maximum = 1024)]
+    max_in_flight: Option<u16>,
+    /// How long a delivery is tried.
+    #[schema(minimum = 60, maximum = 2_592_000)]
+    horizon_s: Option<u64>,
+    /// How often a 400 is asked again before it is believed.
+    #[schema(maximum = 2)]
+    confirm_rejections: Option<u8>,
+    /// Statuses this client answers for passing troubles, 300 to 599.
+    #[schema(max_items = 20)]
+    retry_statuses: Option<Vec<u16>>,
+    /// Networks it may be at although they are not public; only inside what the deployment allows.
+    allow_networks: Option<Vec<text::IpNetwork>>,
+    /// Certificate authorities trusted beside the system's, in PEM.
+    ca_pem: Option<String>,
+}
+
+/// A client as it is registered, defaults included.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ClientView {
+    /// Its name at its issuer.
+    client_id: text::ClientId,
+    /// Its name for people.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client_name: Option<String>,
+    /// Where it is told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    backchannel_logout_uri: Option<String>,
+    /// Its logout tokens must carry a `sid`.
+    backchannel_logout_session_required: bool,
+    /// What its logout tokens are signed with.
+    id_token_signed_response_alg: text::SigningAlg,
+    /// Whether it has a secret.
+    client_secret_registered: bool,
+    /// How it authenticates.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token_endpoint_auth_method: Option<String>,
+    /// Its public keys, as far as they are usable here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    jwks: Option<Value>,
+    /// Where its public keys are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    jwks_uri: Option<String>,
+    /// How it is told.
+    delivery: DeliveryMetadataView,
+    /// When it was registered.
+    created_at: text::Timestamp,
+    /// When it last changed.
+    updated_at: text::Timestamp,
+    /// Members of the request that are unknown here and were ignored.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ignored: Option<Vec<String>>,
+}
+
+/// How a client is told.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct DeliveryMetadataView {
+    /// Which of `sub` and `sid` its tokens carry.
+    claims: text::Claims,
+    /// The `typ` header of its tokens.
+    typ: text::TokenTyp,
+    /// The limit of one attempt.
+    timeout_ms: u64,
+    /// How many attempts may run at once.
+    max_in_flight: u16,
+    /// How long a delivery is tried.
+    horizon_s: u64,
+    /// How often a 400 is asked again before it is believed.
+    confirm_rejections: u8,
+    /// Statuses this client answers for passing troubles.
+    retry_statuses: Vec<u16>,
+    /// Its exceptions from the address rule.
+    allow_networks: Vec<text::IpNetwork>,
+    /// Certificate authorities trusted beside the system's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ca_pem: Option<String>,
+}
+
+fn view(record: ClientRecord) -> ClientView {
+    ClientView {
+        client_id: record.client_id.into(),
+        client_name: record.client_name,
+        backchannel_logout_uri: record.backchannel_logout_uri.map(Into::into),
+        backchannel_logout_session_required: record.session_required,
+        id_token_signed_response_alg: record.alg.into(),
+        client_secret_registered: record.secret_digest.is_some(),
+        token_endpoint_auth_method: record.auth_method,
+        jwks: record.jwks.and_then(|jwks| serde_json::from_str(&jwks).ok()),
+        jwks_uri: record.jwks_uri.map(Into::into),
+        delivery: delivery_view(record.delivery),
+        created_at: record.created_at.into(),
+        updated_at: record.updated_at.into(),
+        ignored: None,
+    }
+}
+
+fn delivery_view(delivery: DeliverySettings) -> DeliveryMetadataView {
+    DeliveryMetadataView {
+        claims: delivery.claims.into(),
+        typ: delivery.typ.into(),
+        timeout_ms: u64::try_from(delivery.timeout.as_millis()).unwrap_or(u64::MAX),
+        max_in_flight: delivery.max_in_flight,
+        horizon_s: delivery.horizon.as_secs(),
+        confirm_rejections: delivery.confirm_rejections,
+        retry_statuses: delivery.retry_statuses,
+        allow_networks: delivery.network.allow.into_iter().map(Into::into).collect(),
+        ca_pem: delivery.network.ca_pem,
+    }
+}
+
+/// Registers a client under the `client_id` of the body.
+#[utoipa::path(
+    post,
+    path = "/v1/issuers/{iss}/clients",
+    tag = "registration",
+    security(("bearer" = [])),
+    params(("iss" = String, Path, description = "The issuer's short id")),
+    request_body = ClientMetadata,
+    responses(
+        (status = 201, description = "Registered", body = ClientView, headers(("ETag" = String), ("Location" = String))),
+        (status = 401, description = "unauthorized", content_type = "application/problem+json", body = ProblemDocument),
+        (status = 403, description = "forbidden", content_type = "application/problem+json", body = ProblemDocument),
+        (status = 404, description = "unknown-issuer", content_type = "application/problem+json", body = ProblemDocument),
+        (status = 409, description = "already-exists", content_type = "application/problem+json", body = ProblemDocument),
+        (status = 422, description = "invalid-field", content_type = "application/problem+json", body = ProblemDocument),
+    )
+)]
+pub async fn register(
+    State(app): State<AppState>,
+    At(seat, _): At<Administer>,
+    Registration { body, ignored }: Registration<ClientMetadata>,
+) -> Result<Reply<ClientView>, Problem> {
+    let client_id = body.client_id.as_ref().map(|text| text.0.clone()).ok_or_else(|| Problem::invalid("/client_id", "is missing"))?;
+    if app.store.client(&seat.issuer.id, &client_id).await?.is_some() {
+        return Err(Problem::of(Code::AlreadyExists).at(FieldError::pointer("/client_id", "must be new")));
+    }
+    write(&app, &seat, &client_id, &body, None).await?;
+    let (view, version) = stored(&app, &seat.issuer.id, &client_id, ignored).await?;
+    Ok(Reply::created(view).version(version).location(&path(&seat.issuer.id, &client_id)))
+}
+
+/// Registers a client, or replaces its registration: what is left out gets its default, only `client_secret` stays.
+#[utoipa::path(
+    put,
+    path = "/v1/issuers/{iss}/clients/{client_id}",
+    tag = "registration",
+    security(("bearer" = [])),
+    params(
+        ("iss" = String, Path, description = "The issuer's short id"),
+        ("client_id" = String, Path, description = "The client"),
+        ("If-Match" = Option<String>, Header, description = "The ETag the change is meant for"),
+    ),
+    request_body = ClientMetadata,
+    responses(
+        (status = 200, description = "Replaced", body = ClientView, headers(("ETag" = String))),
+        (status = 201, description = "Registered", body = ClientView, headers(("ETag" = String), ("Location" = String))),
+        (status = 401, description = "unauthorized", content_type = "application/problem+json", body = ProblemDocument),
+        (status = 403, description = "forbidden", content_type = "application/problem+json", body = ProblemDocument),
+        (status = 404, description = "unknown-issuer", content_type = "application/problem+json", body = ProblemDocument),
+        (status = 412, description = "version-mismatch", content_type = "application/problem+json", body = ProblemDocument),
+        (status = 422, description = "invalid-field", content_type = "application/problem+json", body = ProblemDocument),
+    )
+)]
+pub async fn put(
+    State(app): State<AppState>,
+    At(seat, _): At<Administer>,
+    Path((_, client_id)): Path<(String, String)>,
+    headers: HeaderMap,
+    Registration { body, ignored }: Registration<ClientMetadata>,
+) -> Result<Reply<ClientView>, Problem> {
+    let client_id = ClientId::parse(client_id).map_err(|malformed| Problem::invalid("/client_id", malformed))?;
+    if body.client_id.as_ref().is_some_and(|text| text.0 != client_id) {
+        return Err(Problem::invalid("/client_id", "must be the one of the path"));
+    }
+    let done = write(&app, &seat, &client_id, &body, if_match(&headers)?).await?;
+    let (view, version) = stored(&app, &seat.issuer.id, &client_id, ignored).await?;
+    Ok(match done {
+        Done::Created => Reply::created(view).version(version).location(&path(&seat.issuer.id, &client_id)),
+        Done::Replaced => Reply::ok(view).version(version),
+    })
+}
+
+/// Writes a registration over the version it was made from, since an omitted secret is carried along from there.
+async fn write(app: &AppState, seat: &Seat, client_id: &ClientId, body: &ClientMetadata, asked: Option<i64>) -> Result<Done, Problem> {
+    let desk = Desk::of(app, &seat.issuer);
+    for _ in 0..ATTEMPTS {
+        let before = app.store.client(&seat.issuer.id, client_id).await?;
+        let record = desk.registered(client_id, body, before.as_ref(), app.clock.now())?;
+        let keys = make(app, &seat.issuer.id, missing(&app.store.keys(&seat.issuer.id).await?, &[record.alg])).await?;
+        let audit = entry(Act::ClientPut, &seat.caller, Some(&seat.issuer.id), &detail(&record, &keys))?;
+        let expected = asked.or(before.map(|before| before.version));
+        match (app.store.put_client(&record, expected, &keys, audit).await?, asked) {
+            (Change::Stale, None) => {}
+            (change, _) => return done(change, Code::UnknownIssuer, || Problem::of(Code::Conflict)),
+        }
+    }
+    Err(Problem::of(Code::VersionMismatch))
+}
+
+/// The client as it is stored now, and its version.
+async fn stored(app: &AppState, issuer: &IssuerId, id: &ClientId, ignored: Vec<String>) -> Result<(ClientView, i64), Problem> {
+    let record = app.store.client(issuer, id).await?.ok_or_else(|| Problem::of(Code::UnknownClient))?;
+    let version = record.version;
+    Ok((ClientView { ignored: Some(ignored), ..view(record) }, version))
+}
+
+fn path(issuer: &IssuerId, id: &ClientId) -> String {
+    format!("/v1/issuers/{issuer}/clients/{}", segment(id.as_str()))
+}
+
+/// What the audit trail keeps: neither secrets nor keys of the client.
+fn detail(record: &ClientRecord, keys: &[KeyRecord]) -> Value {
+    json!({
+        "client_id": record.client_id.as_str(),
+        "backchannel_logout_uri": record.backchannel_logout_uri.as_ref().map(Url::as_str),
+        "id_token_signed_response_alg": record.alg.as_str(),
+        "client_secret_registered": record.secret_digest.is_some(),
+        "network": told(&record.delivery.network),
+        "new_keys": names(keys),
+    })
+}
+
+/// One client.
+#[utoipa::path(
+    get,
+    path = "/v1/issuers/{iss}/clients/{client_id}",
+    tag = "registration",
+    security(("bearer" = [])),
+    params(("iss" = String, Path, description = "The issuer's short id"), ("client_id" = String, Path, description = "The client")),
+    responses(
+        (status = 200, description = "The client", body = ClientView, headers(("ETag" = String))),
+        (status = 401, description = "unauthorized", content_type = "application/problem+json", body = ProblemDocument),
+        (status = 403, description = "forbidden", content_type = "application/problem+json", body = ProblemDocument),
+        (status = 404, description = "unknown-issuer, unknown-client", content_type = "application/problem+json", body = ProblemDocument),
+    )
+)]
+pub async fn show(
+    State(app): State<AppState>,
+    At(seat, _): At<ReadRegistry>,
+    Path((_, client_id)): Path<(String, String)>,
+) -> Result<Reply<ClientView>, Problem> {
+    let unknown = || Problem::of(Code::UnknownClient);
+    let client_id = ClientId::parse(client_id).map_err(|_| unknown())?;
+    let record = app.store.client(&seat.issuer.id, &client_id).await?.ok_or_else(unknown)?;
+    let version = record.version;
+    Ok(Reply::ok(view(record)).version(version))
+}
+
+/// Which clients.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct ClientsQuery {
+    /// How many at most; 100 unless said.
+    limit: Option<text::Limit>,
+    /// The `next` of the page before.
+    after: Option<text::Cursor>,
+}
+
+/// The clients of an issuer, newest first.
+#[utoipa::path(
+    get,
+    path = "/v1/issuers/{iss}/clients",
+    tag = "registration",
+    security(("bearer" = [])),
+    params(("iss" = String, Path, description = "The issuer's short id"), ClientsQuery),
+    responses(
+        (status = 200, description = "One page", body = List<ClientView>),
+        (status = 401, description = "unauthorized", content_type = "application/problem+json", body = ProblemDocument),
+        (status = 403, description = "forbidden", content_type = "application/problem+json", body = ProblemDocument),
+        (status = 404, description = "unknown-issuer", content_type = "application/problem+json", body = ProblemDocument),
+    )
+)]
+pub async fn list(
+    State(app): State<AppState>,
+    At(seat, _): At<ReadRegistry>,
+    Query(query): Query<ClientsQuery>,
+) -> Result<Reply<List<ClientView>>, Problem> {
+    let listed = app.store.clients(&seat.issuer.id, page(query.limit, query.after)).await?;
+    Ok(Reply::ok(List::of(listed, view)))
+}
+
+/// What becomes of what is pending.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct DeleteQuery {
+    /// `cancel`: pending deliveries are not made. Left out, they go on with the last URI.
+    #[param(inline)]
+    deliveries: Option<Deliveries>,
+}
+
+/// What becomes of pending deliveries.
+#[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Deliveries {
+    /// They are not made.
+    Cancel,
+}
+
+/// Deletes a client: its grants are revoked at once, pending deliveries go on unless cancelled.
+#[utoipa::path(
+    delete,
+    path = "/v1/issuers/{iss}/clients/{client_id}",
+    tag = "registration",
+    security(("bearer" = [])),
+    params(
+        ("iss" = String, Path, description = "The issuer's short id"),
+        ("client_id" = String, Path, description = "The client"),
+        DeleteQuery,
+        ("If-Match" = Option<String>, Header, description = "The ETag the deletion is meant for"),
+    ),
+    responses(
+        (status = 204, description = "Deleted"),
+        (status = 401, description = "unauthorized", content_type = "application/problem+json", body = ProblemDocument),
+        (status = 403, description = "forbidden", content_type = "application/problem+json", body = ProblemDocument),
+        (status = 404, description = "unknown-issuer, unknown-client", content_type = "application/problem+json", body = ProblemDocument),
+        (status = 412, description = "version-mismatch", content_type = "application/problem+json", body = ProblemDocument),
+    )
+)]
+pub async fn delete(
+    State(app): State<AppState>,
+    At(seat, _): At<Administer>,
+    Path((_, client_id)): Path<(String, String)>,
+    Query(query): Query<DeleteQuery>,
+    headers: HeaderMap,
+) -> Result<Reply<()>, Problem> {
+    let client_id = ClientId::parse(client_id).map_err(|_| Problem::of(Code::UnknownClient))?;
+    let (pending, word) = match query.deliveries {
+        Some(Deliveries::Cancel) => (Pending::Cancel, "cancel"),
+        None => (Pending::Deliver, "deliver"),
+    };
+    let detail = json!({ "client_id": client_id.as_str(), "deliveries": word });
+    let audit = entry(Act::ClientDeleted, &seat.caller, Some(&seat.issuer.id), &detail)?;
+    let change = app.store.delete_client(&seat.issuer.id, &client_id, if_match(&headers)?, pending, audit).await?;
+    done(change, Code::UnknownClient, || Problem::of(Code::Conflict))?;
+    Ok(Reply::done())
+}
+
+/// What a registration is judged by.
+struct Desk<'a> {
+    issuer: &'a IssuerRecord,
+    egress: &'a Egress,
+    sealing: &'a SealingKey,
+    defaults: &'a DeliverySettings,
+    timeout_max: Duration,
+}
+
+impl<'a> Desk<'a> {
+    fn of(app: &'a AppState, issuer: &'a IssuerRecord) -> Self {
+        let (defaults, timeout_max) = (&app.settings.delivery_defaults, app.settings.delivery_timeout_max);
+        Self { issuer, egress: &app.egress, sealing: &app.sealing, defaults, timeout_max }
+    }
+
+    /// The client as it shall be.
+    fn registered(
+        &self,
+        client_id: &ClientId,
+        body: &ClientMetadata,
+        before: Option<&ClientRecord>,
+        now: Timestamp,
+    ) -> Result<ClientRecord, Problem> {
+        refuse_encryption(body)?;
+        let delivery = self.delivery(body.delivery.as_ref().unwrap_or(&DeliveryMetadata::default()))?;
+        let network = effective(&self.issuer.network, &delivery.network);
+        if body.jwks.is_some() && body.jwks_uri.is_some() {
+            return Err(Problem::invalid("/jwks_uri", "must not be said together with jwks"));
+        }
+        Ok(ClientRecord {
+            issuer: self.issuer.id.clone(),
+            client_id: client_id.clone(),
+            client_name: body.client_name.as_deref().map(name).transpose()?,
+            backchannel_logout_uri: self.url("/backchannel_logout_uri", body.backchannel_logout_uri.as_deref(), &network)?,
+            session_required: body.backchannel_logout_session_required.unwrap_or(false),
+            alg: body.id_token_signed_response_alg.map_or(SigningAlg::Rs256, |text| text.0),
+            auth_method: body.token_endpoint_auth_method.as_deref().map(auth_method).transpose()?,
+            secret_digest: self.secret(client_id, body.client_secret.as_ref(), before)?,
+            jwks: body.jwks.as_ref().map(jwks).transpose()?,
+            jwks_uri: self.url("/jwks_uri", body.jwks_uri.as_deref(), &network)?,
+            delivery,
+            created_at: before.map_or(now, |before| before.created_at),
+            updated_at: now,
+            deleted_at: None,
+            version: before.map_or(1, |before| before.version),
+        })
+    }
+
+    fn url(&self, pointer: &str, text: Option<&str>, network: &Network) -> Result<Option<Url>, Problem> {
+        let Some(text) = text else { return Ok(None) };
+        let url = parse_url(text).map_err(|bad| Problem::invalid(pointer, bad))?;
+        self.egress.check(&url, network).map_err(|bad| Problem::invalid(pointer, bad))?;
+        Ok(Some(url))
+    }
+
+    fn secret(&self, id: &ClientId, said: Option<&Option<String>>, before: Option<&ClientRecord>) -> Result<Option<Digest>, Problem> {
+        match said {
+            None => Ok(before.and_then(|before| before.secret_digest)),
+            Some(None) => Ok(None),
+            // RFC 6749 appendix A.2: printable ASCII.
+            Some(Some(secret))
+                if !(1..=SECRET_BYTES_MAX).contains(&secret.len()) || !secret.bytes().all(|o| (0x20..=0x7e).contains(&o)) =>
+            {
+                Err(Problem::invalid("/client_secret", format!("must be 1 to {SECRET_BYTES_MAX} printable ASCII characters")))
+            }
+            Some(Some(secret)) => Ok(Some(secret_digest(self.sealing, &self.issuer.id, id, secret))),
+        }
+    }
+
+    fn delivery(&self, said: &DeliveryMetadata) -> Result<DeliverySettings, Problem> {
+        let defaults = self.defaults;
+        let timeout_ms_max = u64::try_from(self.timeout_max.as_millis()).unwrap_or(u64::MAX);
+        let timeout_ms = bounded("/delivery/timeout_ms", said.timeout_ms, &(TIMEOUT_MS_MIN..=timeout_ms_max))?;
+        let horizon_s = bounded("/delivery/horizon_s", said.horizon_s, &HORIZON_S)?;
+        let network = Network {
+            allow: said
+                .allow_networks
+                .as_ref()
+                .map_or_else(|| defaults.network.allow.clone(), |list| list.iter().map(|text| text.0).collect()),
+            ca_pem: said.ca_pem.clone().or_else(|| defaults.network.ca_pem.clone()),
+        };
+        self.egress.check_network(&network).map_err(|bad| bad_network("/delivery", bad))?;
+        Ok(DeliverySettings {
+            claims: said.claims.map_or(defaults.claims, |text| text.0),
+            typ: said.typ.map_or(defaults.typ, |text| text.0),
+            timeout: timeout_ms.map_or(defaults.timeout, Duration::from_millis),
+            max_in_flight: bounded("/delivery/max_in_flight", said.max_in_flight, &IN_FLIGHT)?.unwrap_or(defaults.max_in_flight),
+            horizon: horizon_s.map_or(defaults.horizon, Duration::from_secs),
+            confirm_rejections: bounded("/delivery/confirm_rejections", said.confirm_rejections, &CONFIRM_REJECTIONS)?
+                .unwrap_or(defaults.confirm_rejections),
+            retry_statuses: said.retry_statuses.as_deref().map_or_else(|| Ok(defaults.retry_statuses.clone()), retry_statuses)?,
+            network,
+        })
+    }
+}
+
+/// The keyed digest a client's secret is kept as.
+pub fn secret_digest(sealing: &SealingKey, issuer: &IssuerId, client_id: &ClientId, secret: &str) -> Digest {
+    sealing.keyed_digest("client-secret", &[issuer.as_str().as_bytes(), client_id.as_str().as_bytes(), secret.as_bytes()])
+}
+
+/// Whoever asks for encryption must never be sent a token in plain instead.
+fn refuse_encryption(body: &ClientMetadata) -> Result<(), Problem> {
+    let asked = [
+        ("/id_token_encrypted_response_alg", &body.id_token_encrypted_response_alg),
+        ("/id_token_encrypted_response_enc", &body.id_token_encrypted_response_enc),
+    ];
+    match asked.into_iter().find(|(_, value)| value.as_ref().is_some_and(|value| !value.is_null())) {
+        Some((pointer, _)) => {
+            Err(Problem::invalid(pointer, "is not supported: logout tokens are not encrypted here, and never sent in plain instead"))
+        }
+        None => Ok(()),
+    }
+}
+
+fn name(text: &str) -> Result<String, Problem> {
+    if (1..=NAME_CHARS_MAX).contains(&text.chars().count()) && !text.chars().any(char::is_control) {
+        Ok(text.to_owned())
+    } else {
+        Err(Problem::invalid("/client_name", format!("must have 1 to {NAME_CHARS_MAX} characters and no control characters")))
+    }
+}
+
+fn auth_method(text: &str) -> Result<String, Problem> {
+    if AUTH_METHODS.contains(&text) {
+        Ok(text.to_owned())
+    } else {
+        Err(Problem::invalid("/token_endpoint_auth_method", format!("must be one of {}", AUTH_METHODS.join(" "))))
+    }
+}
+
+/// Only public members are kept; a private or symmetric key refuses the set.
+fn jwks(value: &Value) -> Result<String, Problem> {
+    JwkSet::parse(&value.to_string()).map(|set| set.to_json()).map_err(|refused| Problem::invalid("/jwks", refused))
+}
+
+fn retry_statuses(said: &[u16]) -> Result<Vec<u16>, Problem> {
+    if said.len() > RETRY_STATUSES_MAX {
+        return Err(Problem::invalid("/delivery/retry_statuses", format!("must not have more than {RETRY_STATUSES_MAX} items")));
+    }
+    for (index, status) in said.iter().enumerate() {
+        bounded(&format!("/delivery/retry_statuses/{index}"), Some(*status), &RETRY_STATUSES)?;
+    }
+    let mut statuses = said.to_vec();
+    statuses.sort_unstable();
+    statuses.dedup();
+    Ok(statuses)
+}
+
+fn bounded<T: PartialOrd + Display>(pointer: &str, said: Option<T>, range: &RangeInclusive<T>) -> Result<Option<T>, Problem> {
+    match said {
+        Some(value) if !range.contains(&value) => {
+            Err(Problem::invalid(pointer, format!("must be from {} to {}", range.start(), range.end())))
+        }
+        said => Ok(said),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::egress::EgressConfig;
+    use crate::http::json::parse_registration;
+    use crate::model::Issuer;
+    use crate::model::client::{Claims, TokenTyp};
+    use crate::model::issuer::SESSION_MAX_AGE_DEFAULT;
+    use crate::seams::Entropy;
+
+    fn now() -> Timestamp {
+        Timestamp::from_seconds(1_000)
+    }
+
+    fn issuer() -> IssuerRecord {
+        IssuerRecord {
+            id: IssuerId::parse("main").unwrap(),
+            issuer: Issuer::parse("https://op.example").unwrap(),
+            signing_algs: vec![SigningAlg::Rs256],
+            session_max_age: SESSION_MAX_AGE_DEFAULT,
+            network: Network::default(),
+            created_at: now(),
+            updated_at: now(),
+            version: 1,
+        }
+    }
+
+    fn sealing() -> SealingKey {
+        SealingKey::generate(&Entropy::seeded(1))
+    }
+
+    fn put_over(body: &Value, before: Option<&ClientRecord>) -> Result<(ClientRecord, Vec<String>), Problem> {
+        let egress = Egress::new(EgressConfig { ceiling: vec!["10.0.0.0/8".parse().unwrap()], ..EgressConfig::default() }).unwrap();
+        let (issuer, sealing) = (issuer(), sealing());
+        let desk = Desk {
+            issuer: &issuer,
+            egress: &egress,
+            sealing: &sealing,
+            defaults: &DeliverySettings::DEFAULT,
+            timeout_max: Duration::from_secs(20),
+        };
+        let Registration { body, ignored } = parse_registration::<ClientMetadata>(body.to_string().as_bytes())?;
+        Ok((desk.registered(&ClientId::parse("wiki").unwrap(), &body, before, now())?, ignored))
+    }
+
+    fn put(body: &Value) -> Result<(ClientRecord, Vec<String>), Problem> {
+        put_over(body, None)
+    }
+
+    fn fault(body: &Value) -> String {
+        let problem = put(body).expect_err(&body.to_string());
+        assert_eq!(problem.code(), Code::InvalidField, "{body}");
+        problem.errors().first().and_then(|error| error.pointer.clone()).unwrap_or_default()
+    }
+
+    #[test]
+    fn a_client_that_says_nothing_gets_the_defaults() {
+        let (record, ignored) = put(&json!({})).unwrap();
+        assert_eq!((record.alg, record.session_required, record.backchannel_logout_uri), (SigningAlg::Rs256, false, None));
+        assert_eq!((record.delivery, ignored), (DeliverySettings::DEFAULT, vec![]));
+    }
+
+    #[test]
+    fn what_is_said_is_kept_and_what_is_unknown_is_named() {
+        let (record, ignored) = put(&json!({
+            "client_id": "wiki", "client_name": "Wiki", "redirect_uris": ["https://wiki.example/cb"],
+            "backchannel_logout_uri": "https://wiki.example/logout?tenant=1", "backchannel_logout_session_required": true,
+            "id_token_signed_response_alg": "EdDSA", "token_endpoint_auth_method": "client_secret_post",
+            "delivery": {"claims": "sid", "typ": "JWT", "timeout_ms": 5000, "max_in_flight": 2, "horizon_s": 3600, "confirm_rejections": 0,
+                         "retry_statuses": [404, 401, 404], "allow_networks": ["10.1.0.0/16"], "rate_per_s": 5},
+        }))
+        .unwrap();
+        let delivery = DeliverySettings {
+            claims: Claims::Sid,
+            typ: TokenTyp::Jwt,
+            timeout: Duration::from_secs(5),
+            max_in_flight: 2,
+            horizon: Duration::from_secs(3600),
+            confirm_rejections: 0,
+            retry_statuses: vec![401, 404],
+            network: Network { allow: vec!["10.1.0.0/16".parse().unwrap()], ca_pem: None },
+        };
+        assert_eq!((record.alg, record.session_required, record.delivery), (SigningAlg::EdDsa, true, delivery));
+        assert_eq!(record.backchannel_logout_uri.unwrap().as_str(), "https://wiki.example/logout?tenant=1");
+        assert_eq!(ignored, ["delivery.rate_per_s", "redirect_uris"]);
+    }
+
+    #[test]
+    fn a_logout_uri_that_could_not_or_must_not_be_reached_is_refused_by_name() {
+        for uri in [
+            "https://wiki.example/logout#here",
+            "http://wiki.example/logout",
+            "https://user@wiki.example/logout",
+            "https://127.0.0.1/logout",
+            "https://2130706433/logout",
+            "https://[::1]/logout",
+            "https://169.254.169.254/logout",
+            "https://10.0.0.1/logout",
+            "https://localhost/logout",
+            "/logout",
+            "",
+        ] {
+            assert_eq!(fault(&json!({ "backchannel_logout_uri": uri })), "/backchannel_logout_uri", "{uri}");
+            assert_eq!(fault(&json!({ "jwks_uri": uri })), "/jwks_uri", "{uri}");
+        }
+        let excepted = json!({"backchannel_logout_uri": "https://10.0.0.1/logout", "delivery": {"allow_networks": ["10.0.0.0/24"]}});
+        assert!(put(&excepted).is_ok());
+    }
+
+    #[test]
+    fn algorithms_without_a_key_pair_and_encryption_are_refused() {
+        for alg in ["HS256", "HS512", "ES512", "none", "rs256", ""] {
+            assert_eq!(fault(&json!({ "id_token_signed_response_alg": alg })), "/id_token_signed_response_alg", "{alg}");
+        }
+        assert_eq!(fault(&json!({"id_token_encrypted_response_alg": "RSA-OAEP"})), "/id_token_encrypted_response_alg");
+        assert_eq!(fault(&json!({"id_token_encrypted_response_enc": "A256GCM"})), "/id_token_encrypted_response_enc");
+        assert!(put(&json!({"id_token_encrypted_response_alg": null})).is_ok());
+    }
+
+    #[test]
+    fn each_bound_is_kept_and_names_its_member() {
+        let delivery = |member: &str, value: Value| fault(&json!({ "delivery": { member: value } }));
+        for (member, value) in [
+            ("timeout_ms", json!(99)),
+            ("timeout_ms", json!(20_001)),
+            ("max_in_flight", json!(0)),
+            ("max_in_flight", json!(1025)),
+            ("max_in_flight", json!(-1)),
+            ("horizon_s", json!(59)),
+            ("horizon_s", json!(2_592_001)),
+            ("confirm_rejections", json!(3)),
+            ("claims", json!("none")),
+            ("typ", json!("jwt")),
+            ("ca_pem", json!("hello")),
+        ] {
+            assert_eq!(delivery(member, value.clone()), format!("/delivery/{member}"), "{value}");
+        }
+        assert_eq!(delivery("retry_statuses", json!([404, 200])), "/delivery/retry_statuses/1");
+        assert_eq!(delivery("retry_statuses", json!(vec![404; 21])), "/delivery/retry_statuses");
+        assert_eq!(delivery("allow_networks", json!(["192.168.0.0/16"])), "/delivery/allow_networks");
+        assert_eq!(delivery("allow_networks", json!(["10.1.2.3/8"])), "/delivery/allow_networks/0");
+        for (member, value) in [
+            ("client_name", json!("x".repeat(256))),
+            ("client_name", json!("a\u{0}b")),
+            ("client_secret", json!("")),
+            ("client_secret", json!("é")),
+            ("client_secret", json!("x".repeat(1025))),
+            ("token_endpoint_auth_method", json!("password")),
+        ] {
+            assert_eq!(fault(&json!({ member: value.clone() })), format!("/{member}"), "{value}");
+        }
+    }
+
+    #[test]
+    fn keys_come_by_value_or_by_reference_and_are_public() {
+        assert_eq!(fault(&json!({"jwks": {"keys": []}, "jwks_uri": "https://wiki.example/jwks"})), "/jwks_uri");
+        assert_eq!(fault(&json!({"jwks": {"keys": [{"kty": "oct", "k": "AAAA"}]}})), "/jwks");
+        assert_eq!(fault(&json!({"jwks": []})), "/jwks");
+        assert!(put(&json!({"jwks": {"keys": []}})).is_ok());
+    }
+
+    #[test]
+    fn an_omitted_secret_stays_null_removes_it_and_everything_else_omitted_is_gone() {
+        let (first, _) =
+            put(&json!({"client_secret": "hunter2hunter2", "client_name": "Wiki", "backchannel_logout_uri": "https://w.example/l"}))
+                .unwrap();
+        let digest = first.secret_digest.unwrap();
+        assert_eq!(digest, secret_digest(&sealing(), &first.issuer, &first.client_id, "hunter2hunter2"));
+        let (second, _) = put_over(&json!({}), Some(&first)).unwrap();
+        assert_eq!((second.secret_digest, second.client_name, second.backchannel_logout_uri), (Some(digest), None, None));
+        let (third, _) = put_over(&json!({"client_secret": null}), Some(&first)).unwrap();
+        assert_eq!(third.secret_digest, None);
+    }
+
+    #[test]
+    fn neither_the_answer_nor_the_audit_trail_tells_a_secret_or_its_digest() {
+        let (record, _) = put(&json!({"client_secret": "hunter2hunter2"})).unwrap();
+        let digest = record.secret_digest.unwrap().to_string();
+        let kept = detail(&record, &[]).to_string();
+        let shown = serde_json::to_string(&view(record)).unwrap();
+        for text in [kept, shown] {
+            assert!(!text.contains("hunter2") && !text.contains(&digest), "{text}");
+            assert!(text.contains("\"client_secret_registered\":true"), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_location_escapes_what_a_client_id_may_hold() {
+        let id = ClientId::parse("a b/c?d%e").unwrap();
+        assert_eq!(path(&IssuerId::parse("main").unwrap(), &id), "/v1/issuers/main/clients/a%20b%2Fc%3Fd%25e");
+    }
+}

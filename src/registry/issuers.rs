@@ -1,0 +1,458 @@
+//! Issuers: whose sessions end here, and what their tokens are signed with.
+
+use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::HeaderMap;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::routes;
+
+use super::keys::{make, missing, names};
+use super::{bad_network, done, entry, told};
+use crate::egress::{Egress, Mode};
+use crate::http::needs::{Administer, ReadRegistry};
+use crate::http::problem::ProblemDocument;
+use crate::http::wire::{nullable, text};
+use crate::http::{Anywhere, AppState, At, Code, FieldError, List, Problem, Query, Registration, Reply, Routes, Somewhere, if_match, page};
+use crate::model::audit::Act;
+use crate::model::client::Network;
+use crate::model::issuer::{IssuerRecord, SESSION_MAX_AGE_DEFAULT};
+use crate::model::key::{KeyRecord, SigningAlg};
+use crate::model::page::Listed;
+use crate::model::{Issuer, IssuerId, Timestamp};
+use crate::store::Change;
+
+/// The routes of issuers.
+pub fn routes() -> Routes {
+    Routes::new().add(routes!(create, list)).add(routes!(show, change, delete))
+}
+
+/// How long a session without `expires_at` may be taken to live, in seconds: a minute to a year.
+pub const SESSION_MAX_AGE_S: RangeInclusive<u64> = 60..=366 * 24 * 3600;
+
+/// How often a change is tried again that others keep overtaking.
+const ATTEMPTS: usize = 3;
+
+/// A new issuer.
+#[derive(Debug, Deserialize, ToSchema)]
+pub struct NewIssuer {
+    /// Its short id in paths: 1 to 63 of a-z, 0-9 and '-'.
+    #[schema(example = "main")]
+    id: text::IssuerId,
+    /// Its identifier to the letter: the `iss` of every token signed for it.
+    #[schema(example = "https://op.example")]
+    issuer: text::Issuer,
+    /// The algorithms to have a key for; RS256 unless said. One that has a key cannot be taken away.
+    signing_algs: Option<Vec<text::SigningAlg>>,
+    /// How long a session without `expires_at` is taken to live, in seconds; 30 days unless said.
+    #[schema(minimum = 60, maximum = 31_622_400)]
+    session_max_age: Option<u64>,
+    /// Networks its clients may be at although they are not public; only inside what the deployment allows.
+    allow_networks: Option<Vec<text::IpNetwork>>,
+    /// Certificate authorities trusted beside the system's, in PEM; null for none.
+    #[serde(default, deserialize_with = "nullable")]
+    #[schema(value_type = Option<String>)]
+    ca_pem: Option<Option<String>>,
+}
+
+/// A changed issuer: what is left out stays.
+#[derive(Debug, Deserialize, ToSchema)]
+pub struct ChangedIssuer {
+    /// Its short id, which never changes.
+    id: Option<text::IssuerId>,
+    /// Its identifier, which cannot change any more once it has sessions.
+    issuer: Option<text::Issuer>,
+    /// The algorithms to have a key for; RS256 unless said. One that has a key cannot be taken away.
+    signing_algs: Option<Vec<text::SigningAlg>>,
+    /// How long a session without `expires_at` is taken to live, in seconds; 30 days unless said.
+    #[schema(minimum = 60, maximum = 31_622_400)]
+    session_max_age: Option<u64>,
+    /// Networks its clients may be at although they are not public; only inside what the deployment allows.
+    allow_networks: Option<Vec<text::IpNetwork>>,
+    /// Certificate authorities trusted beside the system's, in PEM; null for none.
+    #[serde(default, deserialize_with = "nullable")]
+    #[schema(value_type = Option<String>)]
+    ca_pem: Option<Option<String>>,
+}
+
+/// An issuer.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct IssuerView {
+    /// Its short id in paths.
+    id: text::IssuerId,
+    /// Its identifier to the letter.
+    issuer: text::Issuer,
+    /// The algorithms registered for it.
+    signing_algs: Vec<text::SigningAlg>,
+    /// How long a session without `expires_at` is taken to live, in seconds.
+    session_max_age: u64,
+    /// Exceptions from the address rule for its clients.
+    allow_networks: Vec<text::IpNetwork>,
+    /// Certificate authorities trusted beside the system's.
+    ca_pem: Option<String>,
+    /// When it was registered.
+    created_at: text::Timestamp,
+    /// When it last changed.
+    updated_at: text::Timestamp,
+    /// Members of the request that are unknown here and were ignored.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ignored: Option<Vec<String>>,
+}
+
+fn view(record: IssuerRecord) -> IssuerView {
+    let IssuerRecord { id, issuer, signing_algs, session_max_age, network, created_at, updated_at, version: _ } = record;
+    IssuerView {
+        id: id.into(),
+        issuer: issuer.into(),
+        signing_algs: signing_algs.into_iter().map(Into::into).collect(),
+        session_max_age: session_max_age.as_secs(),
+        allow_networks: network.allow.into_iter().map(Into::into).collect(),
+        ca_pem: network.ca_pem,
+        created_at: created_at.into(),
+        updated_at: updated_at.into(),
+        ignored: None,
+    }
+}
+
+/// Registers an issuer and makes its signing keys.
+#[utoipa::path(
+    post,
+    path = "/v1/issuers",
+    tag = "registration",
+    security(("bearer" = [])),
+    request_body = NewIssuer,
+    responses(
+        (status = 201, description = "Registered; its keys are published", body = IssuerView, headers(("ETag" = String), ("Location" = String))),
+        (status = 401, description = "unauthorized", content_type = "application/problem+json", body = ProblemDocument),
+        (status = 403, description = "forbidden", content_type = "application/problem+json", body = ProblemDocument),
+        (status = 409, description = "already-exists", content_type = "application/problem+json", body = ProblemDocument),
+        (status = 422, description = "invalid-field", content_type = "application/problem+json", body = ProblemDocument),
+    )
+)]
+pub async fn create(
+    State(app): State<AppState>,
+    Anywhere(caller, _): Anywhere<Administer>,
+    Registration { body, ignored }: Registration<NewIssuer>,
+) -> Result<Reply<IssuerView>, Problem> {
+    let NewIssuer { id, issuer, signing_algs, session_max_age, allow_networks, ca_pem } = body;
+    let signing_algs = signing_algs.or_else(|| Some(vec![SigningAlg::Rs256.into()]));
+    let terms = Terms { issuer: None, signing_algs, session_max_age, allow_networks, ca_pem };
+    let record = terms.apply(&blank(id.0, issuer.0, app.clock.now()), &Judge::of(&app))?;
+    let taken = || {
+        Problem::new(Code::AlreadyExists, "this id or this issuer is registered")
+            .at(FieldError::pointer("/id", "must be new"))
+            .at(FieldError::pointer("/issuer", "must be new"))
+    };
+    if app.store.issuer(&record.id).await?.is_some() {
+        return Err(taken());
+    }
+    let keys = make(&app, &record.id, record.signing_algs.clone()).await?;
+    let audit = entry(Act::IssuerCreated, &caller, Some(&record.id), &detail(&record, &keys))?;
+    done(app.store.create_issuer(&record, &keys, audit).await?, Code::UnknownIssuer, taken)?;
+    let path = format!("/v1/issuers/{}", record.id);
+    let (view, version) = stored(&app, &record.id, ignored).await?;
+    Ok(Reply::created(view).version(version).location(&path))
+}
+
+/// The issuers, newest first; for a caller bound to one, that one.
+#[utoipa::path(
+    get,
+    path = "/v1/issuers",
+    tag = "registration",
+    security(("bearer" = [])),
+    params(IssuersQuery),
+    responses(
+        (status = 200, description = "One page", body = List<IssuerView>),
+        (status = 401, description = "unauthorized", content_type = "application/problem+json", body = ProblemDocument),
+        (status = 403, description = "forbidden", content_type = "application/problem+json", body = ProblemDocument),
+    )
+)]
+pub async fn list(
+    State(app): State<AppState>,
+    Somewhere(caller, _): Somewhere<ReadRegistry>,
+    Query(query): Query<IssuersQuery>,
+) -> Result<Reply<List<IssuerView>>, Problem> {
+    let listed = match &caller.issuer {
+        Some(own) => Listed { items: app.store.issuer(own).await?.into_iter().collect(), next: None },
+        None => app.store.issuers(page(query.limit, query.after)).await?,
+    };
+    Ok(Reply::ok(List::of(listed, view)))
+}
+
+/// Which issuers.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct IssuersQuery {
+    /// How many at most; 100 unless said.
+    limit: Option<text::Limit>,
+    /// The `next` of the page before.
+    after: Option<text::Cursor>,
+}
+
+/// One issuer.
+#[utoipa::path(
+    get,
+    path = "/v1/issuers/{iss}",
+    tag = "registration",
+    security(("bearer" = [])),
+    params(("iss" = String, Path, description = "The issuer's short id")),
+    responses(
+        (status = 200, description = "The issuer", body = IssuerView, headers(("ETag" = String))),
+        (status = 401, description = "unauthorized", content_type = "application/problem+json", body = ProblemDocument),
+        (status = 403, description = "forbidden", content_type = "application/problem+json", body = ProblemDocument),
+        (status = 404, description = "unknown-issuer", content_type = "application/problem+json", body = ProblemDocument),
+    )
+)]
+pub async fn show(At(seat, _): At<ReadRegistry>) -> Reply<IssuerView> {
+    let version = seat.issuer.version;
+    Reply::ok(view(seat.issuer)).version(version)
+}
+
+/// Changes an issuer; what is left out stays. Makes the keys of new algorithms.
+#[utoipa::path(
+    patch,
+    path = "/v1/issuers/{iss}",
+    tag = "registration",
+    security(("bearer" = [])),
+    params(
+        ("iss" = String, Path, description = "The issuer's short id"),
+        ("If-Match" = Option<String>, Header, description = "The ETag the change is meant for"),
+    ),
+    request_body = ChangedIssuer,
+    responses(
+        (status = 200, description = "The issuer as it is now", body = IssuerView, headers(("ETag" = String))),
+        (status = 401, description = "unauthorized", content_type = "application/problem+json", body = ProblemDocument),
+        (status = 403, description = "forbidden", content_type = "application/problem+json", body = ProblemDocument),
+        (status = 404, description = "unknown-issuer", content_type = "application/problem+json", body = ProblemDocument),
+        (status = 409, description = "conflict: the identifier is taken, or cannot change any more", content_type = "application/problem+json", body = ProblemDocument),
+        (status = 412, description = "version-mismatch", content_type = "application/problem+json", body = ProblemDocument),
+        (status = 422, description = "invalid-field", content_type = "application/problem+json", body = ProblemDocument),
+    )
+)]
+pub async fn change(
+    State(app): State<AppState>,
+    At(seat, _): At<Administer>,
+    headers: HeaderMap,
+    Registration { body, ignored }: Registration<ChangedIssuer>,
+) -> Result<Reply<IssuerView>, Problem> {
+    let expected = if_match(&headers)?;
+    let mut current = seat.issuer;
+    if body.id.as_ref().is_some_and(|text| text.0 != current.id) {
+        return Err(Problem::invalid("/id", "never changes"));
+    }
+    let ChangedIssuer { id: _, issuer, signing_algs, session_max_age, allow_networks, ca_pem } = body;
+    let terms = Terms { issuer: issuer.map(|text| text.0), signing_algs, session_max_age, allow_networks, ca_pem };
+    for _ in 0..ATTEMPTS {
+        if expected.is_some_and(|expected| expected != current.version) {
+            return Err(Problem::of(Code::VersionMismatch));
+        }
+        let record = terms.apply(&IssuerRecord { updated_at: app.clock.now(), ..current.clone() }, &Judge::of(&app))?;
+        let keys = make(&app, &record.id, missing(&app.store.keys(&record.id).await?, &record.signing_algs)).await?;
+        let audit = entry(Act::IssuerChanged, &seat.caller, Some(&record.id), &detail(&record, &keys))?;
+        match app.store.change_issuer(&record, &keys, audit).await? {
+            Change::Stale => current = app.store.issuer(&current.id).await?.ok_or_else(|| Problem::of(Code::UnknownIssuer))?,
+            change => {
+                done(change, Code::UnknownIssuer, immutable)?;
+                let (view, version) = stored(&app, &record.id, ignored).await?;
+                return Ok(Reply::ok(view).version(version));
+            }
+        }
+    }
+    Err(Problem::of(Code::VersionMismatch))
+}
+
+fn immutable() -> Problem {
+    Problem::new(Code::Conflict, "an issuer with sessions keeps its identifier, and no two share one")
+        .at(FieldError::pointer("/issuer", "cannot become this"))
+}
+
+/// Deletes an issuer for which nothing lives any more, with its clients and API tokens.
+#[utoipa::path(
+    delete,
+    path = "/v1/issuers/{iss}",
+    tag = "registration",
+    security(("bearer" = [])),
+    params(("iss" = String, Path, description = "The issuer's short id")),
+    responses(
+        (status = 204, description = "Deleted"),
+        (status = 401, description = "unauthorized", content_type = "application/problem+json", body = ProblemDocument),
+        (status = 403, description = "forbidden", content_type = "application/problem+json", body = ProblemDocument),
+        (status = 404, description = "unknown-issuer", content_type = "application/problem+json", body = ProblemDocument),
+        (status = 409, description = "in-use: sessions live, deliveries are pending or grants are good", content_type = "application/problem+json", body = ProblemDocument),
+    )
+)]
+pub async fn delete(State(app): State<AppState>, At(seat, _): At<Administer>) -> Result<Reply<()>, Problem> {
+    let audit = entry(Act::IssuerDeleted, &seat.caller, Some(&seat.issuer.id), &json!({ "issuer": seat.issuer.issuer.as_str() }))?;
+    done(app.store.delete_issuer(&seat.issuer.id, audit).await?, Code::UnknownIssuer, || Problem::of(Code::Conflict))?;
+    app.keyring.forget(&seat.issuer.id);
+    Ok(Reply::done())
+}
+
+/// What a request says about an issuer.
+struct Terms {
+    issuer: Option<Issuer>,
+    signing_algs: Option<Vec<text::SigningAlg>>,
+    session_max_age: Option<u64>,
+    allow_networks: Option<Vec<text::IpNetwork>>,
+    ca_pem: Option<Option<String>>,
+}
+
+impl Terms {
+    /// The issuer as it shall be: what was said over what was there.
+    fn apply(&self, before: &IssuerRecord, judge: &Judge<'_>) -> Result<IssuerRecord, Problem> {
+        let issuer = self.issuer.as_ref().unwrap_or(&before.issuer).clone();
+        secure(&issuer, judge.mode)?;
+        let allow = self.allow_networks.as_ref().map(|networks| networks.iter().map(|text| text.0).collect());
+        let network = Network {
+            allow: allow.unwrap_or_else(|| before.network.allow.clone()),
+            ca_pem: self.ca_pem.clone().unwrap_or_else(|| before.network.ca_pem.clone()),
+        };
+        judge.egress.check_network(&network).map_err(|bad| bad_network("", bad))?;
+        let signing_algs = self.algorithms(&before.signing_algs)?;
+        Ok(IssuerRecord { issuer, signing_algs, session_max_age: self.max_age(before.session_max_age)?, network, ..before.clone() })
+    }
+
+    fn max_age(&self, before: Duration) -> Result<Duration, Problem> {
+        match self.session_max_age {
+            None => Ok(before),
+            Some(seconds) if SESSION_MAX_AGE_S.contains(&seconds) => Ok(Duration::from_secs(seconds)),
+            Some(_) => {
+                let (least, most) = (SESSION_MAX_AGE_S.start(), SESSION_MAX_AGE_S.end());
+                Err(Problem::invalid("/session_max_age", format!("must be from {least} to {most}")))
+            }
+        }
+    }
+
+    /// Published keys stay published, so the list of algorithms only grows.
+    fn algorithms(&self, before: &[SigningAlg]) -> Result<Vec<SigningAlg>, Problem> {
+        let Some(wanted) = &self.signing_algs else { return Ok(before.to_vec()) };
+        let wanted: BTreeSet<SigningAlg> = wanted.iter().map(|text| text.0).collect();
+        match before.iter().find(|alg| !wanted.contains(alg)) {
+            Some(alg) => Err(Problem::invalid("/signing_algs", format!("must keep {alg}, which has a published key"))),
+            None if wanted.is_empty() => Err(Problem::invalid("/signing_algs", "must not be empty")),
+            None => Ok(wanted.into_iter().collect()),
+        }
+    }
+}
+
+/// What registrations are judged by.
+pub(super) struct Judge<'a> {
+    pub(super) egress: &'a Egress,
+    pub(super) mode: Mode,
+}
+
+impl<'a> Judge<'a> {
+    pub(super) fn of(app: &'a AppState) -> Self {
+        Self { egress: &app.egress, mode: app.settings.mode }
+    }
+}
+
+/// OpenID Connect Core 2: an issuer is an https URL. Only a developer's machine may do without.
+fn secure(issuer: &Issuer, mode: Mode) -> Result<(), Problem> {
+    let https = issuer.as_str().get(..8).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https://"));
+    match mode {
+        Mode::Development => Ok(()),
+        Mode::Production if https => Ok(()),
+        Mode::Production => Err(Problem::invalid("/issuer", "must be an https URL")),
+    }
+}
+
+/// An issuer of which nothing was said yet.
+fn blank(id: IssuerId, issuer: Issuer, now: Timestamp) -> IssuerRecord {
+    IssuerRecord {
+        id,
+        issuer,
+        signing_algs: Vec::new(),
+        session_max_age: SESSION_MAX_AGE_DEFAULT,
+        network: Network::default(),
+        created_at: now,
+        updated_at: now,
+        version: 1,
+    }
+}
+
+/// What the audit trail keeps.
+fn detail(record: &IssuerRecord, keys: &[KeyRecord]) -> Value {
+    let algs: Vec<_> = record.signing_algs.iter().map(|alg| alg.as_str()).collect();
+    let age = record.session_max_age.as_secs();
+    json!({ "issuer": record.issuer.as_str(), "signing_algs": algs, "session_max_age": age, "network": told(&record.network), "new_keys": names(keys) })
+}
+
+/// The issuer as it is stored now, and its version.
+async fn stored(app: &AppState, id: &IssuerId, ignored: Vec<String>) -> Result<(IssuerView, i64), Problem> {
+    let record = app.store.issuer(id).await?.ok_or_else(|| Problem::of(Code::UnknownIssuer))?;
+    let version = record.version;
+    Ok((IssuerView { ignored: Some(ignored), ..view(record) }, version))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::egress::EgressConfig;
+
+    fn said() -> Terms {
+        Terms { issuer: None, signing_algs: None, session_max_age: None, allow_networks: None, ca_pem: None }
+    }
+
+    fn main() -> IssuerRecord {
+        let mut record = blank(IssuerId::parse("main").unwrap(), Issuer::parse("https://op.example").unwrap(), Timestamp::from_seconds(1));
+        record.signing_algs = vec![SigningAlg::Rs256];
+        record
+    }
+
+    fn applied(terms: &Terms, mode: Mode) -> Result<IssuerRecord, Vec<String>> {
+        let egress = Egress::new(EgressConfig { mode, ceiling: vec!["10.0.0.0/8".parse().unwrap()], ..EgressConfig::default() }).unwrap();
+        let at_fault = |problem: Problem| problem.errors().iter().filter_map(|error| error.pointer.clone()).collect();
+        terms.apply(&main(), &Judge { egress: &egress, mode }).map_err(at_fault)
+    }
+
+    fn refused(terms: &Terms) -> Vec<String> {
+        applied(terms, Mode::Production).expect_err("it must be refused")
+    }
+
+    #[test]
+    fn what_is_left_out_stays() {
+        assert_eq!(applied(&said(), Mode::Production).unwrap(), main());
+        let changed = applied(&Terms { session_max_age: Some(3600), ..said() }, Mode::Production).unwrap();
+        assert_eq!(changed, IssuerRecord { session_max_age: Duration::from_secs(3600), ..main() });
+    }
+
+    #[test]
+    fn an_issuer_without_tls_is_for_development_alone() {
+        let plain = Terms { issuer: Some(Issuer::parse("http://localhost:3000").unwrap()), ..said() };
+        assert_eq!(refused(&plain), ["/issuer"]);
+        assert!(applied(&plain, Mode::Development).is_ok());
+    }
+
+    #[test]
+    fn each_bound_is_kept_and_names_its_member() {
+        let network = |net: &str| Some(vec![net.parse::<ipnet::IpNet>().unwrap().into()]);
+        assert_eq!(refused(&Terms { session_max_age: Some(59), ..said() }), ["/session_max_age"]);
+        assert_eq!(refused(&Terms { session_max_age: Some(u64::MAX), ..said() }), ["/session_max_age"]);
+        assert_eq!(refused(&Terms { allow_networks: network("192.168.0.0/16"), ..said() }), ["/allow_networks"]);
+        assert!(applied(&Terms { allow_networks: network("10.1.0.0/16"), ..said() }, Mode::Production).is_ok());
+        assert_eq!(refused(&Terms { ca_pem: Some(Some("hello".into())), ..said() }), ["/ca_pem"]);
+    }
+
+    #[test]
+    fn algorithms_are_added_and_never_taken_away() {
+        let algs = |algs: &[SigningAlg]| Terms { signing_algs: Some(algs.iter().map(|alg| (*alg).into()).collect()), ..said() };
+        assert_eq!(refused(&algs(&[SigningAlg::Es256])), ["/signing_algs"]);
+        assert_eq!(refused(&algs(&[])), ["/signing_algs"]);
+        let both = applied(&algs(&[SigningAlg::Es256, SigningAlg::Rs256, SigningAlg::Rs256]), Mode::Production).unwrap();
+        assert_eq!(both.signing_algs, [SigningAlg::Rs256, SigningAlg::Es256]);
+    }
+
+    #[test]
+    fn the_audit_trail_keeps_names_of_keys_and_nothing_of_certificates() {
+        let mut record = main();
+        record.network.ca_pem = Some("-----BEGIN CERTIFICATE-----".into());
+        let told = detail(&record, &[]).to_string();
+        assert!(told.contains("\"own_ca\":true") && !told.contains("BEGIN"), "{told}");
+    }
+}
