@@ -1,0 +1,60 @@
+//! The doors: each reads one kind of request into reports or a trigger, commits it, and answers.
+//!
+//! Owns the wire forms of what providers report and of what a logout names. Never sends anything, never decides what an end reaches and never keeps a
+//! token: what comes by value is digested while it is read.
+//!
+//! Why a bulk call with one malformed item is refused as a whole: its sender is broken, and would take the status of the call for success. An item that
+//! is well-formed and merely contradicts what is stored is refused by itself; its neighbours stand.
+
+pub mod bulk;
+pub mod idempotency;
+pub mod logouts;
+pub mod prefer;
+pub mod refresh_tokens;
+pub mod reports;
+pub mod sessions;
+pub mod target;
+pub mod token;
+
+use crate::http::Routes;
+
+/// The routes of this room.
+pub fn routes() -> Routes {
+    use utoipa_axum::routes;
+    Routes::new()
+        .add(routes!(sessions::put_session))
+        .add(routes!(sessions::post_sessions))
+        .add(routes!(sessions::delete_participant))
+        .add(routes!(reports::post_reports))
+        .add(routes!(refresh_tokens::post_refresh_tokens))
+        .add(routes!(logouts::post_logout))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use serde_json::Value;
+
+    fn references(value: &Value, found: &mut BTreeSet<String>) {
+        match value {
+            Value::Object(members) => {
+                found.extend(members.get("$ref").and_then(Value::as_str).map(str::to_owned));
+                members.values().for_each(|member| references(member, found));
+            }
+            Value::Array(items) => items.iter().for_each(|item| references(item, found)),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+        }
+    }
+
+    #[test]
+    fn every_schema_that_is_referred_to_is_described() {
+        let document = serde_json::to_value(super::routes().document()).unwrap();
+        let mut found = BTreeSet::new();
+        references(&document, &mut found);
+        assert!(found.len() > 10, "{found:?}");
+        for reference in found {
+            assert!(document.pointer(reference.trim_start_matches('#')).is_some(), "{reference}");
+        }
+    }
+}

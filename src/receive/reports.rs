@@ -1,0 +1,311 @@
+//! Reports of every kind, up to a thousand in one call.
+
+use axum::extract::State;
+use serde::Deserialize;
+use utoipa::ToSchema;
+
+use super::bulk::{Bulk, Results};
+use super::sessions::{DeviceBody, LoginBody, Names, ParticipantBody, token_at};
+use super::token::{TokenBody, TokenParts, TokenValue};
+use crate::http::wire::{text, value};
+use crate::http::{AppState, At, Code, FieldError, Problem, ProblemDocument, Reply, Scope, StrictJson, Text, needs};
+use crate::model::report::{ParticipantReport, Report, TokenOwner, TokenReport};
+use crate::model::session::SessionName;
+use crate::model::{Alias, ClientId, Digest, Jti, ProviderKey, Sid, Subject, Timestamp};
+use crate::plan::joining;
+
+/// What is reported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Op {
+    /// A login, or anything new about a session.
+    Session,
+    /// A relying party joins a session.
+    Join,
+    /// A session was used.
+    Touch,
+    /// A relying party left by itself.
+    Leave,
+    /// A refresh token was issued.
+    RefreshToken,
+}
+
+impl Op {
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Session => "session",
+            Self::Join => "join",
+            Self::Touch => "touch",
+            Self::Leave => "leave",
+            Self::RefreshToken => "refresh_token",
+        }
+    }
+
+    /// The members a report of this kind may have, beside `op`, `sid`, `key` and `sub`.
+    const fn members(self) -> &'static [&'static str] {
+        match self {
+            Self::Session => &["started_at", "expires_at", "idle_expires_at", "aliases", "device", "participants"],
+            Self::Join => &["client_id", "client_sid", "client_sub", "joined_at", "refresh_token"],
+            Self::Touch => &["expires_at", "idle_expires_at"],
+            Self::Leave => &["client_id", "client_sid"],
+            Self::RefreshToken => &["client_id", "token", "token_sha256", "jti", "issued_at", "expires_at", "offline_access", "scope"],
+        }
+    }
+}
+
+/// One report. `sid` or `key` names the session; with neither, `sub` names its one implicit session (of a `refresh_token`: the subject whose token
+/// it is, bound to no session).
+///
+/// Beside these a `session` has the members of a login; a `join` has `client_id`, `client_sid`, `client_sub`, `joined_at` and `refresh_token`; a
+/// `touch` has `idle_expires_at` and `expires_at`; a `leave` has `client_id` and `client_sid`; a `refresh_token` has `client_id` and the members of a
+/// token. Any other member is refused.
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ReportItem {
+    op: Op,
+    sid: Option<text::Sid>,
+    key: Option<text::ProviderKey>,
+    sub: Option<text::Subject>,
+    started_at: Option<text::Timestamp>,
+    expires_at: Option<text::Timestamp>,
+    idle_expires_at: Option<text::Timestamp>,
+    aliases: Option<Vec<text::Alias>>,
+    device: Option<DeviceBody>,
+    participants: Option<Vec<ParticipantBody>>,
+    client_id: Option<text::ClientId>,
+    /// The `sid` that client saw.
+    client_sid: Option<text::Sid>,
+    /// The `sub` that client saw.
+    client_sub: Option<text::Subject>,
+    joined_at: Option<text::Timestamp>,
+    refresh_token: Option<TokenBody>,
+    token: Option<TokenValue>,
+    token_sha256: Option<text::Digest>,
+    jti: Option<text::Jti>,
+    issued_at: Option<text::Timestamp>,
+    offline_access: Option<bool>,
+    scope: Option<text::Scope>,
+}
+
+/// Up to 1,000 reports, applied in their order.
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ReportsBody {
+    #[schema(value_type = Vec<ReportItem>, max_items = 1000)]
+    reports: Bulk<ReportItem>,
+}
+
+impl ReportItem {
+    /// The report, if it has the members of its kind and no others.
+    fn report(self) -> Result<Report, Problem> {
+        self.check_members()?;
+        match self.op {
+            Op::Session => self.login(),
+            Op::Join => self.join(),
+            Op::Touch => self.touch(),
+            Op::Leave => self.leave(),
+            Op::RefreshToken => self.refresh_token(),
+        }
+    }
+
+    fn check_members(&self) -> Result<(), Problem> {
+        let present = [
+            ("started_at", self.started_at.is_some()),
+            ("expires_at", self.expires_at.is_some()),
+            ("idle_expires_at", self.idle_expires_at.is_some()),
+            ("aliases", self.aliases.is_some()),
+            ("device", self.device.is_some()),
+            ("participants", self.participants.is_some()),
+            ("client_id", self.client_id.is_some()),
+            ("client_sid", self.client_sid.is_some()),
+            ("client_sub", self.client_sub.is_some()),
+            ("joined_at", self.joined_at.is_some()),
+            ("refresh_token", self.refresh_token.is_some()),
+            ("token", self.token.is_some()),
+            ("token_sha256", self.token_sha256.is_some()),
+            ("jti", self.jti.is_some()),
+            ("issued_at", self.issued_at.is_some()),
+            ("offline_access", self.offline_access.is_some()),
+            ("scope", self.scope.is_some()),
+        ];
+        let foreign = present.into_iter().find(|(name, present)| *present && !self.op.members().contains(name));
+        match foreign {
+            None => Ok(()),
+            Some((name, _)) => {
+                let detail = format!("is no member of a {}", self.op.word());
+                Err(Problem::of(Code::UnknownMember).at(FieldError::pointer(format!("/{name}"), detail)))
+            }
+        }
+    }
+
+    fn names(&self) -> Names {
+        Names { sid: value(self.sid.clone()), key: value(self.key.clone()), sub: value(self.sub.clone()) }
+    }
+
+    /// The session that something happened to; its `sub` is asked for only where nothing else names it.
+    fn session(&self) -> Result<SessionName, Problem> {
+        match (self.sid.is_some() || self.key.is_some(), &self.sub) {
+            (true, Some(_)) => Err(Problem::invalid("/sub", "does not go with sid or key here")),
+            (true, None) | (false, _) => self.names().session(),
+        }
+    }
+
+    fn login(self) -> Result<Report, Problem> {
+        let session = self.names().session()?;
+        let body = LoginBody {
+            sub: self.sub.ok_or_else(|| missing("sub"))?,
+            started_at: self.started_at,
+            expires_at: self.expires_at,
+            idle_expires_at: self.idle_expires_at,
+            aliases: self.aliases.unwrap_or_default(),
+            device: self.device,
+            participants: self.participants.unwrap_or_default(),
+        };
+        body.report(session)
+    }
+
+    fn join(self) -> Result<Report, Problem> {
+        let session = self.session()?;
+        let participant = ParticipantReport {
+            client_id: self.client_id.ok_or_else(|| missing("client_id"))?.0,
+            sid: value(self.client_sid),
+            sub: value(self.client_sub),
+            joined_at: value(self.joined_at),
+            refresh_token: token_at(self.refresh_token, "/refresh_token")?,
+        };
+        Ok(Report::Join { session, participant })
+    }
+
+    fn touch(self) -> Result<Report, Problem> {
+        let session = self.session()?;
+        match (value(self.idle_expires_at), value(self.expires_at)) {
+            (None, None) => Err(missing("idle_expires_at")),
+            (idle_expires_at, expires_at) => Ok(Report::Touch { session, idle_expires_at, expires_at }),
+        }
+    }
+
+    fn leave(self) -> Result<Report, Problem> {
+        let session = self.session()?;
+        let client_id = self.client_id.ok_or_else(|| missing("client_id"))?.0;
+        Ok(Report::Leave { session, client_id, sid: value(self.client_sid) })
+    }
+
+    fn refresh_token(self) -> Result<Report, Problem> {
+        let names = self.names();
+        let parts = TokenParts {
+            token: self.token,
+            token_sha256: value(self.token_sha256),
+            jti: value(self.jti),
+            issued_at: value(self.issued_at),
+            expires_at: value(self.expires_at),
+            offline_access: self.offline_access.unwrap_or(false),
+            scope: self.scope.map(|Text(scope)| scope.into_string()),
+        };
+        token_report(names, value(self.client_id), parts).map(Report::RefreshToken)
+    }
+}
+
+/// A refresh token and whose it is: a session's, or a subject's and bound to no session.
+pub(super) fn token_report(names: Names, client_id: Option<ClientId>, parts: TokenParts) -> Result<TokenReport, Problem> {
+    let owner = match names {
+        Names { sid: None, key: None, sub: Some(sub) } => TokenOwner::Subject(sub),
+        Names { sub: Some(_), .. } => return Err(Problem::invalid("/sub", "does not go with sid or key here")),
+        Names { sid: None, key: None, sub: None } => {
+            return Err(Problem::invalid("/sid", "is missing: a token belongs to a session by sid or key, or to a sub"));
+        }
+        names @ Names { sub: None, .. } => TokenOwner::Session(names.session()?),
+    };
+    let client_id = client_id.ok_or_else(|| missing("client_id"))?;
+    Ok(TokenReport { owner, client_id, token: parts.details()? })
+}
+
+pub(super) fn missing(name: &str) -> Problem {
+    Problem::invalid(format!("/{name}"), "is missing")
+}
+
+/// Report up to 1,000 things at once, in their order. Each is answered by itself.
+#[utoipa::path(post, path = "/v1/issuers/{iss}/reports", tag = "sessions", operation_id = "postReports", security(("bearer" = [])),
+    params(("iss" = String, Path, description = "The issuer's short id.")),
+    request_body = ReportsBody,
+    responses(
+        (status = 200, description = "One result for each report, in their order.", body = Results),
+        (status = "default", description = "A problem; nothing was done.", body = ProblemDocument, content_type = "application/problem+json"),
+    ))]
+pub async fn post_reports(
+    State(app): State<AppState>,
+    at: At<needs::Report>,
+    StrictJson(body): StrictJson<ReportsBody>,
+) -> Result<Reply<Results>, Problem> {
+    let reports = read(body)?;
+    Ok(Reply::ok(Results::of(app.store.report(&at.0.issuer, reports, joining::RULES).await?)))
+}
+
+fn read(body: ReportsBody) -> Result<Vec<Report>, Problem> {
+    let items = body.reports.bounded()?.into_iter().enumerate();
+    items.map(|(at, item)| item.report().map_err(|problem| problem.under(&format!("/reports/{at}")))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::json::parse;
+
+    fn reports(items: &str) -> Result<Vec<Report>, Problem> {
+        read(parse(format!(r#"{{"reports":[{items}]}}"#).as_bytes())?)
+    }
+
+    #[test]
+    fn every_kind_of_report_is_read() {
+        let reports = reports(
+            r#"{"op":"session","sid":"s","sub":"a","participants":[{"client_id":"wiki"}]},
+               {"op":"join","sid":"s","client_id":"wiki","client_sid":"c-1","refresh_token":{"jti":"j"}},
+               {"op":"touch","key":"k","idle_expires_at":"2026-01-01T00:00:00Z"},
+               {"op":"leave","sub":"a","client_id":"wiki"},
+               {"op":"refresh_token","sub":"a","client_id":"wiki","token":"t","offline_access":true},
+               {"op":"refresh_token","sid":"s","client_id":"wiki","token":"t"}"#,
+        )
+        .unwrap();
+        let sid = || SessionName::Sid(Sid::parse("s").unwrap());
+        let [login, join, touch, leave, offline, bound] = &reports[..] else { panic!("six reports") };
+        assert!(matches!(login, Report::Session(report) if report.session == sid() && report.participants.len() == 1));
+        assert!(
+            matches!(join, Report::Join { session, participant } if *session == sid() && participant.sid.is_some() && participant.refresh_token.is_some())
+        );
+        assert!(matches!(touch, Report::Touch { session: SessionName::Key(_), idle_expires_at: Some(_), expires_at: None }));
+        assert!(matches!(leave, Report::Leave { session: SessionName::Subject(_), sid: None, .. }));
+        assert!(matches!(offline, Report::RefreshToken(TokenReport { owner: TokenOwner::Subject(_), token, .. }) if token.offline_access));
+        assert!(matches!(bound, Report::RefreshToken(TokenReport { owner: TokenOwner::Session(session), .. }) if *session == sid()));
+    }
+
+    #[test]
+    fn one_malformed_report_refuses_the_call_and_is_named() {
+        let fine = r#"{"op":"session","sid":"s","sub":"a"}"#;
+        for (item, pointer) in [
+            (r#"{"sid":"s"}"#, "/reports/1"),
+            (r#"{"op":"rotated","client_id":"c"}"#, "/reports/1/op"),
+            (r#"{"op":"access_token","client_id":"c"}"#, "/reports/1/op"),
+            (r#"{"op":"session","sid":"s"}"#, "/reports/1/sub"),
+            (r#"{"op":"session","sid":"s","sub":"a","token":"t"}"#, "/reports/1/token"),
+            (r#"{"op":"join","sid":"s"}"#, "/reports/1/client_id"),
+            (r#"{"op":"join","sid":"s","sub":"a","client_id":"c"}"#, "/reports/1/sub"),
+            (r#"{"op":"join","sid":"s","client_id":"c","refresh_token":{"token":"t","jti":"j"}}"#, "/reports/1/refresh_token/jti"),
+            (r#"{"op":"join","client_id":"c"}"#, "/reports/1/sid"),
+            (r#"{"op":"touch","sid":"s"}"#, "/reports/1/idle_expires_at"),
+            (r#"{"op":"leave","sid":"s"}"#, "/reports/1/client_id"),
+            (r#"{"op":"refresh_token","client_id":"c","token":"t"}"#, "/reports/1/sid"),
+            (r#"{"op":"refresh_token","sid":"s","sub":"a","client_id":"c","token":"t"}"#, "/reports/1/sub"),
+            (r#"{"op":"refresh_token","sid":"s","client_id":"c"}"#, "/reports/1/token"),
+            (r#"{"op":"refresh_token","sid":"s","client_id":"c","token":"t","sealed":"x"}"#, "/reports/1/sealed"),
+        ] {
+            let problem = reports(&format!("{fine},{item}")).expect_err(item);
+            assert_eq!(problem.errors()[0].pointer.as_deref(), Some(pointer), "{item}");
+        }
+    }
+
+    #[test]
+    fn more_than_a_thousand_reports_are_too_many() {
+        let many = |count: usize| vec![r#"{"op":"leave","sid":"s","client_id":"c"}"#; count].join(",");
+        assert_eq!(reports(&many(1_000)).unwrap().len(), 1_000);
+        assert_eq!(reports(&many(1_001)).unwrap_err().code(), Code::TooManyItems);
+    }
+}
