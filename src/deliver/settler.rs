@@ -1,0 +1,164 @@
+//! The one task that writes outcomes down, as many at a time as are waiting.
+//!
+//! An outcome in hand is kept until it is recorded, also while the database is away: its slot stays taken, so that there are never more of them than
+//! slots. Only a hard stop drops one; then its lease runs out and the client is told once more.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use super::request::{Claimed, Ended};
+use super::slots::Slot;
+use super::{Tools, store_failed};
+use crate::model::delivery::{DeliveryState, Leased, SettledReason, Verdict};
+use crate::model::{DeliveryId, Timestamp};
+use crate::observe::{AttemptMade, DeliverySettled, LeaseLost};
+use crate::store::{Recorded, Settlement, StoreError};
+
+/// How many outcomes are written in one statement.
+const BATCH_MAX: usize = 128;
+/// How long to wait before writing again what could not be written.
+const PAUSE: std::ops::RangeInclusive<Duration> = Duration::from_millis(50)..=Duration::from_secs(5);
+
+/// An attempt that is over; its slot is free when this is dropped.
+#[derive(Debug)]
+pub(super) struct Finished {
+    pub(super) claimed: Arc<Claimed>,
+    pub(super) ended: Ended,
+    pub(super) at: Timestamp,
+    pub(super) slot: Slot,
+}
+
+/// An outcome in hand.
+struct InHand {
+    claimed: Arc<Claimed>,
+    settlement: Box<Settlement>,
+    at: Timestamp,
+    _slot: Slot,
+}
+
+/// Records what comes until nobody can send any more.
+pub(super) async fn run(tools: Arc<Tools>, mut finished: mpsc::Receiver<Finished>) {
+    let mut batch = Vec::with_capacity(BATCH_MAX);
+    while finished.recv_many(&mut batch, BATCH_MAX).await > 0 {
+        let mut in_hand = Vec::with_capacity(batch.len());
+        let mut unbegun = Vec::new();
+        for Finished { claimed, ended, at, slot } in batch.drain(..) {
+            match ended {
+                Ended::Settled(settlement) => in_hand.push(InHand { claimed, settlement, at, _slot: slot }),
+                Ended::Unbegun => unbegun.push((claimed, slot)),
+            }
+        }
+        if !unbegun.is_empty() {
+            give_back(&tools, unbegun.iter().map(|(claimed, _)| &claimed.leased)).await;
+        }
+        if !in_hand.is_empty() {
+            settle(&tools, in_hand).await;
+        }
+    }
+}
+
+/// Gives leases back. Tried once: a lease that cannot be given back runs out by itself.
+pub(super) async fn give_back(tools: &Tools, unbegun: impl Iterator<Item = &Leased>) {
+    let leases: Vec<(DeliveryId, i64)> = unbegun.map(|leased| (leased.id.clone(), leased.lease_token)).collect();
+    if let Err(error) = tools.store.release(&leases).await {
+        store_failed("release", &error);
+    }
+}
+
+async fn settle(tools: &Tools, in_hand: Vec<InHand>) {
+    match write(tools, &in_hand).await {
+        Ok(recorded) => tell(tools, in_hand, &recorded),
+        // One row that cannot be read must not keep the others from being settled.
+        Err(Unreadable) if in_hand.len() > 1 => {
+            for one in in_hand {
+                Box::pin(settle(tools, vec![one])).await;
+            }
+        }
+        // Nothing can be written about it: its lease runs out, and the log has said why.
+        Err(Unreadable) => {}
+    }
+}
+
+/// The database holds a row that cannot be.
+struct Unreadable;
+
+/// Writes until the database has it. Writing twice is safe: the second time the lease is gone, and nothing changes.
+async fn write(tools: &Tools, in_hand: &[InHand]) -> Result<Vec<Recorded>, Unreadable> {
+    let at = in_hand.iter().map(|one| one.at).max().unwrap_or_default();
+    let mut pause = *PAUSE.start();
+    loop {
+        match tools.store.settle(in_hand.iter().map(|one| Settlement::clone(&one.settlement)).collect(), at).await {
+            Ok(recorded) => return Ok(recorded),
+            Err(error) => {
+                store_failed("settle", &error);
+                match error {
+                    StoreError::Corrupt { .. } => return Err(Unreadable),
+                    StoreError::Unavailable(_) => tokio::time::sleep(pause).await,
+                }
+                pause = (pause * 2).min(*PAUSE.end());
+            }
+        }
+    }
+}
+
+/// Frees the slots and tells what happened, once for each delivery.
+fn tell(tools: &Tools, in_hand: Vec<InHand>, recorded: &[Recorded]) {
+    let (mut goes_on, mut changed) = (false, 0);
+    for one in &in_hand {
+        let leased = &one.claimed.leased;
+        tell_attempt(one);
+        match recorded.iter().find(|recorded| recorded.delivery == leased.id) {
+            Some(Recorded { fenced: false, .. }) => match &one.settlement.verdict {
+                Verdict::Settled { state, reason } => {
+                    tell_settled(one, *state, *reason);
+                    changed += 1;
+                }
+                Verdict::Again { .. } => goes_on = true,
+            },
+            // Somebody else settled it, or we did in a commit whose answer was lost: whoever waits looks again.
+            Some(Recorded { fenced: true, .. }) | None => {
+                LeaseLost { delivery: &leased.id }.emit();
+                changed += 1;
+            }
+        }
+    }
+    if changed > 0 {
+        tools.settled.send_modify(|count| *count += changed);
+    }
+    drop(in_hand);
+    if goes_on {
+        // The next due time is nearer than the courier knows.
+        tools.doorbell.notify_one();
+    }
+}
+
+fn tell_attempt(one: &InHand) {
+    let leased = &one.claimed.leased;
+    if let Some(attempt) = &one.settlement.attempt {
+        AttemptMade {
+            delivery: &leased.id,
+            client_id: &leased.client_id,
+            number: attempt.number,
+            class: attempt.class,
+            duration: attempt.duration,
+            age: one.at.since(leased.created_at),
+        }
+        .emit();
+    }
+}
+
+fn tell_settled(one: &InHand, state: DeliveryState, reason: SettledReason) {
+    let leased = &one.claimed.leased;
+    DeliverySettled {
+        delivery: &leased.id,
+        event: &leased.event,
+        client_id: &leased.client_id,
+        state,
+        reason,
+        attempts: one.settlement.attempts,
+        age: one.at.since(leased.created_at),
+    }
+    .emit();
+}
