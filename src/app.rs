@@ -1,8 +1,41 @@
 //! Construction and shutdown order.
+//!
+//! Owns which part is given to which, and what ends before what. Never decides anything else. A stop goes from the outside to the inside: no more
+//! connections, requests under way are answered, attempts under way are finished and their outcomes written, then the database is closed.
 
-use crate::config::Config;
-use crate::lifecycle::{Ended, Signals, Stop, Tasks};
-use crate::observe::Stopped;
+mod listener;
+mod sealing_key;
+#[cfg(test)]
+mod tests;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::routing::get;
+use tokio::net::TcpListener;
+use tokio::sync::{Notify, watch};
+use tokio_util::task::TaskTracker;
+
+pub use sealing_key::KeyError;
+
+use crate::config::{Config, DatabaseUrl, Mode};
+use crate::deliver::{self, Courier, Parts};
+use crate::egress::{self, Egress, EgressConfig, EgressError};
+use crate::http::Routes;
+use crate::http::state::{App, AppState, Settings};
+use crate::lifecycle::{Ended, Running, Signals, Stop, Tasks};
+use crate::observe::{Started, Stopped, metrics};
+use crate::seams::{Clock, Entropy};
+use crate::store::{OpenError, Store, StoreError, StoreSettings};
+use crate::token::{Keyring, digest_of_token};
+use crate::{answer, receive, registry};
+
+/// How often what histograms have collected is folded.
+const TIDY_EVERY: Duration = Duration::from_secs(5);
+/// How long the database's last words may take after everything else has ended.
+const CLOSE_MAX: Duration = Duration::from_secs(5);
 
 /// Why a server could not be built or a database not be migrated.
 #[derive(Debug, thiserror::Error)]
@@ -10,21 +43,258 @@ pub enum Error {
     /// The process cannot listen to signals.
     #[error("the process cannot listen to signals")]
     Signals(#[source] std::io::Error),
+    /// The database was not opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The database could not be asked.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// There is no sealing key to go on with.
+    #[error(transparent)]
+    SealingKey(#[from] KeyError),
+    /// There is no way out.
+    #[error(transparent)]
+    Egress(#[from] EgressError),
+    /// The address is not there to listen on.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// Which.
+        address: SocketAddr,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The courier died, which was logged; nothing would be delivered any more.
+    #[error("the courier died")]
+    CourierDied,
 }
 
-/// Serves until it is told to stop.
+/// Serves until a signal tells it to stop.
 pub async fn serve(config: Config) -> Result<(), Error> {
-    let tasks = Tasks::new(Stop::new());
     let signals = Signals::of_process().map_err(Error::Signals)?;
-    match tasks.see_out(signals, config.shutdown_grace).await {
-        Ended::Finished => Stopped::Finished.emit(),
-        Ended::Forced => Stopped::Forced.emit(),
-    }
-    Ok(())
+    Server::start(config, Clock::system(), Entropy::os()).await?.see_out(signals).await
 }
 
 /// Brings the database to this version's schema.
-#[expect(clippy::unused_async, reason = "a database is migrated over a connection")]
-pub async fn migrate(_config: Config) -> Result<(), Error> {
+pub async fn migrate(config: Config) -> Result<(), Error> {
+    let keeper = TaskTracker::new();
+    let store = Store::open(&store_settings(&config), Clock::system(), Entropy::os(), &keeper).await?;
+    close(store, &keeper).await;
     Ok(())
+}
+
+/// A server that runs.
+#[derive(Debug)]
+pub struct Server {
+    address: SocketAddr,
+    metrics_address: Option<SocketAddr>,
+    state: AppState,
+    grace: Duration,
+    /// Sees to the order of the stop.
+    house: Tasks,
+    /// Listeners, connections and requests.
+    doors: Tasks,
+    /// The courier and the chores.
+    cellar: Tasks,
+    /// The database's own tasks.
+    keeper: TaskTracker,
+    order: Running<Result<(), Error>>,
+}
+
+impl Server {
+    /// Builds a server and lets it run.
+    pub async fn start(config: Config, clock: Clock, entropy: Entropy) -> Result<Self, Error> {
+        let handle = metrics::install();
+        let keeper = TaskTracker::new();
+        let store = Store::open(&store_settings(&config), clock.clone(), entropy.clone(), &keeper).await?;
+        let sealing = Arc::new(sealing_key::sealing_key(&config.sealing_key, &store, &entropy).await?);
+        let egress = Arc::new(Egress::new(egress_config(&config))?);
+        let (socket, address) = bind(config.http.listen).await?;
+        let metrics_socket = match config.http.metrics_listen {
+            Some(address) => Some(bind(address).await?),
+            None => None,
+        };
+
+        let stop = Stop::new();
+        let (house, doors, cellar) = (Tasks::new(stop.clone()), Tasks::new(stop), Tasks::new(Stop::new()));
+        let (doorbell, settled, pulse) = (Arc::new(Notify::new()), watch::Sender::new(0), watch::Sender::new(None));
+        let keyring = Arc::new(Keyring::default());
+        let state = AppState::new(App {
+            store: store.clone(),
+            clock: clock.clone(),
+            entropy: entropy.clone(),
+            sealing: Arc::clone(&sealing),
+            keyring: Arc::clone(&keyring),
+            egress: Arc::clone(&egress),
+            metrics: handle.clone(),
+            doorbell: Arc::clone(&doorbell),
+            settled: settled.clone(),
+            pulse: pulse.subscribe(),
+            tasks: doors.clone(),
+            settings: door_settings(&config, address),
+        });
+        let courier = Courier::new(Parts {
+            store: store.clone(),
+            egress,
+            keyring,
+            sealing,
+            clock,
+            entropy,
+            tasks: cellar.clone(),
+            doorbell,
+            settled,
+            pulse,
+            settings: courier_settings(&config),
+        });
+
+        let courier = cellar.spawn("courier", courier.run());
+        drop(cellar.spawn("census", deliver::keep_count(store.clone(), cellar.stop().clone())));
+        drop(cellar.spawn("metrics", tidy(handle.clone(), cellar.stop().clone())));
+        let limits = listener::Limits::new(config.http.connections_max);
+        drop(doors.spawn("listener", listener::listen(socket, router(&state), doors.clone(), limits)));
+        let metrics_address = metrics_socket.map(|(socket, address)| {
+            let scrape = Router::new().route("/metrics", get(async move || handle.render()));
+            drop(doors.spawn("metrics listener", listener::listen(socket, scrape, doors.clone(), limits)));
+            address
+        });
+        let order = house.spawn("order", stop_in_order(house.stop().clone(), doors.clone(), cellar.clone(), courier));
+        tell_started(address, &store);
+        Ok(Self { address, metrics_address, state, grace: config.shutdown_grace, house, doors, cellar, keeper, order })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Where it listens for scrapes alone.
+    pub fn metrics_address(&self) -> Option<SocketAddr> {
+        self.metrics_address
+    }
+
+    /// The stop it obeys.
+    pub fn stop(&self) -> &Stop {
+        self.house.stop()
+    }
+
+    /// What its handlers reach.
+    pub fn state(&self) -> &AppState {
+        &self.state
+    }
+
+    /// Waits for a signal or a requested stop, and for everything to end.
+    pub async fn see_out(self, signals: Signals) -> Result<(), Error> {
+        let Self { state, grace, house, doors, cellar, keeper, order, .. } = self;
+        let ended = house.see_out(signals, grace).await;
+        // After a forced stop somebody may be left; after the other nobody is.
+        cellar.stop().force();
+        doors.wait().await;
+        cellar.wait().await;
+        let store = state.store.clone();
+        drop(state);
+        close(store, &keeper).await;
+        match ended {
+            Ended::Finished => Stopped::Finished.emit(),
+            Ended::Forced => Stopped::Forced.emit(),
+        }
+        order.await.unwrap_or(Ok(()))
+    }
+}
+
+/// The rooms' routes, all of them.
+pub fn routes() -> Routes {
+    Routes::new().merge(receive::routes()).merge(answer::routes()).merge(registry::routes())
+}
+
+fn router(state: &AppState) -> Router {
+    routes().into_router(state.clone())
+}
+
+/// Requests first, then what they caused. A courier that died takes the server along: it must not accept what nobody would deliver.
+async fn stop_in_order(stop: Stop, doors: Tasks, cellar: Tasks, courier: Running<()>) -> Result<(), Error> {
+    let lived = tokio::select! {
+        () = stop.requested() => Ok(()),
+        _ = courier => Err(Error::CourierDied),
+    };
+    stop.request();
+    doors.wait().await;
+    cellar.stop().request();
+    cellar.wait().await;
+    lived
+}
+
+async fn close(store: Store, keeper: &TaskTracker) {
+    store.close().await;
+    drop(store);
+    keeper.close();
+    if tokio::time::timeout(CLOSE_MAX, keeper.wait()).await.is_err() {
+        tracing::warn!("the database was still in use when the server ended; what was committed is kept");
+    }
+}
+
+async fn tidy(handle: metrics::Handle, stop: Stop) {
+    while !stop.is_requested() {
+        handle.tidy();
+        tokio::select! {
+            () = stop.requested() => {}
+            () = tokio::time::sleep(TIDY_EVERY) => {}
+        }
+    }
+}
+
+async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), Error> {
+    let failed = |source| Error::Listen { address, source };
+    let socket = TcpListener::bind(address).await.map_err(failed)?;
+    let bound = socket.local_addr().map_err(failed)?;
+    Ok((socket, bound))
+}
+
+fn store_settings(config: &Config) -> StoreSettings {
+    let url = match &config.database.url {
+        // The path is meant to the letter, and in a URL `%` is not.
+        DatabaseUrl::Sqlite(path) => format!("sqlite://{}", path.display().to_string().replace('%', "%25")),
+        DatabaseUrl::Postgres(url) => url.expose().to_owned(),
+    };
+    StoreSettings { url, max_connections: config.database.max_connections, statement_timeout: config.database.statement_timeout }
+}
+
+fn egress_config(config: &Config) -> EgressConfig {
+    EgressConfig { mode: egress_mode(config.mode), ceiling: config.network.allow.clone(), ..EgressConfig::default() }
+}
+
+const fn egress_mode(mode: Mode) -> egress::Mode {
+    match mode {
+        Mode::Production => egress::Mode::Production,
+        Mode::Dev => egress::Mode::Development,
+    }
+}
+
+fn door_settings(config: &Config, bound: SocketAddr) -> Settings {
+    Settings {
+        public_url: config.public_url(bound),
+        admin_token: config.admin_token.as_ref().map(|token| digest_of_token(token.expose().as_bytes())),
+        mode: egress_mode(config.mode),
+        body_bytes_max: config.http.body_bytes_max,
+        request_timeout: config.http.request_timeout,
+        delivery_defaults: config.delivery.defaults.clone(),
+        delivery_timeout_max: config.delivery.timeout_max,
+        // A step between two idle looks, with both its statements as slow as they may be, and as much again.
+        pulse_age_max: 2 * (config.delivery.idle_poll + 2 * config.database.statement_timeout),
+    }
+}
+
+fn courier_settings(config: &Config) -> deliver::Settings {
+    deliver::Settings {
+        in_flight_max: u16::try_from(config.delivery.total_in_flight).unwrap_or(u16::MAX),
+        timeout_max: config.delivery.timeout_max,
+        lease: config.delivery.lease,
+        poll: config.delivery.poll,
+        idle_poll: config.delivery.idle_poll,
+        token_lifetime: config.token.lifetime,
+    }
+}
+
+fn tell_started(listen: SocketAddr, store: &Store) {
+    let engine = store.engine();
+    let (name, database_version) = engine.split_once(' ').unwrap_or((&engine, ""));
+    Started { listen, engine: if name == "sqlite" { "sqlite" } else { "postgres" }, database_version }.emit();
 }

@@ -1,0 +1,204 @@
+//! A listening socket: connections in, requests to a router.
+//!
+//! Owns the bounds that protect the process before a request exists: how many connections are open, and how long one may take to say what it wants.
+//! Why not `axum::serve`: it bounds neither. HTTP/1.1 alone: telling versions apart waits without limit for a first octet, and whoever wants HTTP/2
+//! has a proxy in front.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::ConnectInfo;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+
+use crate::lifecycle::{Stop, Tasks};
+
+/// How long a connection may take to send the head of a request, and how long it may be idle between two.
+const HEAD_PATIENCE: Duration = Duration::from_secs(15);
+/// How long to wait when the system has no more sockets to give.
+const PAUSE_WITHOUT_SOCKETS: Duration = Duration::from_millis(500);
+
+/// Bounds on one listener's connections.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    pub(super) connections_max: usize,
+    pub(super) head_patience: Duration,
+}
+
+impl Limits {
+    pub(super) const fn new(connections_max: usize) -> Self {
+        Self { connections_max, head_patience: HEAD_PATIENCE }
+    }
+}
+
+/// Takes connections until the stop. Whoever comes when all places are taken waits in the system's queue.
+pub(super) async fn listen(socket: TcpListener, router: Router, tasks: Tasks, limits: Limits) {
+    let places = Arc::new(Semaphore::new(limits.connections_max));
+    let stop = tasks.stop().clone();
+    loop {
+        let place = tokio::select! {
+            place = Arc::clone(&places).acquire_owned() => place.expect("the semaphore is never closed"),
+            () = stop.requested() => return,
+        };
+        let accepted = tokio::select! {
+            accepted = socket.accept() => accepted,
+            () = stop.requested() => return,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                let connection = serve(stream, peer, router.clone(), stop.clone(), limits.head_patience);
+                drop(tasks.spawn("connection", async move {
+                    connection.await;
+                    drop(place);
+                }));
+            }
+            Err(error) => pause_after(&error).await,
+        }
+    }
+}
+
+/// Serves one connection until it ends, or until the request under way is answered once the stop is requested.
+async fn serve(stream: TcpStream, peer: SocketAddr, router: Router, stop: Stop, head_patience: Duration) {
+    // Small answers are not worth waiting for more to send.
+    drop(stream.set_nodelay(true));
+    let service = TowerToHyperService::new(router);
+    let with_peer = service_fn(move |mut request: hyper::Request<Incoming>| {
+        request.extensions_mut().insert(ConnectInfo(peer));
+        service.call(request)
+    });
+    let connection = http1::Builder::new().timer(TokioTimer::new()).header_read_timeout(head_patience).serve_connection(TokioIo::new(stream), with_peer);
+    let mut connection = pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = stop.requested() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(error = &error as &dyn std::error::Error, "a connection ended before its request did");
+    }
+}
+
+/// A connection that failed before it was taken is its peer's loss; anything else is a lack of ours that passes.
+async fn pause_after(error: &io::Error) {
+    let peer = [io::ErrorKind::ConnectionRefused, io::ErrorKind::ConnectionAborted, io::ErrorKind::ConnectionReset];
+    if !peer.contains(&error.kind()) {
+        tracing::error!(error = error as &dyn std::error::Error, "no connection can be taken");
+        tokio::time::sleep(PAUSE_WITHOUT_SOCKETS).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use axum::routing::get;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::sync::Notify;
+    use tokio::time::timeout;
+
+    use super::*;
+
+    const SOON: Duration = Duration::from_secs(10);
+
+    struct Server {
+        address: SocketAddr,
+        tasks: Tasks,
+    }
+
+    async fn server(router: Router, limits: Limits) -> Server {
+        let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = socket.local_addr().unwrap();
+        let tasks = Tasks::default();
+        drop(tasks.spawn("listener", listen(socket, router, tasks.clone(), limits)));
+        Server { address, tasks }
+    }
+
+    impl Server {
+        async fn connect(&self) -> TcpStream {
+            TcpStream::connect(self.address).await.unwrap()
+        }
+
+        async fn ask(&self, path: &str) -> TcpStream {
+            let mut stream = self.connect().await;
+            stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes()).await.unwrap();
+            stream
+        }
+    }
+
+    async fn answer(mut stream: TcpStream) -> String {
+        let mut text = String::new();
+        timeout(SOON, stream.read_to_string(&mut text)).await.expect("the connection ends soon").unwrap();
+        text
+    }
+
+    fn hello() -> Router {
+        Router::new().route("/", get(async |ConnectInfo(peer): ConnectInfo<SocketAddr>| format!("hello {}", peer.ip())))
+    }
+
+    #[tokio::test]
+    async fn a_request_is_answered_and_knows_where_it_came_from() {
+        let server = server(hello(), Limits::new(4)).await;
+        assert!(answer(server.ask("/").await).await.ends_with("hello 127.0.0.1"));
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_never_says_what_it_wants_is_ended_and_gives_its_place_to_another() {
+        let server = server(hello(), Limits { connections_max: 1, head_patience: Duration::from_millis(100) }).await;
+        let mut silent = server.connect().await;
+        silent.write_all(b"GET / HT").await.unwrap();
+        assert!(answer(server.ask("/").await).await.contains("hello"));
+        let mut rest = Vec::new();
+        timeout(SOON, silent.read_to_end(&mut rest)).await.expect("it is ended").ok();
+    }
+
+    #[tokio::test]
+    async fn a_stop_takes_no_more_connections_and_lets_a_request_finish() {
+        let (inside, gate) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let handler = {
+            let (inside, gate) = (Arc::clone(&inside), Arc::clone(&gate));
+            async move || {
+                inside.notify_one();
+                gate.notified().await;
+                "finished"
+            }
+        };
+        let server = server(Router::new().route("/", get(handler)), Limits::new(4)).await;
+        let under_way = server.ask("/").await;
+        timeout(SOON, inside.notified()).await.unwrap();
+
+        server.tasks.stop().request();
+        let refused = async {
+            while TcpStream::connect(server.address).await.is_ok() {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(SOON, refused).await.expect("the socket is closed");
+        gate.notify_one();
+        assert!(answer(under_way).await.ends_with("finished"));
+        timeout(SOON, server.tasks.wait()).await.expect("nothing is left");
+    }
+
+    #[tokio::test]
+    async fn an_idle_connection_does_not_delay_a_stop() {
+        let server = server(hello(), Limits::new(4)).await;
+        let mut idle = server.connect().await;
+        idle.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        let mut octets = [0; 1024];
+        assert!(timeout(SOON, idle.read(&mut octets)).await.unwrap().unwrap() > 0);
+        let silent = server.connect().await;
+        server.tasks.stop().request();
+        timeout(SOON, server.tasks.wait()).await.expect("nothing is left");
+        drop((idle, silent));
+    }
+}

@@ -1,0 +1,143 @@
+//! The key secrets rest under: found or made at the start, and proven to be the right one.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+use crate::config;
+use crate::seams::Entropy;
+use crate::store::{Store, StoreError};
+use crate::token::{SealingKey, Unsealable};
+
+/// Under which name the database remembers which key it was begun with.
+const CANARY: &str = "sealing_canary";
+/// A key is 32 octets, or their text.
+const FILE_OCTETS_MAX: u64 = 1024;
+
+/// Why there is no sealing key to go on with.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    /// The key file could not be read or made.
+    #[error("the sealing key {} cannot be read or written", path.display())]
+    File {
+        /// Which file.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// Others than its owner may read it.
+    #[error("the sealing key {} may be read by others than its owner: chmod 600 it", path.display())]
+    Exposed {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// What it holds is no key.
+    #[error("what should be the sealing key is none: {why}")]
+    Malformed {
+        /// What is wrong.
+        why: &'static str,
+    },
+    /// The database was begun with a key that is not there any more.
+    #[error("the database was begun with a sealing key, and {} is missing: put it back", path.display())]
+    Missing {
+        /// Where it should be.
+        path: PathBuf,
+    },
+    /// Its secrets were sealed with another key.
+    #[error("the database was begun with another sealing key")]
+    Other(#[source] Unsealable),
+    /// The database could not be asked.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// The key from the configuration, or from the file beside the database, which is made when the database is new. Refuses any other than the first.
+pub(super) async fn sealing_key(setting: &config::SealingKey, store: &Store, entropy: &Entropy) -> Result<SealingKey, KeyError> {
+    let canary = store.meta(CANARY).await?;
+    let key = match (setting, canary) {
+        (config::SealingKey::Given(octets), _) => SealingKey::from_file(octets.octets()).map_err(malformed)?,
+        (config::SealingKey::BesideDatabase(path), Some(_)) => read(path)?.ok_or_else(|| KeyError::Missing { path: path.clone() })?,
+        (config::SealingKey::BesideDatabase(path), None) => match read(path)? {
+            Some(key) => key,
+            None => make(path, entropy)?,
+        },
+    };
+    let first = store.meta_once(CANARY, &STANDARD.encode(key.canary())).await?;
+    let first = STANDARD.decode(first).map_err(|_| KeyError::Other(Unsealable::Damaged))?;
+    key.check_canary(&first).map_err(KeyError::Other)?;
+    Ok(key)
+}
+
+fn malformed(malformed: crate::model::Malformed) -> KeyError {
+    KeyError::Malformed { why: malformed.why }
+}
+
+fn read(path: &Path) -> Result<Option<SealingKey>, KeyError> {
+    let failed = |source| KeyError::File { path: path.to_owned(), source };
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(failed(error)),
+    };
+    if file.metadata().map_err(failed)?.mode() & 0o077 != 0 {
+        return Err(KeyError::Exposed { path: path.to_owned() });
+    }
+    let mut content = zeroize::Zeroizing::new(Vec::new());
+    file.take(FILE_OCTETS_MAX).read_to_end(&mut content).map_err(failed)?;
+    SealingKey::from_file(&content).map(Some).map_err(malformed)
+}
+
+/// Makes the file whole and durable before anything is sealed with it: a secret must never outlive its key.
+fn make(path: &Path, entropy: &Entropy) -> Result<SealingKey, KeyError> {
+    let key = SealingKey::generate(entropy);
+    let write = || {
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+        file.write_all(key.to_base64().as_bytes())?;
+        file.write_all(b"\n")?;
+        file.sync_all()?;
+        File::open(path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")))?.sync_all()
+    };
+    write().map_err(|source| KeyError::File { path: path.to_owned(), source })?;
+    Ok(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_key_that_was_made_is_read_again_and_nobody_else_may() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("logoutd.db.key");
+        assert!(read(&path).unwrap().is_none());
+        let made = make(&path, &Entropy::os()).unwrap();
+        assert_eq!(read(&path).unwrap().unwrap().canary(), made.canary());
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(make(&path, &Entropy::os()).is_err(), "a key is never overwritten");
+    }
+
+    #[test]
+    fn a_key_others_may_read_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("key");
+        make(&path, &Entropy::os()).unwrap();
+        for mode in [0o640, 0o604, 0o660] {
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+            assert!(matches!(read(&path), Err(KeyError::Exposed { .. })), "{mode:o}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_holds_no_key_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("key");
+        OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).unwrap().write_all(b"secret").unwrap();
+        assert!(matches!(read(&path), Err(KeyError::Malformed { .. })));
+    }
+}
