@@ -244,10 +244,8 @@ impl<'de> Visitor<'de> for Shape<'_> {
         while let Some(name) = members.next_key::<String>()? {
             let step = format!("/{}", escape(&name));
             let twice = !seen.insert(name);
-            self.0.within(step, || match twice {
-                true => Err(self.0.fault(Code::DuplicateMember)),
-                false => members.next_value_seed(Shape(self.0)),
-            })?;
+            self.0
+                .within(step, || if twice { Err(self.0.fault(Code::DuplicateMember)) } else { members.next_value_seed(Shape(self.0)) })?;
         }
         Ok(())
     }

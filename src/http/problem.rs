@@ -284,16 +284,19 @@ impl Problem {
     }
 
     /// A member of the body has a wrong value; `pointer` is a JSON pointer such as `/target/sid`.
+    #[expect(clippy::needless_pass_by_value, reason = "callers hand over what they have: a text or an error")]
     pub fn invalid(pointer: impl Into<String>, why: impl ToString) -> Self {
         Self::of(Code::InvalidField).at(FieldError::pointer(pointer, why.to_string()))
     }
 
     /// A query parameter has a wrong value.
+    #[expect(clippy::needless_pass_by_value, reason = "callers hand over what they have: a text or an error")]
     pub fn invalid_parameter(name: impl Into<String>, why: impl ToString) -> Self {
         Self::of(Code::InvalidParameter).at(FieldError::parameter(name, why.to_string()))
     }
 
     /// A header has a wrong value.
+    #[expect(clippy::needless_pass_by_value, reason = "callers hand over what they have: a text or an error")]
     pub fn invalid_header(name: &HeaderName, why: impl ToString) -> Self {
         Self::of(Code::InvalidHeader).at(FieldError::header(name.as_str(), why.to_string()))
     }

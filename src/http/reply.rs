@@ -92,7 +92,7 @@ pub struct Cached {
 pub fn cached(headers: &HeaderMap, document: String, max_age_s: u32) -> Cached {
     let tag = format!("\"{}\"", digest_of_token(document.as_bytes()));
     let asked = headers.get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
-    let known = asked.map(|one| one.trim()).any(|one| one == "*" || one.trim_start_matches("W/") == tag);
+    let known = asked.map(str::trim).any(|one| one == "*" || one.trim_start_matches("W/") == tag);
     Cached { tag, max_age_s, body: (!known).then_some(document) }
 }
 

@@ -11,11 +11,13 @@ use axum::http::header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Router};
+use utoipa::openapi::path::{Operation, PathItem};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
-use utoipa::openapi::{ComponentsBuilder, InfoBuilder, OpenApi, OpenApiBuilder};
+use utoipa::openapi::{ComponentsBuilder, ContentBuilder, InfoBuilder, OpenApi, OpenApiBuilder, Ref, ResponseBuilder};
+use utoipa::{PartialSchema as _, ToSchema as _};
 use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouter};
 
-use super::problem::{Code, Fault, Problem};
+use super::problem::{Code, Fault, FieldError, Problem, ProblemDocument};
 use super::state::AppState;
 use crate::lifecycle::Tasks;
 use crate::observe::{Method, RequestFailed, RequestServed};
@@ -33,6 +35,7 @@ impl Routes {
 
     /// Adds what `routes!` makes of handlers of one path.
     #[must_use]
+    #[expect(clippy::should_implement_trait, reason = "nobody adds routes with a plus sign")]
     pub fn add(self, routes: UtoipaMethodRouter<AppState>) -> Self {
         Self(self.0.routes(routes))
     }
@@ -47,6 +50,9 @@ impl Routes {
     pub fn document(&self) -> OpenApi {
         let mut document = frame();
         document.merge(self.0.get_openapi().clone());
+        for (path, item) in &mut document.paths.paths {
+            operations(item).for_each(|(method, operation)| complete(method, path, operation));
+        }
         document
     }
 
@@ -67,6 +73,8 @@ fn frame() -> OpenApi {
     let scheme = |scheme, description: &str| SecurityScheme::Http(HttpBuilder::new().scheme(scheme).description(Some(description)).build());
     let components = ComponentsBuilder::new()
         .schemas_from_iter(super::wire::text::schemas())
+        .schema(ProblemDocument::name(), ProblemDocument::schema())
+        .schema(FieldError::name(), FieldError::schema())
         .security_scheme("bearer", scheme(HttpAuthScheme::Bearer, "An API token."))
         .security_scheme("basic", scheme(HttpAuthScheme::Basic, "An API token as the password, under any user name."))
         .build();
@@ -76,6 +84,23 @@ fn frame() -> OpenApi {
         .description(Some("Ends a session everywhere, and proves it. Errors are problem documents (RFC 9457); their type is stable."))
         .build();
     OpenApiBuilder::new().info(info).components(Some(components)).build()
+}
+
+fn operations(item: &mut PathItem) -> impl Iterator<Item = (&'static str, &mut Operation)> {
+    let PathItem { get, put, post, delete, patch, head, options, .. } = item;
+    let all = [("get", get), ("put", put), ("post", post), ("delete", delete), ("patch", patch), ("head", head), ("options", options)];
+    all.into_iter().filter_map(|(method, operation)| operation.as_mut().map(|operation| (method, operation)))
+}
+
+/// Gives an operation a name of its own and, where errors are problem documents, says so of every status it does not name.
+fn complete(method: &str, path: &str, operation: &mut Operation) {
+    let words = path.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
+    operation.operation_id = Some(std::iter::once(method).chain(words).collect::<Vec<_>>().join("_"));
+    if path.starts_with("/v1/") {
+        let content = ContentBuilder::new().schema(Some(Ref::from_schema_name(ProblemDocument::name()))).build();
+        let problem = ResponseBuilder::new().description("Any other error").content("application/problem+json", content).build();
+        operation.responses.responses.entry("default".to_owned()).or_insert_with(|| problem.into());
+    }
 }
 
 /// What surrounding a request takes.
@@ -131,7 +156,7 @@ async fn seal(request: Request, next: Next) -> Response {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use axum::body::{Body, to_bytes};
     use axum::http::header::{ALLOW, CONTENT_TYPE};
@@ -165,9 +190,67 @@ mod tests {
     }
 
     fn things() -> Router {
-        let routes: UtoipaMethodRouter = routes!(show, break_down);
-        let (router, _) = OpenApiRouter::new().routes(routes).split_for_parts();
+        let described: UtoipaMethodRouter = routes!(show, break_down);
+        let (router, _) = OpenApiRouter::new().routes(described).split_for_parts();
         enclose(router, around(Duration::from_secs(5)))
+    }
+
+    /// What makes a document useless to a generator: references to nothing, names that are not unique, security schemes nobody describes.
+    pub(crate) fn flaws(document: &OpenApi) -> Vec<String> {
+        let json = serde_json::to_value(document).unwrap();
+        let (mut flaws, mut ids) = (Vec::new(), std::collections::BTreeSet::new());
+        let mut rest = vec![&json];
+        while let Some(value) = rest.pop() {
+            match value {
+                serde_json::Value::Object(members) => {
+                    for (name, member) in members {
+                        match (name.as_str(), member.as_str()) {
+                            ("$ref", Some(to)) if json.pointer(to.trim_start_matches('#')).is_none() => {
+                                flaws.push(format!("{to} is nothing"))
+                            }
+                            ("operationId", Some(id)) if !ids.insert(id) => flaws.push(format!("{id} is not unique")),
+                            ("security", None) => flaws.extend(unknown_schemes(&json, member)),
+                            _ => {}
+                        }
+                        rest.push(member);
+                    }
+                }
+                serde_json::Value::Array(items) => rest.extend(items),
+                _ => {}
+            }
+        }
+        flaws
+    }
+
+    fn unknown_schemes(document: &serde_json::Value, security: &serde_json::Value) -> Vec<String> {
+        let alternatives = security.as_array().into_iter().flatten().filter_map(serde_json::Value::as_object);
+        let names = alternatives.flat_map(serde_json::Map::keys);
+        names
+            .filter(|name| document["components"]["securitySchemes"].get(*name).is_none())
+            .map(|name| format!("{name} is no scheme"))
+            .collect()
+    }
+
+    #[utoipa::path(get, path = "/v1/flawed", security(("magic" = [])), responses((status = 200, body = inline(Flawed))))]
+    async fn flawed() {}
+
+    #[derive(utoipa::ToSchema)]
+    #[expect(dead_code, reason = "only its description matters")]
+    struct Flawed {
+        #[schema(schema_with = nowhere)]
+        field: String,
+    }
+
+    fn nowhere() -> Ref {
+        Ref::from_schema_name("Nowhere")
+    }
+
+    #[test]
+    fn a_flawed_document_is_told_from_a_sound_one() {
+        assert_eq!(flaws(&Routes::new().add(routes!(show, break_down)).document()), Vec::<String>::new());
+        let mut found = flaws(&Routes::new().add(routes!(flawed)).document());
+        found.sort();
+        assert_eq!(found, ["#/components/schemas/Nowhere is nothing", "magic is no scheme"]);
     }
 
     #[test]

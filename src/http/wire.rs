@@ -89,9 +89,22 @@ pub fn value<T>(member: Option<Text<T>>) -> Option<T> {
     member.map(|Text(value)| value)
 }
 
-/// For `#[serde(default, deserialize_with = "wire::nullable")]`: tells an absent member (`None`) from a `null` (`Some(None)`).
-pub fn nullable<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<T>>, D::Error> {
-    Option::deserialize(deserializer).map(Some)
+/// A member that may be left out, be null or say something. Needs `#[serde(default)]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Said<T> {
+    /// It was left out.
+    #[default]
+    Nothing,
+    /// It was null.
+    Null,
+    /// It said this.
+    Value(T),
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Said<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(Option::deserialize(deserializer)?.map_or(Self::Null, Self::Value))
+    }
 }
 
 macro_rules! written {

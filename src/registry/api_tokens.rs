@@ -14,7 +14,7 @@ use crate::http::{AppState, Code, List, Path, Problem, Query, Reply, Routes, Som
 use crate::model::access::{ApiTokenRecord, Caller, Role};
 use crate::model::audit::Act;
 use crate::model::page::{PAGE_ITEMS_MAX, Page};
-use crate::model::{ApiTokenId, IssuerId, Timestamp};
+use crate::model::{ApiTokenId, ClientId, IssuerId, Timestamp};
 use crate::token::digest_of_token;
 
 /// The routes of API tokens.
@@ -112,7 +112,7 @@ pub async fn create(
 
 /// What the audit trail keeps.
 fn detail(record: &ApiTokenRecord) -> serde_json::Value {
-    let client_id = record.client_id.as_ref().map(|id| id.as_str());
+    let client_id = record.client_id.as_ref().map(ClientId::as_str);
     let expires_at = record.expires_at.map(|at| at.to_string());
     json!({ "api_token": record.id.as_str(), "role": record.role.as_str(), "client_id": client_id, "may_mass_kill": record.may_mass_kill, "expires_at": expires_at })
 }

@@ -18,7 +18,7 @@ use crate::egress::{Egress, effective, parse_url};
 use crate::http::needs::{Administer, ReadRegistry};
 use crate::http::problem::ProblemDocument;
 use crate::http::reply::segment;
-use crate::http::wire::{nullable, text};
+use crate::http::wire::{Said, text};
 use crate::http::{AppState, At, Code, FieldError, List, Path, Problem, Query, Registration, Reply, Routes, Seat, if_match, page};
 use crate::model::audit::Act;
 use crate::model::client::{ClientRecord, DeliverySettings, Network};
@@ -84,9 +84,9 @@ pub struct ClientMetadata {
     #[schema(value_type = Option<String>)]
     id_token_encrypted_response_enc: Option<Value>,
     /// Its secret, kept as a keyed digest and never shown; left out it stays, null removes it.
-    #[serde(default, deserialize_with = "nullable")]
+    #[serde(default)]
     #[schema(value_type = Option<String>, write_only)]
-    client_secret: Option<Option<String>>,
+    client_secret: Said<String>,
     /// How it authenticates.
     #[schema(example = "client_secret_basic")]
     token_endpoint_auth_method: Option<String>,
@@ -487,7 +487,7 @@ impl<'a> Desk<'a> {
             session_required: body.backchannel_logout_session_required.unwrap_or(false),
             alg: body.id_token_signed_response_alg.map_or(SigningAlg::Rs256, |text| text.0),
             auth_method: body.token_endpoint_auth_method.as_deref().map(auth_method).transpose()?,
-            secret_digest: self.secret(client_id, body.client_secret.as_ref(), before)?,
+            secret_digest: self.secret(client_id, &body.client_secret, before)?,
             jwks: body.jwks.as_ref().map(jwks).transpose()?,
             jwks_uri: self.url("/jwks_uri", body.jwks_uri.as_deref(), &network)?,
             delivery,
@@ -505,17 +505,17 @@ impl<'a> Desk<'a> {
         Ok(Some(url))
     }
 
-    fn secret(&self, id: &ClientId, said: Option<&Option<String>>, before: Option<&ClientRecord>) -> Result<Option<Digest>, Problem> {
+    fn secret(&self, id: &ClientId, said: &Said<String>, before: Option<&ClientRecord>) -> Result<Option<Digest>, Problem> {
         match said {
-            None => Ok(before.and_then(|before| before.secret_digest)),
-            Some(None) => Ok(None),
+            Said::Nothing => Ok(before.and_then(|before| before.secret_digest)),
+            Said::Null => Ok(None),
             // RFC 6749 appendix A.2: printable ASCII.
-            Some(Some(secret))
+            Said::Value(secret)
                 if !(1..=SECRET_BYTES_MAX).contains(&secret.len()) || !secret.bytes().all(|o| (0x20..=0x7e).contains(&o)) =>
             {
                 Err(Problem::invalid("/client_secret", format!("must be 1 to {SECRET_BYTES_MAX} printable ASCII characters")))
             }
-            Some(Some(secret)) => Ok(Some(secret_digest(self.sealing, &self.issuer.id, id, secret))),
+            Said::Value(secret) => Ok(Some(secret_digest(self.sealing, &self.issuer.id, id, secret))),
         }
     }
 

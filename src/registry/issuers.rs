@@ -16,7 +16,7 @@ use super::{bad_network, done, entry, told};
 use crate::egress::{Egress, Mode};
 use crate::http::needs::{Administer, ReadRegistry};
 use crate::http::problem::ProblemDocument;
-use crate::http::wire::{nullable, text};
+use crate::http::wire::{Said, text};
 use crate::http::{Anywhere, AppState, At, Code, FieldError, List, Problem, Query, Registration, Reply, Routes, Somewhere, if_match, page};
 use crate::model::audit::Act;
 use crate::model::client::Network;
@@ -54,9 +54,9 @@ pub struct NewIssuer {
     /// Networks its clients may be at although they are not public; only inside what the deployment allows.
     allow_networks: Option<Vec<text::IpNetwork>>,
     /// Certificate authorities trusted beside the system's, in PEM; null for none.
-    #[serde(default, deserialize_with = "nullable")]
+    #[serde(default)]
     #[schema(value_type = Option<String>)]
-    ca_pem: Option<Option<String>>,
+    ca_pem: Said<String>,
 }
 
 /// A changed issuer: what is left out stays.
@@ -74,9 +74,9 @@ pub struct ChangedIssuer {
     /// Networks its clients may be at although they are not public; only inside what the deployment allows.
     allow_networks: Option<Vec<text::IpNetwork>>,
     /// Certificate authorities trusted beside the system's, in PEM; null for none.
-    #[serde(default, deserialize_with = "nullable")]
+    #[serde(default)]
     #[schema(value_type = Option<String>)]
-    ca_pem: Option<Option<String>>,
+    ca_pem: Said<String>,
 }
 
 /// An issuer.
@@ -256,7 +256,7 @@ pub async fn change(
         let audit = entry(Act::IssuerChanged, &seat.caller, Some(&record.id), &detail(&record, &keys))?;
         match app.store.change_issuer(&record, &keys, audit).await? {
             Change::Stale => current = app.store.issuer(&current.id).await?.ok_or_else(|| Problem::of(Code::UnknownIssuer))?,
-            change => {
+            change @ (Change::Created | Change::Replaced | Change::Absent | Change::InUse | Change::Conflict) => {
                 done(change, Code::UnknownIssuer, immutable)?;
                 let (view, version) = stored(&app, &record.id, ignored).await?;
                 return Ok(Reply::ok(view).version(version));
@@ -299,7 +299,7 @@ struct Terms {
     signing_algs: Option<Vec<text::SigningAlg>>,
     session_max_age: Option<u64>,
     allow_networks: Option<Vec<text::IpNetwork>>,
-    ca_pem: Option<Option<String>>,
+    ca_pem: Said<String>,
 }
 
 impl Terms {
@@ -310,7 +310,11 @@ impl Terms {
         let allow = self.allow_networks.as_ref().map(|networks| networks.iter().map(|text| text.0).collect());
         let network = Network {
             allow: allow.unwrap_or_else(|| before.network.allow.clone()),
-            ca_pem: self.ca_pem.clone().unwrap_or_else(|| before.network.ca_pem.clone()),
+            ca_pem: match &self.ca_pem {
+                Said::Nothing => before.network.ca_pem.clone(),
+                Said::Null => None,
+                Said::Value(pem) => Some(pem.clone()),
+            },
         };
         judge.egress.check_network(&network).map_err(|bad| bad_network("", bad))?;
         let signing_algs = self.algorithms(&before.signing_algs)?;
@@ -396,7 +400,7 @@ mod tests {
     use crate::egress::EgressConfig;
 
     fn said() -> Terms {
-        Terms { issuer: None, signing_algs: None, session_max_age: None, allow_networks: None, ca_pem: None }
+        Terms { issuer: None, signing_algs: None, session_max_age: None, allow_networks: None, ca_pem: Said::Nothing }
     }
 
     fn main() -> IssuerRecord {
@@ -436,7 +440,7 @@ mod tests {
         assert_eq!(refused(&Terms { session_max_age: Some(u64::MAX), ..said() }), ["/session_max_age"]);
         assert_eq!(refused(&Terms { allow_networks: network("192.168.0.0/16"), ..said() }), ["/allow_networks"]);
         assert!(applied(&Terms { allow_networks: network("10.1.0.0/16"), ..said() }, Mode::Production).is_ok());
-        assert_eq!(refused(&Terms { ca_pem: Some(Some("hello".into())), ..said() }), ["/ca_pem"]);
+        assert_eq!(refused(&Terms { ca_pem: Said::Value("hello".into()), ..said() }), ["/ca_pem"]);
     }
 
     #[test]

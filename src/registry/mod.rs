@@ -65,3 +65,14 @@ fn told(network: &Network) -> Value {
     let allow: Vec<String> = network.allow.iter().map(ToString::to_string).collect();
     serde_json::json!({ "allow_networks": allow, "own_ca": network.ca_pem.is_some() })
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::http::router::tests::flaws;
+
+    #[test]
+    fn the_desk_is_described_without_flaws() {
+        let document = super::routes().document();
+        assert_eq!(flaws(&document), Vec::<String>::new());
+    }
+}
