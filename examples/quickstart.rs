@@ -23,9 +23,10 @@ use logoutd::seams::{Clock, Entropy};
 use reqwest::Method;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 /// Who the provider says it is: the `iss` of every token. Nothing needs to listen there.
 const ISSUER: &str = "https://id.example.com";
@@ -60,10 +61,10 @@ async fn tell() -> anyhow::Result<()> {
     let mut parties = JoinSet::new();
     let wiki = RelyingParty::serve("wiki", Health::Healthy, &base, inbox.clone(), &mut parties).await?;
     let shop = RelyingParty::serve("shop", Health::FirstAnswer503, &base, inbox, &mut parties).await?;
-    let crm = nobody_listens_here().await?;
+    let (_silent, crm) = nobody_listens_here()?;
     for (client_id, address, about) in [("wiki", wiki, "healthy"), ("shop", shop, "flaky"), ("crm", crm, "dead")] {
         let uri = format!("http://{address}/backchannel-logout");
-        println!("  {client_id:<5} {uri}  ({about})");
+        println!("  {client_id:<4}  {uri}  ({about})");
         let client = json!({"backchannel_logout_uri": uri, "backchannel_logout_session_required": true});
         admin.ask(Method::PUT, &format!("/v1/issuers/main/clients/{client_id}"), client).await?;
     }
@@ -77,26 +78,25 @@ async fn tell() -> anyhow::Result<()> {
     ensure!(provider.is_active(REFRESH_TOKEN).await?, "the refresh token is good while alice is signed in");
     println!("  introspection: the refresh token is active");
 
-    println!("\nThe provider posts: alice logged out (and waits at most 3 s for the answers)");
-    let logout = json!({"target": {"sid": SID}, "reason": "user_logout"});
-    let receipt = provider.ask(Method::POST, "/v1/issuers/main/logouts", logout).await?;
+    println!("\nThe provider posts: alice logged out (and waits up to 3 s for the relying parties)");
+    let posted = Instant::now();
+    let receipt = provider.log_out(json!({"target": {"sid": SID}, "reason": "user_logout"})).await?;
     ensure!(!provider.is_active(REFRESH_TOKEN).await?, "the refresh token died with the session");
     println!("  introspection: the refresh token is dead");
 
-    println!("\nWhat the relying parties received");
+    println!("\nWhat the relying parties received, each verifying it with logoutd's published keys");
     let mut told = HashSet::new();
     while told.len() < 2 {
         let call = tokio::time::timeout(PATIENCE, received.recv()).await?.context("the relying parties live")?;
-        println!("  {call}");
+        println!("  after {:>4} ms  {call}", call.at.duration_since(posted).as_millis());
         if call.answered == StatusCode::OK {
             told.insert(call.party);
         }
     }
 
-    println!("\nThe receipt");
     let id = text(&receipt, "id")?;
     let receipt = provider.receipt_once_delivered(id, 2).await?;
-    provider.print_table(id, &receipt).await?;
+    print_table(&receipt, &provider.deliveries(id).await?)?;
 
     server.stop().request();
     server.see_out(Signals::Unheard).await?;
@@ -117,8 +117,14 @@ impl Caller {
 
     /// Sends JSON, and takes any 2xx with its JSON.
     async fn ask(&self, method: Method, path: &str, body: Value) -> anyhow::Result<Value> {
-        let request = self.http.request(method, format!("{}{path}", self.base)).bearer_auth(&self.token).header("Prefer", "wait=3").json(&body);
-        answer(request, path).await
+        answer(self.http.request(method, format!("{}{path}", self.base)).bearer_auth(&self.token).json(&body), path).await
+    }
+
+    /// Posts a logout. Its key makes it safe to repeat; its preference is to hear at once what became of it.
+    async fn log_out(&self, logout: Value) -> anyhow::Result<Value> {
+        let path = "/v1/issuers/main/logouts";
+        let request = self.http.post(format!("{}{path}", self.base)).bearer_auth(&self.token).json(&logout);
+        answer(request.header("Idempotency-Key", "alice-clicked-once").header("Prefer", "wait=3"), path).await
     }
 
     async fn get(&self, path: &str) -> anyhow::Result<Value> {
@@ -148,25 +154,31 @@ impl Caller {
         tokio::time::timeout(PATIENCE, asking).await.context("the receipt never knew")?
     }
 
-    async fn print_table(&self, id: &str, receipt: &Value) -> anyhow::Result<()> {
-        let deliveries = self.get(&format!("/v1/issuers/main/logouts/{id}/deliveries")).await?;
-        println!("  {:<10} {:<10} {:>8}  next attempt", "client", "state", "attempts");
-        for delivery in deliveries["items"].as_array().context("deliveries are a list")? {
-            let (client_id, state, attempts) = (text(delivery, "client_id")?, text(delivery, "state")?, &delivery["attempts"]);
-            println!("  {client_id:<10} {state:<10} {attempts:>8}  {}", delivery["due_at"].as_str().unwrap_or("-"));
-        }
-        let count = |what: &str| receipt["deliveries"][what].as_u64().unwrap_or_default();
-        println!(
-            "  {} session ended, {} refresh token revoked, {} delivered, {} pending",
-            receipt["sessions_ended"],
-            receipt["refresh_tokens_revoked"],
-            count("delivered"),
-            count("pending"),
-        );
-        ensure!((count("delivered"), count("pending")) == (2, 1), "two are told and one is not: {receipt}");
-        println!("  logoutd goes on trying to reach the crm for three days.");
-        Ok(())
+    /// Each delivery of a logout, by client.
+    async fn deliveries(&self, id: &str) -> anyhow::Result<Vec<Value>> {
+        let page = self.get(&format!("/v1/issuers/main/logouts/{id}/deliveries")).await?;
+        let mut deliveries = page["items"].as_array().context("deliveries are a list")?.clone();
+        deliveries.sort_by_key(|delivery| (delivery["state"] == "pending", delivery["attempts"].as_u64()));
+        Ok(deliveries)
     }
+}
+
+fn print_table(receipt: &Value, deliveries: &[Value]) -> anyhow::Result<()> {
+    println!("\nThe receipt of logout {}", text(receipt, "id")?);
+    println!("  client  state      attempts  told at / next attempt at");
+    for delivery in deliveries {
+        let attempts = delivery["attempts"].as_u64().context("attempts are counted")?;
+        let when = delivery["delivered_at"].as_str().or(delivery["due_at"].as_str()).unwrap_or("-");
+        println!("  {:<6}  {:<9}  {attempts:>8}  {when}", text(delivery, "client_id")?, text(delivery, "state")?);
+    }
+    let count = |what: &str| receipt["deliveries"][what].as_u64().unwrap_or_default();
+    let retried = deliveries.iter().filter(|delivery| delivery["state"] == "delivered" && delivery["attempts"].as_u64() > Some(1)).count();
+    ensure!((count("delivered"), count("pending"), retried) == (2, 1, 1), "two are told, one of them late, and one is not: {receipt}");
+    println!(
+        "\n{} session ended, {} refresh token revoked, 2 delivered (one after a retry), 1 pending: logoutd goes on trying for three days.",
+        receipt["sessions_ended"], receipt["refresh_tokens_revoked"],
+    );
+    Ok(())
 }
 
 async fn answer(request: reqwest::RequestBuilder, path: &str) -> anyhow::Result<Value> {
@@ -207,6 +219,7 @@ struct RelyingParty {
 /// One call of a relying party's logout endpoint.
 struct Call {
     party: &'static str,
+    at: Instant,
     attempt: String,
     verified: Result<LogoutClaims, String>,
     answered: StatusCode,
@@ -218,7 +231,7 @@ impl std::fmt::Display for Call {
             Ok(claims) => format!("a valid logout token for sid {}", claims.sid),
             Err(why) => format!("a token it refuses: {why}"),
         };
-        write!(f, "{:<5} attempt {}: {token}; answered {}", self.party, self.attempt, self.answered.as_u16())
+        write!(f, "{:<4}  attempt {}: {token}; answered {}", self.party, self.attempt, self.answered.as_u16())
     }
 }
 
@@ -287,15 +300,19 @@ async fn backchannel_logout(
     headers: axum::http::HeaderMap,
     Form(form): Form<LogoutForm>,
 ) -> StatusCode {
+    let at = Instant::now();
     let attempt = headers.get("logoutd-attempt").and_then(|value| value.to_str().ok()).unwrap_or("?").to_owned();
     let verified = party.verify(&form.logout_token).await.map_err(|error| error.to_string());
     let answered = party.answer(&verified);
     // The one who listens may have seen enough.
-    drop(party.inbox.send(Call { party: party.client_id, attempt, verified, answered }));
+    drop(party.inbox.send(Call { party: party.client_id, at, attempt, verified, answered }));
     answered
 }
 
-/// An address where nothing listens: its port was free a moment ago.
-async fn nobody_listens_here() -> anyhow::Result<SocketAddr> {
-    Ok(TcpListener::bind("127.0.0.1:0").await?.local_addr()?)
+/// An address where nothing listens, and nobody else can begin to while the socket is kept.
+fn nobody_listens_here() -> anyhow::Result<(TcpSocket, SocketAddr)> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind("127.0.0.1:0".parse()?)?;
+    let address = socket.local_addr()?;
+    Ok((socket, address))
 }

@@ -103,8 +103,14 @@ async fn scrapes_may_have_a_listener_of_their_own() {
 #[tokio::test]
 async fn a_caller_who_never_ends_his_request_cannot_hold_a_stop_beyond_the_grace_time() {
     let directory = tempfile::tempdir().unwrap();
-    let server = start(config(directory.path(), &[("LOGOUTD_SHUTDOWN_GRACE_S", "1")])).await.unwrap();
+    let token = "a-token-of-at-least-32-characters";
+    let variables = [("LOGOUTD_SHUTDOWN_GRACE_S", "1"), ("LOGOUTD_ADMIN_TOKEN", token)];
+    let server = start(config(directory.path(), &variables)).await.unwrap();
     let mut slow = TcpStream::connect(server.address()).await.unwrap();
-    slow.write_all(b"POST /v1/issuers HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n").await.unwrap();
+    let head = format!("Host: x\r\nAuthorization: Bearer {token}\r\nContent-Type: application/json\r\nContent-Length: 1000");
+    slow.write_all(format!("POST /v1/issuers HTTP/1.1\r\n{head}\r\nExpect: 100-continue\r\n\r\n").as_bytes()).await.unwrap();
+    let mut interim = [0; 64];
+    let read = timeout(SOON, slow.read(&mut interim)).await.unwrap().unwrap();
+    assert!(interim[..read].starts_with(b"HTTP/1.1 100"), "the server waits for the body");
     stop(server).await;
 }

@@ -109,16 +109,15 @@ fn tell(tools: &Tools, in_hand: Vec<InHand>, recorded: &[Recorded]) {
     for one in &in_hand {
         let leased = &one.claimed.leased;
         tell_attempt(one);
-        match recorded.iter().find(|recorded| recorded.delivery == leased.id) {
-            Some(Recorded { fenced: false, .. }) => match &one.settlement.verdict {
-                Verdict::Settled { state, reason } => {
-                    tell_settled(one, *state, *reason);
-                    changed += 1;
-                }
-                Verdict::Again { .. } => goes_on = true,
-            },
+        let is_ours = recorded.iter().any(|recorded| recorded.delivery == leased.id && !recorded.fenced);
+        match (is_ours, &one.settlement.verdict) {
+            (true, Verdict::Settled { state, reason }) => {
+                tell_settled(one, *state, *reason);
+                changed += 1;
+            }
+            (true, Verdict::Again { .. }) => goes_on = true,
             // Somebody else settled it, or we did in a commit whose answer was lost: whoever waits looks again.
-            Some(Recorded { fenced: true, .. }) | None => {
+            (false, _) => {
                 LeaseLost { delivery: &leased.id }.emit();
                 changed += 1;
             }
