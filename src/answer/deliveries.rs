@@ -5,16 +5,14 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::routes;
 
-use super::receipts::check_own;
-use crate::http::page::Limit;
+use super::receipts::owns;
 use crate::http::shapes::DeliveryShape;
 use crate::http::wire::{text, value};
 use crate::http::{AppState, At, Code, List, Path, Problem, ProblemDocument, Query, Reply, Routes, Seat, Text, needs, page};
 use crate::model::access::{Caller, Role};
-use crate::model::attempt::{AttemptRecord, Failure, OutcomeClass};
-use crate::model::delivery::DeliveryState;
-use crate::model::page::{Cursor, Listed, Page};
-use crate::model::{ClientId, DeliveryId, Timestamp};
+use crate::model::attempt::AttemptRecord;
+use crate::model::page::{Listed, Page};
+use crate::model::{ClientId, DeliveryId};
 use crate::store::DeliveryFilter;
 
 /// The delivery windows.
@@ -193,10 +191,9 @@ pub async fn get_delivery(
     if !Scope::of(&caller).includes(&view.client_id) {
         return Err(unknown());
     }
-    check_own(&app, &caller, &issuer.id, &view.event).await.map_err(|problem| match problem.code() {
-        Code::UnknownLogout => unknown(),
-        _ => problem,
-    })?;
+    if !owns(&app, &caller, &issuer.id, &view.event).await? {
+        return Err(unknown());
+    }
     Ok(Reply::ok(DeliveryWithAttempts { delivery: view.into(), attempt_records: attempts.into_iter().map(AttemptShape::from).collect() }))
 }
 

@@ -16,7 +16,7 @@ use crate::http::{AppState, Form, OauthAt, OauthError, Reply, Routes, Seat, Text
 use crate::model::access::Role;
 use crate::model::cut_off::{CutOff, CutOffScope};
 use crate::model::report::TokenName;
-use crate::model::{ClientId, Issuer, Sid, Subject, Timestamp};
+use crate::model::{Issuer, Sid, Timestamp};
 use crate::plan::activity::{Activity, CutOffFact, CutOffReach, GrantFact, SessionFact, TokenFacts, activity};
 use crate::store::TokenRecord;
 use crate::token::{digest_of_token, jwt_id};

@@ -6,19 +6,13 @@ use utoipa::ToSchema;
 use utoipa_axum::routes;
 
 use super::deliveries::{Scope, listed_deliveries};
-use crate::http::page::Limit;
 use crate::http::shapes::{DeliveryShape, Kept, ReceiptShape};
 use crate::http::wire::{text, value};
-use crate::http::{
-    AppState, At, Code, Line, List, Path, Problem, ProblemDocument, Query, Reply, Routes, Seat, StrictJson, Text, needs, page,
-};
+use crate::http::{AppState, At, Code, List, Path, Problem, ProblemDocument, Query, Reply, Routes, Seat, StrictJson, Text, needs, page};
 use crate::model::access::{Caller, Role};
-use crate::model::delivery::DeliveryState;
-use crate::model::event::EventState;
-use crate::model::page::{Cursor, Page};
-use crate::model::trigger::Reason;
-use crate::model::{ClientId, EventId, IssuerId, Sid, Subject, Timestamp};
-use crate::store::{DeliveryFilter, EventFilter};
+use crate::model::page::Page;
+use crate::model::{EventId, IssuerId};
+use crate::store::{DeliveryFilter, EventFilter, StoreError};
 
 /// The receipt windows.
 pub fn routes() -> Routes {
@@ -166,16 +160,18 @@ pub async fn get_logout(
 ) -> Result<Reply<ReceiptShape>, Problem> {
     let unknown = || Problem::of(Code::UnknownLogout);
     let id = EventId::parse(&id).ok_or_else(unknown)?;
-    check_own(&app, &at.0.caller, &at.0.issuer.id, &id).await?;
+    if !owns(&app, &at.0.caller, &at.0.issuer.id, &id).await? {
+        return Err(unknown());
+    }
     let receipt = app.store.receipt(&at.0.issuer.id, &id).await?.ok_or_else(unknown)?;
     Ok(Reply::ok(ReceiptShape::whole(receipt, Kept::Committed)?))
 }
 
-/// What a caller may not see is unknown to it.
-pub(super) async fn check_own(app: &AppState, caller: &Caller, issuer: &IssuerId, id: &EventId) -> Result<(), Problem> {
+/// Whether a logout is one of those this caller sees.
+pub(super) async fn owns(app: &AppState, caller: &Caller, issuer: &IssuerId, id: &EventId) -> Result<bool, StoreError> {
     match own(caller) {
-        Some(identity) if app.store.event_caller(issuer, id).await?.as_ref() != Some(&identity) => Err(Problem::of(Code::UnknownLogout)),
-        Some(_) | None => Ok(()),
+        Some(identity) => Ok(app.store.event_caller(issuer, id).await? == Some(identity)),
+        None => Ok(true),
     }
 }
 

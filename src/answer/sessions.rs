@@ -5,13 +5,11 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::routes;
 
-use crate::http::page::Limit;
 use crate::http::shapes::ParticipantShape;
 use crate::http::wire::{text, value};
-use crate::http::{AppState, At, Code, Line, List, Path, Problem, ProblemDocument, Query, Reply, Routes, StrictJson, Text, needs, page};
-use crate::model::page::Cursor;
+use crate::http::{AppState, At, Code, List, Path, Problem, ProblemDocument, Query, Reply, Routes, StrictJson, Text, needs, page};
+use crate::model::Sid;
 use crate::model::session::{Device, Life, SessionName, SessionView};
-use crate::model::{Alias, ClientId, EventId, ProviderKey, Sid, Subject, Timestamp};
 use crate::store::{SessionFilter, SessionSearch};
 
 /// The session windows.

@@ -8,7 +8,6 @@ use utoipa_axum::routes;
 use super::sessions::SessionShape;
 use crate::http::wire::text;
 use crate::http::{AppState, At, Problem, ProblemDocument, Reply, Routes, StrictJson, Text, needs};
-use crate::model::{ClientId, Subject, Timestamp};
 use crate::store::{OpenWhy, StillOpen, SubjectRecord};
 
 /// The subject windows.

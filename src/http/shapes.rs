@@ -4,11 +4,9 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::wire::{Text, text};
-use crate::model::delivery::{Class, DeliveryKind, DeliveryState, DeliveryView, SettledReason};
-use crate::model::event::{Counts, EventState, Receipt};
+use crate::model::delivery::{DeliveryState, DeliveryView};
+use crate::model::event::{Counts, Receipt};
 use crate::model::session::{Life, ParticipantView};
-use crate::model::trigger::Reason;
-use crate::model::{ClientId, DeliveryId, EventId, IssuerId, Sid, Subject, Timestamp};
 use crate::store::StoreError;
 
 /// A client in a session, with the names it saw.

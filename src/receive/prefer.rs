@@ -33,17 +33,16 @@ impl Wait {
 /// The wait that is asked for. A preference that cannot be read is not applied; of several the first counts (RFC 7240 2).
 pub fn wait(headers: &HeaderMap) -> Option<Wait> {
     let lines = headers.get_all(PREFER).iter().filter_map(|line| line.to_str().ok());
-    let seconds = lines.flat_map(|line| line.split(',')).find_map(preferred_wait)??;
+    let value = lines.flat_map(|line| line.split(',')).find_map(value_of_wait)?;
+    let digits = value.trim().trim_matches('"');
+    let seconds: u64 = if digits.bytes().all(|octet| octet.is_ascii_digit()) { digits.parse().ok()? } else { return None };
     Some(Wait { seconds: seconds.min(WAIT_SECONDS_MAX) })
 }
 
-/// None when it is another preference; none inside when its value is no number.
-fn preferred_wait(preference: &str) -> Option<Option<u64>> {
+/// None when it is another preference.
+fn value_of_wait(preference: &str) -> Option<&str> {
     let (name, value) = preference.split(';').next()?.split_once('=')?;
-    let is_wait = name.trim().eq_ignore_ascii_case("wait");
-    let digits = value.trim().trim_matches('"');
-    let number = digits.bytes().all(|octet| octet.is_ascii_digit()).then(|| digits.parse().ok()).flatten();
-    is_wait.then_some(number)
+    name.trim().eq_ignore_ascii_case("wait").then_some(value)
 }
 
 #[cfg(test)]

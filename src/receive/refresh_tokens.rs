@@ -9,9 +9,8 @@ use super::reports::token_report;
 use super::sessions::{Names, unexpected};
 use super::token::{TokenParts, TokenValue};
 use crate::http::wire::{text, value};
-use crate::http::{AppState, At, Problem, ProblemDocument, Reply, Scope, StrictJson, Text, needs};
+use crate::http::{AppState, At, Problem, ProblemDocument, Reply, StrictJson, Text, needs};
 use crate::model::report::{Report, Reported, TokenReport};
-use crate::model::{ClientId, Digest, Jti, ProviderKey, Sid, Subject, Timestamp};
 use crate::plan::joining;
 
 /// A refresh token. It belongs to a session by `sid` or `key`, or to a `sub` and no session; exactly one of `token`, `token_sha256` and `jti` names it.

@@ -8,10 +8,10 @@ use super::bulk::{Bulk, Results};
 use super::sessions::{DeviceBody, LoginBody, Names, ParticipantBody, token_at};
 use super::token::{TokenBody, TokenParts, TokenValue};
 use crate::http::wire::{text, value};
-use crate::http::{AppState, At, Code, FieldError, Problem, ProblemDocument, Reply, Scope, StrictJson, Text, needs};
+use crate::http::{AppState, At, Code, FieldError, Problem, ProblemDocument, Reply, StrictJson, Text, needs};
+use crate::model::ClientId;
 use crate::model::report::{ParticipantReport, Report, TokenOwner, TokenReport};
 use crate::model::session::SessionName;
-use crate::model::{Alias, ClientId, Digest, Jti, ProviderKey, Sid, Subject, Timestamp};
 use crate::plan::joining;
 
 /// What is reported.
@@ -161,7 +161,7 @@ impl ReportItem {
             device: self.device,
             participants: self.participants.unwrap_or_default(),
         };
-        body.report(session)
+        body.report(session).map(Report::Session)
     }
 
     fn join(self) -> Result<Report, Problem> {

@@ -10,10 +10,10 @@ use super::bulk::{Bulk, Results, only};
 use super::token::TokenBody;
 use crate::http::shapes::ParticipantShape;
 use crate::http::wire::{text, value};
-use crate::http::{AppState, At, Code, Line, Note, Path, Problem, ProblemDocument, Query, Reply, StrictJson, Text, needs};
+use crate::http::{AppState, At, Code, Path, Problem, ProblemDocument, Query, Reply, StrictJson, Text, needs};
 use crate::model::report::{ParticipantReport, Report, Reported, SessionReport, SessionStanding};
-use crate::model::session::{Device, Life, SessionName};
-use crate::model::{Alias, ClientId, EventId, ProviderKey, Sid, Subject, Timestamp};
+use crate::model::session::{Device, SessionName};
+use crate::model::{ClientId, ProviderKey, Sid, Subject};
 use crate::plan::joining;
 
 /// How many aliases one report may carry.
@@ -111,7 +111,7 @@ impl Names {
 
 impl LoginBody {
     /// The report of a session of that name.
-    pub(super) fn report(self, session: SessionName) -> Result<Report, Problem> {
+    pub(super) fn report(self, session: SessionName) -> Result<SessionReport, Problem> {
         if matches!(session, SessionName::Subject(_)) && self.started_at.is_none() {
             // Nothing else tells the next login from one that has ended.
             return Err(Problem::invalid("/started_at", "is missing: a session without sid and key needs it"));
@@ -120,7 +120,7 @@ impl LoginBody {
             return Err(Problem::invalid("/aliases", format!("must have at most {ALIASES_MAX} items")));
         }
         let participants = self.participants.into_iter().enumerate();
-        Ok(Report::Session(SessionReport {
+        Ok(SessionReport {
             session,
             sub: self.sub.0,
             started_at: value(self.started_at),
@@ -129,7 +129,7 @@ impl LoginBody {
             aliases: self.aliases.into_iter().map(|Text(alias)| alias).collect(),
             device: self.device.map(DeviceBody::device).unwrap_or_default(),
             participants: participants.map(|(at, body)| body.report(&format!("/participants/{at}"))).collect::<Result<_, _>>()?,
-        }))
+        })
     }
 }
 
@@ -162,7 +162,7 @@ pub(super) fn token_at(token: Option<TokenBody>, place: &str) -> Result<Option<c
 }
 
 impl SessionItem {
-    fn report(self) -> Result<Report, Problem> {
+    fn report(self) -> Result<SessionReport, Problem> {
         let Self { sid, key, sub, started_at, expires_at, idle_expires_at, aliases, device, participants } = self;
         let names = Names { sid: value(sid), key: value(key), sub: Some(sub.0.clone()) };
         LoginBody { sub, started_at, expires_at, idle_expires_at, aliases, device, participants }.report(names.session()?)
@@ -203,7 +203,7 @@ pub async fn put_session(
     Path((_, sid)): Path<(String, String)>,
     StrictJson(body): StrictJson<LoginBody>,
 ) -> Result<Reply<StandingShape>, Problem> {
-    let report = body.report(SessionName::Sid(sid_of_path(sid)?))?;
+    let report = Report::Session(body.report(SessionName::Sid(sid_of_path(sid)?))?);
     match only(app.store.report(&at.0.issuer, vec![report], joining::RULES).await?)? {
         Reported::Session(standing) if standing.created => Ok(Reply::created(standing.into())),
         Reported::Session(standing) => Ok(Reply::ok(standing.into())),
@@ -225,7 +225,7 @@ pub async fn post_sessions(
     StrictJson(body): StrictJson<SessionsBody>,
 ) -> Result<Reply<Results>, Problem> {
     let items = body.sessions.bounded()?.into_iter().enumerate();
-    let reports = items.map(|(at, item)| item.report().map_err(|problem| problem.under(&format!("/sessions/{at}"))));
+    let reports = items.map(|(at, item)| item.report().map(Report::Session).map_err(|problem| problem.under(&format!("/sessions/{at}"))));
     let reports = reports.collect::<Result<Vec<_>, _>>()?;
     Ok(Reply::ok(Results::of(app.store.report(&at.0.issuer, reports, joining::RULES).await?)))
 }
@@ -294,10 +294,7 @@ mod tests {
     }
 
     fn login(body: &str) -> Result<SessionReport, Problem> {
-        match parse::<LoginBody>(body.as_bytes())?.report(SessionName::Sid(Sid::parse("s").unwrap()))? {
-            Report::Session(report) => Ok(report),
-            other => panic!("{other:?}"),
-        }
+        parse::<LoginBody>(body.as_bytes())?.report(SessionName::Sid(Sid::parse("s").unwrap()))
     }
 
     #[test]
@@ -331,10 +328,7 @@ mod tests {
     }
 
     fn item(body: &str) -> Result<SessionName, Problem> {
-        match parse::<SessionItem>(body.as_bytes())?.report()? {
-            Report::Session(report) => Ok(report.session),
-            other => panic!("{other:?}"),
-        }
+        parse::<SessionItem>(body.as_bytes())?.report().map(|report| report.session)
     }
 
     #[test]

@@ -6,11 +6,10 @@ use utoipa::ToSchema;
 
 use super::token::TokenValue;
 use crate::http::wire::text;
-use crate::http::{Code, FieldError, Line, Problem, Text};
+use crate::http::{Code, FieldError, Problem, Text};
 use crate::model::access::{Caller, Role};
 use crate::model::session::SessionName;
 use crate::model::trigger::Target;
-use crate::model::{ClientId, ProviderKey, Sid, Subject};
 
 /// What a logout names: `sid`, `key`, `sub`, `sub` and `except_sid`, `client_id`, `sub` and `client_id`, `sid` and `client_id`, `client_id` and
 /// `client_sid`, `client_id` and `client_sub`, `device_id`, `refresh_token`, or `everyone`.
@@ -74,7 +73,7 @@ impl TargetBody {
                 Target::ClientSub { client_id, client_sub }
             }
             Self { client_id: Some(Text(client_id)), .. } => Target::Client(client_id),
-            Self { device_id: Some(Text(device)), .. } => Target::Device(device.into_string()),
+            Self { device_id: Some(Text(id)), .. } => Target::Device(id.into_string()),
             Self { refresh_token: Some(token), .. } => Target::RefreshToken { digest: token.digest(), names: token.names() },
             Self { everyone: Some(true), .. } => {
                 let why = "everybody is more than one logout may end; name a client_id or a sub";
@@ -187,7 +186,7 @@ mod tests {
             r#"{"client_id":"c","client_sub":"a"}"#,
             r#"{"device_id":"d"}"#,
         ] {
-            let target = read(body).unwrap_or_else(|problem| panic!("{body}: {problem:?}"));
+            let target = read(body).expect(body);
             assert_eq!(shown(&target), serde_json::from_str::<Value>(body).unwrap());
         }
     }

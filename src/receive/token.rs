@@ -11,7 +11,7 @@ use utoipa::openapi::{KnownFormat, RefOr, SchemaFormat};
 use utoipa::{PartialSchema, ToSchema};
 
 use crate::http::wire::{text, value};
-use crate::http::{Problem, Scope, Text};
+use crate::http::{Problem, Text};
 use crate::model::report::{TokenDetails, TokenName};
 use crate::model::{Digest, Jti, Timestamp};
 use crate::token::{digest_of_token, jwt_id};
