@@ -105,26 +105,29 @@ fn trigger(body: LogoutBody, seat: Seat, headers: &HeaderMap, app: &AppState) ->
 
 /// How soon the same receipt is read again, however often something settles meanwhile.
 const REREAD_PAUSE: Duration = Duration::from_millis(50);
+/// How late it is read again when nothing is heard, since another process may settle too.
+const REREAD_MAX: Duration = Duration::from_millis(500);
 
-/// The receipt when it is settled, or when the wait is over.
+/// The receipt when it is settled, or as it stands when the wait is over.
 async fn settled_within(app: &AppState, mut receipt: Receipt, wait: Option<Wait>) -> Result<Receipt, StoreError> {
     let Some(wait) = wait else { return Ok(receipt) };
     let mut settled = app.settled.subscribe();
     let mut time_is_up = std::pin::pin!(tokio::time::sleep(wait.duration()));
-    while receipt.state == EventState::Delivering {
-        // Subscribed before it was read, and marked as seen before it is read again: what settles in between is not missed.
+    let mut over = false;
+    while receipt.state == EventState::Delivering && !over {
+        let something_settles = async {
+            tokio::time::sleep(REREAD_PAUSE).await;
+            tokio::time::timeout(REREAD_MAX, settled.changed()).await
+        };
+        tokio::select! {
+            () = &mut time_is_up => over = true,
+            heard = something_settles => over = matches!(heard, Ok(Err(_))),
+        }
+        // Marked as seen before it is read again: what settles in between is not missed.
         settled.mark_unchanged();
         match app.store.receipt(&receipt.issuer, &receipt.id).await? {
             Some(fresh) => receipt = fresh,
             None => break,
-        }
-        let something_settles = async {
-            tokio::time::sleep(REREAD_PAUSE).await;
-            settled.changed().await
-        };
-        tokio::select! {
-            () = &mut time_is_up => break,
-            changed = something_settles => if changed.is_err() { break },
         }
     }
     Ok(receipt)
