@@ -162,6 +162,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::model::{ClientId, Subject};
     use crate::seams::Entropy;
     use crate::store::TokenSession;
 

@@ -200,6 +200,7 @@ pub struct PageQuery {
 mod tests {
     use super::*;
     use crate::http::json::parse;
+    use crate::model::{EventId, ProviderKey, Subject, Timestamp};
     use crate::seams::Entropy;
 
     fn search(body: &str) -> Result<SessionSearch, Problem> {

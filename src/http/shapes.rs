@@ -240,6 +240,10 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::model::delivery::{Class, DeliveryKind};
+    use crate::model::event::EventState;
+    use crate::model::trigger::Reason;
+    use crate::model::{ClientId, IssuerId, Sid, Timestamp};
     use crate::seams::Entropy;
 
     const T: Timestamp = Timestamp::from_seconds(1_790_000_000);

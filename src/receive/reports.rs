@@ -249,6 +249,7 @@ fn read(body: ReportsBody) -> Result<Vec<Report>, Problem> {
 mod tests {
     use super::*;
     use crate::http::json::parse;
+    use crate::model::Sid;
 
     fn reports(items: &str) -> Result<Vec<Report>, Problem> {
         read(parse(format!(r#"{{"reports":[{items}]}}"#).as_bytes())?)

@@ -55,6 +55,7 @@ const COMBINATIONS: [&[&str]; 12] = [
 
 impl TargetBody {
     /// The target, if the combination is legal.
+    #[expect(clippy::similar_names, reason = "these are the members' names")]
     pub fn target(self) -> Result<Target, Problem> {
         if let Some(problem) = self.fault() {
             return Err(problem);
