@@ -72,7 +72,8 @@ async fn tell() -> anyhow::Result<()> {
     let provider = Caller::new(&base, text(&minted, "token")?)?;
 
     println!("\nThe provider reports: alice signed in at all three; the shop got a refresh token");
-    let participants = json!([{"client_id": "wiki"}, {"client_id": "shop", "refresh_token": {"token": REFRESH_TOKEN}}, {"client_id": "crm"}]);
+    let participants =
+        json!([{"client_id": "wiki"}, {"client_id": "shop", "refresh_token": {"token": REFRESH_TOKEN}}, {"client_id": "crm"}]);
     let session = json!({"sub": "alice", "participants": participants});
     provider.ask(Method::PUT, &format!("/v1/issuers/main/sessions/{SID}"), session).await?;
     ensure!(provider.is_active(REFRESH_TOKEN).await?, "the refresh token is good while alice is signed in");

@@ -112,7 +112,7 @@ fn answer(record: TokenRecord, issuer: Issuer, now: Timestamp) -> Introspection 
                 scope: record.scope,
                 exp: record.expires_at.map(Timestamp::seconds),
                 iat: record.issued_at.map(Timestamp::seconds),
-                jti: record.jti,
+                jti: record.jti.map(|jti| jti.as_str().to_owned()),
                 offline_access: record.offline_access,
             }),
         },
@@ -162,7 +162,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::model::{ClientId, Subject};
+    use crate::model::{ClientId, Jti, Subject};
     use crate::seams::Entropy;
     use crate::store::TokenSession;
 
@@ -188,7 +188,7 @@ mod tests {
             grant_revoked_at: None,
             session: Some(TokenSession { started_at: T, ended_at: None }),
             cut_offs: Vec::new(),
-            jti: Some("j-1".to_owned()),
+            jti: Some(Jti::parse("j-1").unwrap()),
         }
     }
 

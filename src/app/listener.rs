@@ -75,7 +75,8 @@ async fn serve(stream: TcpStream, peer: SocketAddr, router: Router, stop: Stop, 
         request.extensions_mut().insert(ConnectInfo(peer));
         service.call(request)
     });
-    let connection = http1::Builder::new().timer(TokioTimer::new()).header_read_timeout(head_patience).serve_connection(TokioIo::new(stream), with_peer);
+    let connection =
+        http1::Builder::new().timer(TokioTimer::new()).header_read_timeout(head_patience).serve_connection(TokioIo::new(stream), with_peer);
     let mut connection = pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,

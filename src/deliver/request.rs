@@ -120,15 +120,8 @@ async fn send(tools: &Tools, claimed: &Arc<Claimed>, to: &Addressee<'_>, now: Ti
     };
     let number = Progress::of(&claimed.leased).next_number();
     let network = address::effective(&claimed.facts.issuer.network, &to.client.delivery.network);
-    let post = Post {
-        url: to.uri,
-        network: &network,
-        token: &token,
-        delivery: &claimed.leased.id,
-        attempt: number,
-        timeout: to.timeout,
-        now,
-    };
+    let post =
+        Post { url: to.uri, network: &network, token: &token, delivery: &claimed.leased.id, attempt: number, timeout: to.timeout, now };
     let Answer { outcome, remote_addr, excerpt, detail } = tools.egress.post_logout_token(post).await;
     if let Some(detail) = detail {
         tracing::info!(delivery = %claimed.leased.id, client_id = %claimed.leased.client_id, number, detail, "an attempt got no answer");
@@ -137,7 +130,13 @@ async fn send(tools: &Tools, claimed: &Arc<Claimed>, to: &Addressee<'_>, now: Ti
 }
 
 /// A fresh token and the name of the key it was signed with.
-async fn sign(tools: &Tools, claimed: &Arc<Claimed>, to: &Addressee<'_>, jti: &str, now: Timestamp) -> Result<(String, String), SignerError> {
+async fn sign(
+    tools: &Tools,
+    claimed: &Arc<Claimed>,
+    to: &Addressee<'_>,
+    jti: &str,
+    now: Timestamp,
+) -> Result<(String, String), SignerError> {
     let key = tools.signer.key(&claimed.facts.issuer, to.client.alg, now).await?;
     let kid = key.kid().to_owned();
     let draft = Draft {

@@ -86,8 +86,7 @@ fn issuer() -> IssuerId {
 }
 
 fn audit() -> AuditEntry {
-    let caller =
-        Caller { identity: "test".into(), role: Role::Admin, issuer: None, client_id: None, may_mass_kill: true, remote: None };
+    let caller = Caller { identity: "test".into(), role: Role::Admin, issuer: None, client_id: None, may_mass_kill: true, remote: None };
     AuditEntry { act: Act::IssuerCreated, caller, actor: None, issuer: Some(issuer()), event: None, detail: "{}".into() }
 }
 
@@ -176,7 +175,8 @@ impl House {
     async fn sign_in(&self, client_id: &ClientId, subjects: &[&str]) {
         let issuer = self.store.issuer(&issuer()).await.unwrap().unwrap();
         let report = |sub: &&str| {
-            let participant = ParticipantReport { client_id: client_id.clone(), sid: None, sub: None, joined_at: None, refresh_token: None };
+            let participant =
+                ParticipantReport { client_id: client_id.clone(), sid: None, sub: None, joined_at: None, refresh_token: None };
             Report::Session(SessionReport {
                 session: SessionName::Sid(Sid::parse(format!("{sub} at {client_id}")).unwrap()),
                 sub: Subject::parse(*sub).unwrap(),

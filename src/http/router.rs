@@ -216,7 +216,7 @@ pub(crate) mod tests {
                     }
                 }
                 serde_json::Value::Array(items) => rest.extend(items),
-                _ => {}
+                serde_json::Value::Null | serde_json::Value::Bool(_) | serde_json::Value::Number(_) | serde_json::Value::String(_) => {}
             }
         }
         flaws

@@ -164,16 +164,6 @@ macro_rules! internal_id {
         pub struct $name(String);
 
         impl $name {
-            /// Reads an id a caller names; any other text simply names nothing.
-            pub fn parse(text: &str) -> Option<Self> {
-                let legal = text.len() == 26 && text.bytes().all(|o| o.is_ascii_digit() || o.is_ascii_uppercase());
-                legal.then(|| Self(text.to_owned()))
-            }
-
-            pub(crate) fn stored(text: String) -> Self {
-                Self(text)
-            }
-
             /// The id as it is written.
             pub fn as_str(&self) -> &str {
                 &self.0
@@ -199,6 +189,25 @@ macro_rules! internal_id {
         }
     )* };
 }
+
+/// What is read back, or named by a caller.
+macro_rules! read_back {
+    ($($name:ident),*) => { $(
+        impl $name {
+            /// Reads an id a caller names; any other text simply names nothing.
+            pub fn parse(text: &str) -> Option<Self> {
+                let legal = text.len() == 26 && text.bytes().all(|o| o.is_ascii_digit() || o.is_ascii_uppercase());
+                legal.then(|| Self(text.to_owned()))
+            }
+
+            pub(crate) fn stored(text: String) -> Self {
+                Self(text)
+            }
+        }
+    )* };
+}
+
+read_back!(SessionId, ParticipantId, EventId, DeliveryId, AttemptId, ApiTokenId, AuditId);
 
 internal_id! {
     /// A session's row.

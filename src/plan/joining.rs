@@ -291,7 +291,10 @@ mod tests {
     fn an_offline_token_that_outlived_a_plain_logout_is_still_cut_off_by_a_grave_one() {
         let grave = CutOff { offline: true, ..of_subject(9_000) };
         let plain = end(5_000);
-        assert_eq!(tokened(false, Some(&plain), Offline::Spared, std::slice::from_ref(&grave), Some(1_000)), TokenDecision::CutOff(event(2)));
+        assert_eq!(
+            tokened(false, Some(&plain), Offline::Spared, std::slice::from_ref(&grave), Some(1_000)),
+            TokenDecision::CutOff(event(2))
+        );
         assert_eq!(tokened(false, None, Offline::Spared, &[grave], Some(1_000)), TokenDecision::CutOff(event(2)));
         assert_eq!(tokened(false, None, Offline::Spared, &[of_subject(9_000)], Some(1_000)), TokenDecision::Live);
     }

@@ -10,7 +10,7 @@ use crate::model::event::{EventState, Receipt};
 use crate::model::issuer::IssuerRecord;
 use crate::model::session::{Life, SessionView};
 use crate::model::trigger::Reason;
-use crate::model::{Alias, ClientId, DeliveryId, EventId, IssuerId, Sid, Subject, Timestamp};
+use crate::model::{Alias, ClientId, DeliveryId, EventId, IssuerId, Jti, Sid, Subject, Timestamp};
 
 /// Why the vault did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -252,7 +252,7 @@ pub struct TokenRecord {
     /// The cut-offs whose scope covers it.
     pub cut_offs: Vec<CutOff>,
     /// The `jti` it is registered by.
-    pub jti: Option<String>,
+    pub jti: Option<Jti>,
 }
 
 /// The session a refresh token is bound to.

@@ -3,7 +3,7 @@
 use super::cut_offs::{self, Known};
 use super::{Builder, Conn, instant, push_list};
 use crate::model::report::TokenName;
-use crate::model::{ClientId, IssuerId, Sid, Subject, Timestamp};
+use crate::model::{ClientId, IssuerId, Jti, Sid, Subject, Timestamp};
 use crate::store::{StoreError, TokenRecord, TokenSession};
 
 /// How a token's name is stored: what kind of name, then the name.
@@ -65,6 +65,6 @@ pub(in crate::store) async fn named(conn: &mut Conn, issuer: &IssuerId, names: &
         grant_revoked_at: instant(row.revoked_at),
         session,
         cut_offs,
-        jti: row.name.strip_prefix("jti:").map(str::to_owned),
+        jti: row.name.strip_prefix("jti:").map(|jti| Jti::stored(jti.to_owned())),
     }))
 }
