@@ -26,7 +26,8 @@ use crate::egress::{self, Egress, EgressConfig, EgressError};
 use crate::http::Routes;
 use crate::http::state::{App, AppState, Settings};
 use crate::lifecycle::{Ended, Running, Signals, Stop, Tasks};
-use crate::observe::{Started, Stopped, metrics};
+use crate::observe::metrics::Handle;
+use crate::observe::{self, Started, Stopped};
 use crate::seams::{Clock, Entropy};
 use crate::store::{OpenError, Store, StoreError, StoreSettings};
 use crate::token::{Keyring, digest_of_token};
@@ -103,7 +104,7 @@ pub struct Server {
 impl Server {
     /// Builds a server and lets it run.
     pub async fn start(config: Config, clock: Clock, entropy: Entropy) -> Result<Self, Error> {
-        let handle = metrics::install();
+        let handle = observe::metrics::install();
         let keeper = TaskTracker::new();
         let store = Store::open(&store_settings(&config), clock.clone(), entropy.clone(), &keeper).await?;
         let sealing = Arc::new(sealing_key::sealing_key(&config.sealing_key, &store, &entropy).await?);
@@ -231,7 +232,7 @@ async fn close(store: Store, keeper: &TaskTracker) {
     }
 }
 
-async fn tidy(handle: metrics::Handle, stop: Stop) {
+async fn tidy(handle: Handle, stop: Stop) {
     while !stop.is_requested() {
         handle.tidy();
         tokio::select! {

@@ -261,8 +261,8 @@ mod tests {
         COMMITTED.plus(Duration::from_secs(seconds))
     }
 
-    fn sid(text: &str) -> Option<Sid> {
-        Some(Sid::parse(text).unwrap())
+    fn sid(text: &str) -> Sid {
+        Sid::parse(text).unwrap()
     }
 
     /// A delivery to the wiki about alice's session s-1, claimed for its first attempt.
@@ -278,7 +278,7 @@ mod tests {
             kind: DeliveryKind::LogoutToken,
             participant: ParticipantId::from(id()),
             session: SessionId::from(id()),
-            sid: sid("s-1"),
+            sid: Some(sid("s-1")),
             sub: Some(Subject::parse("alice").unwrap()),
             class: Class::Interactive,
             compromise: false,
@@ -361,9 +361,9 @@ mod tests {
     fn a_late_attempt_spares_a_newer_login_unless_it_was_a_compromise() {
         let mut claimed = claimed();
         claimed.leased.attempts = 1;
-        claimed.facts.live = vec![(at(30), sid("s-2"))];
+        claimed.facts.live = vec![(at(30), Some(sid("s-2")))];
         assert_eq!(decision(&claimed, at(60)), Ok((false, true)), "its sid alone is named");
-        claimed.facts.live.push((at(20), sid("s-1")));
+        claimed.facts.live.push((at(20), Some(sid("s-1"))));
         assert_eq!(decision(&claimed, at(60)), Err(SettledReason::NewerLogin));
         claimed.leased.compromise = true;
         assert_eq!(decision(&claimed, at(60)), Ok((true, true)));
@@ -373,7 +373,7 @@ mod tests {
     fn a_login_older_than_the_logout_changes_nothing() {
         let mut claimed = claimed();
         claimed.leased.attempts = 1;
-        claimed.facts.live = vec![(COMMITTED.minus(Duration::from_secs(5)), sid("s-1"))];
+        claimed.facts.live = vec![(COMMITTED.minus(Duration::from_secs(5)), Some(sid("s-1")))];
         assert_eq!(decision(&claimed, at(60)), Ok((true, true)));
     }
 
