@@ -5,4 +5,5 @@ mod harness;
 
 mod architecture;
 mod command_line;
+mod corridor;
 mod store;

@@ -1,6 +1,9 @@
 //! What the tests stand on: databases of their own, servers of their own.
 
+pub(crate) mod api;
 pub(crate) mod database;
+pub(crate) mod party;
+pub(crate) mod server;
 
 use std::time::{Duration, Instant};
 
