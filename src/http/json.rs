@@ -125,7 +125,12 @@ fn field_problem(error: &serde_path_to_error::Error<serde_json::Error>) -> Probl
         serde_json::error::Category::Data => Code::InvalidField,
         serde_json::error::Category::Io | serde_json::error::Category::Syntax | serde_json::error::Category::Eof => Code::MalformedJson,
     };
-    Problem::of(code).at(FieldError::pointer(pointer_of(error.path()), clip(detail)))
+    let place = pointer_of(error.path());
+    // serde blames the object for a member that is not there; whoever reads the problem looks for the member.
+    match detail.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`')) {
+        Some(name) => Problem::of(code).at(FieldError::pointer(format!("{place}/{}", escape(name)), "is missing")),
+        None => Problem::of(code).at(FieldError::pointer(place, clip(detail))),
+    }
 }
 
 fn pointer_of(path: &serde_path_to_error::Path) -> String {
@@ -302,7 +307,8 @@ mod tests {
             refused(r#"{"sid":"a","inner":[{"at":"2026-01-01T00:00:00Z"},{"at":"soon"}]}"#),
             (Code::InvalidField, "/inner/1/at".into())
         );
-        assert_eq!(refused(r#"{"inner":[]}"#), (Code::InvalidField, String::new()));
+        assert_eq!(refused(r#"{"inner":[]}"#), (Code::InvalidField, "/sid".into()));
+        assert_eq!(refused(r#"{"sid":"a","inner":[{}]}"#), (Code::InvalidField, "/inner/0/at".into()));
     }
 
     #[test]

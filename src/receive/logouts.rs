@@ -165,7 +165,7 @@ mod tests {
         assert!(parse::<LogoutBody>(logout(r#""note":"all fine""#).as_bytes()).is_ok());
         let long = |length: usize| "x".repeat(length);
         for (body, pointer) in [
-            (r#"{"target":{"sid":"s"}}"#.to_owned(), ""),
+            (r#"{"target":{"sid":"s"}}"#.to_owned(), "/reason"),
             (r#"{"target":{"sid":"s"},"reason":"boredom"}"#.to_owned(), "/reason"),
             (r#"{"target":"everyone","reason":"admin"}"#.to_owned(), "/target"),
             (r#"{"target":{"sid":"a\u0000"},"reason":"admin"}"#.to_owned(), "/target/sid"),

@@ -282,7 +282,7 @@ mod tests {
     fn one_malformed_report_refuses_the_call_and_is_named() {
         let fine = r#"{"op":"session","sid":"s","sub":"a"}"#;
         for (item, pointer) in [
-            (r#"{"sid":"s"}"#, "/reports/1"),
+            (r#"{"sid":"s"}"#, "/reports/1/op"),
             (r#"{"op":"rotated","client_id":"c"}"#, "/reports/1/op"),
             (r#"{"op":"access_token","client_id":"c"}"#, "/reports/1/op"),
             (r#"{"op":"session","sid":"s"}"#, "/reports/1/sub"),
