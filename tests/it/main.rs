@@ -5,5 +5,6 @@ mod harness;
 
 mod architecture;
 mod command_line;
+mod courier;
 mod corridor;
 mod store;
