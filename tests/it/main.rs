@@ -7,4 +7,5 @@ mod architecture;
 mod command_line;
 mod courier;
 mod corridor;
+mod crash;
 mod store;

@@ -3,6 +3,7 @@
 pub(crate) mod api;
 pub(crate) mod database;
 pub(crate) mod party;
+pub(crate) mod process;
 pub(crate) mod server;
 
 use std::time::{Duration, Instant};
