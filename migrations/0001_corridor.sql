@@ -239,6 +239,7 @@ CREATE TABLE deliveries (
     ours           BIGINT  NOT NULL,
     due_at         BIGINT  NOT NULL,
     horizon_at     BIGINT  NOT NULL,
+    horizon_ms     BIGINT  NOT NULL CHECK (horizon_ms >= 0),
     lease_token    BIGINT,
     lease_until    BIGINT,
     occurred_at    BIGINT  NOT NULL,

@@ -117,6 +117,11 @@ pub async fn list_deliveries(
         until: value(query.until),
         ..DeliveryFilter::default()
     };
+    // A provider sees what became of its own logouts.
+    let filter = match caller.role {
+        Role::Provider => DeliveryFilter { caller: Some(caller.identity.clone()), ..filter },
+        Role::Gateway | Role::Client | Role::Operator | Role::Auditor | Role::Admin => filter,
+    };
     listed_deliveries(&app, Scope::of(&caller), filter, page(query.limit, query.after)).await
 }
 

@@ -144,6 +144,8 @@ pub struct DeliveryFilter {
     pub state: Option<DeliveryState>,
     /// To which client.
     pub client_id: Option<ClientId>,
+    /// Of logouts posted by this caller.
+    pub caller: Option<String>,
     /// Written at or after.
     pub since: Option<Timestamp>,
     /// Written before.
@@ -155,6 +157,8 @@ pub struct DeliveryFilter {
 pub enum SessionSearch {
     /// The provider's `sub`, or one a client saw.
     Subject(Subject),
+    /// The provider's `sub` alone.
+    Owner(Subject),
     /// The provider's `sid`, or one a client saw.
     Sid(Sid),
     /// A client taking part, or having taken part.

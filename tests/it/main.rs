@@ -5,7 +5,7 @@ mod harness;
 
 mod architecture;
 mod command_line;
-mod courier;
 mod corridor;
+mod courier;
 mod crash;
 mod store;

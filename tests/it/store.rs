@@ -334,6 +334,35 @@ on_both_engines! {
         assert!(again.iter().all(|one| one.class == Class::Compromise && one.compromise && one.tally == Tally::default()));
     }
 
+    async fn a_compromise_does_not_wait_for_the_next_try_of_an_earlier_logout(database) {
+        let bench = Bench::on(database).await;
+        bench.login("s-1", "alice", &["wiki"]).await;
+        bench.commit(&of_session("s-1", Reason::UserLogout)).await;
+        let leased = bench.claim(1, LEASE).await.remove(0);
+        let due_at = bench.now().await.plus(Duration::from_secs(4 * 3600));
+        let tally = Tally { recoverable: 9, ..Tally::default() };
+        let waiting = Settlement { verdict: Verdict::Again { due_at }, tally, ..settlement(&leased, DeliveryState::Delivered, SettledReason::Accepted) };
+        bench.settle(waiting).await;
+        bench.commit(&of_subject("alice", Reason::Admin)).await;
+        assert!(bench.claim(2, LEASE).await.is_empty(), "a plain reason waits");
+        bench.commit(&of_subject("alice", Reason::Compromise)).await;
+        let again = bench.claim(3, LEASE).await.remove(0);
+        assert_eq!((again.id.clone(), again.tally, again.attempts), (leased.id, Tally::default(), 1));
+    }
+
+    async fn the_offline_token_of_the_session_that_goes_on_is_spared(database) {
+        let bench = Bench::on(database).await;
+        for (session, n) in [("s-1", 1), ("s-2", 2)] {
+            bench.login(session, "alice", &["wiki"]).await;
+            bench.token(session, "wiki", TokenDetails { offline_access: true, ..details(n) }).await.unwrap();
+        }
+        let target = Target::SubjectExcept { sub: sub("alice"), except_sid: sid("s-2") };
+        bench.commit(&trigger(target, Reason::PasswordChanged)).await;
+        assert!(bench.is_revoked(1).await && !bench.is_revoked(2).await);
+        let cut_offs = async |n| bench.store.refresh_token(&bench.issuer.id, &[token_name(n)]).await.unwrap().unwrap().cut_offs.len();
+        assert_eq!((cut_offs(1).await, cut_offs(2).await), (1, 0));
+    }
+
     async fn a_plain_logout_spares_offline_tokens_and_a_compromise_after_it_still_finds_them(database) {
         let bench = Bench::on(database).await;
         bench.login("s-1", "alice", &["wiki"]).await;

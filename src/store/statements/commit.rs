@@ -522,24 +522,19 @@ async fn adopt(conn: &mut Conn, act: Scene<'_>, target: &Resolved) -> Result<(),
     Ok(())
 }
 
-/// Goes first, with a new horizon as long as the old one.
+/// Goes first, at once, and with new patience: open ones and those that were given up alike. What is in flight just now keeps its lease.
 async fn reopen(conn: &mut Conn, act: Scene<'_>, target: &Resolved) -> Result<(), StoreError> {
-    let class = class_number(act.reach.class);
-    let mut raise = Builder::new("UPDATE deliveries SET class = CASE WHEN class > ");
-    raise.push_bind(class).push(" THEN ").push_bind(class).push(" ELSE class END, compromise = (compromise OR ");
-    raise.push_bind(act.reach.compromise).push(") WHERE state = 'pending' AND event_id <> ").push_bind(act.event.as_str().to_owned());
-    push_earlier_deliveries(&mut raise, act, target);
-    raise.build().execute(&mut *conn).await?;
-
-    let now = act.now.millis();
-    let mut again = Builder::new("UPDATE deliveries SET state = 'pending', reason = NULL, settled_at = NULL, due_at = ");
-    again.push_bind(now).push(", horizon_at = horizon_at - created_at + ").push_bind(now);
-    again.push(", recoverable = 0, refused = 0, config_fault = 0, redirected = 0, blocked = 0, ours = 0, class = CASE WHEN class > ");
-    again.push_bind(class).push(" THEN ").push_bind(class).push(" ELSE class END, compromise = (compromise OR ");
-    again.push_bind(act.reach.compromise).push(") WHERE state IN ('rejected', 'expired') AND event_id <> ");
-    again.push_bind(act.event.as_str().to_owned());
-    push_earlier_deliveries(&mut again, act, target);
-    again.build().execute(conn).await?;
+    let (class, now) = (class_number(act.reach.class), act.now.millis());
+    let mut sql = Builder::new(
+        "UPDATE deliveries SET state = 'pending', reason = NULL, settled_at = NULL, due_at = CASE WHEN lease_token IS NULL THEN ",
+    );
+    sql.push_bind(now).push(" ELSE due_at END, horizon_at = horizon_ms + ").push_bind(now);
+    sql.push(", recoverable = 0, refused = 0, config_fault = 0, redirected = 0, blocked = 0, ours = 0, class = CASE WHEN class > ");
+    sql.push_bind(class).push(" THEN ").push_bind(class).push(" ELSE class END, compromise = (compromise OR ");
+    sql.push_bind(act.reach.compromise).push(") WHERE state IN ('pending', 'rejected', 'expired') AND event_id <> ");
+    sql.push_bind(act.event.as_str().to_owned());
+    push_earlier_deliveries(&mut sql, act, target);
+    sql.build().execute(conn).await?;
     Ok(())
 }
 

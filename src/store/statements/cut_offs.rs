@@ -56,6 +56,8 @@ pub(super) struct Known<'a> {
     pub(super) client: Option<&'a ClientId>,
     pub(super) client_sub: Option<&'a Subject>,
     pub(super) client_sid: Option<&'a Sid>,
+    /// The session it came from, which a cut-off of the subject may except, whether or not it is bound to it.
+    pub(super) origin_sid: Option<&'a Sid>,
 }
 
 impl Known<'_> {
@@ -97,7 +99,8 @@ pub(super) async fn covering(conn: &mut Conn, issuer: &IssuerId, known: Known<'_
     push_list(&mut sql, scopes.iter().map(String::as_str));
     sql.push(" ORDER BY not_before DESC LIMIT ").push_bind(LATEST);
     let rows: Vec<Row> = sql.build_query_as().fetch_all(conn).await?;
-    let excepted = |row: &Row| row.except_sid.is_some() && row.except_sid.as_deref() == known.sid.map(Sid::as_str);
+    let own_sid = known.sid.or(known.origin_sid).map(Sid::as_str);
+    let excepted = |row: &Row| row.except_sid.is_some() && row.except_sid.as_deref() == own_sid;
     rows.into_iter()
         .filter(|row| !excepted(row))
         .map(|row| {

@@ -79,6 +79,9 @@ pub(in crate::store) async fn listed(conn: &mut Conn, filter: &DeliveryFilter, p
             sql.push(format!(" AND {column} = ")).push_bind(value.to_owned());
         }
     }
+    if let Some(caller) = &filter.caller {
+        sql.push(" AND event_id IN (SELECT id FROM events WHERE caller = ").push_bind(caller.clone()).push(")");
+    }
     if let Some(since) = filter.since {
         sql.push(" AND created_at >= ").push_bind(since.millis());
     }

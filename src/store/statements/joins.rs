@@ -100,8 +100,14 @@ async fn participate(
     // The live one if there is one, else the latest.
     let same = same.max_by_key(|one| (one.ended_at.is_none(), one.ended_at));
     let joined_at = reported.joined_at.unwrap_or(session.started_at);
-    let names =
-        Known { sub: session.sub.as_ref(), sid: session.sid.as_ref(), client: Some(&reported.client_id), client_sub: sub, client_sid: sid };
+    let names = Known {
+        sub: session.sub.as_ref(),
+        sid: session.sid.as_ref(),
+        client: Some(&reported.client_id),
+        client_sub: sub,
+        client_sid: sid,
+        origin_sid: None,
+    };
     let cut_offs = of_participations(cut_offs::covering(conn, desk.issuer, names).await?);
     let decision = (desk.rules.participant)(&ParticipantFacts {
         session_end: session.end.as_ref(),
@@ -243,8 +249,8 @@ async fn insert_deliveries(
     let now = duty.now;
     let mut sql = Builder::new(
         "INSERT INTO deliveries (id, issuer_id, event_id, kind, client_id, lane, participant_id, session_id, sid, sub, state, reason, class, \
-         compromise, late_joiner, attempts, recoverable, refused, config_fault, redirected, blocked, ours, due_at, horizon_at, occurred_at, \
-         created_at, settled_at) ",
+         compromise, late_joiner, attempts, recoverable, refused, config_fault, redirected, blocked, ours, due_at, horizon_at, horizon_ms, \
+         occurred_at, created_at, settled_at) ",
     );
     sql.push_values(told, |mut row, one| {
         let client = clients.iter().find(|client| client.client_id == one.client_id);
@@ -271,6 +277,7 @@ async fn insert_deliveries(
             .push("0, 0, 0, 0, 0, 0, 0")
             .push_bind(now.millis())
             .push_bind(horizon_at.millis())
+            .push_bind(super::duration_ms(horizon_at.since(now)))
             .push_bind(duty.occurred_at.millis())
             .push_bind(now.millis())
             .push_bind(settled_at);

@@ -147,6 +147,7 @@ fn push_search(sql: &mut Builder, issuer: &IssuerId, by: &SessionSearch) {
         sql.push(" AND issuer_id = ").push_bind(issuer.as_str().to_owned()).push("))");
     };
     match by {
+        SessionSearch::Owner(sub) => push_equal(sql, "sub", sub.as_str()),
         SessionSearch::Subject(sub) => either(sql, "sub", sub.as_str()),
         SessionSearch::Sid(sid) => either(sql, "sid", sid.as_str()),
         SessionSearch::Client(client) => {
@@ -212,7 +213,7 @@ pub(in crate::store) async fn subject(
     sub: &Subject,
 ) -> Result<SubjectRecord, StoreError> {
     let now = dialect::now(conn, &context.clock).await?;
-    let filter = SessionFilter { issuer: issuer.clone(), state: None, by: Some(SessionSearch::Subject(sub.clone())) };
+    let filter = SessionFilter { issuer: issuer.clone(), state: None, by: Some(SessionSearch::Owner(sub.clone())) };
     let sessions = listed(conn, &filter, &Page { limit: SESSIONS_SHOWN, after: None }).await?.items;
     let mut open: BTreeSet<StillOpen> = BTreeSet::new();
     open.extend(sessions.iter().filter(|session| session.ended_at.is_none()).flat_map(live_participants));

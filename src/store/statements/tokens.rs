@@ -47,8 +47,8 @@ pub(in crate::store) async fn named(conn: &mut Conn, issuer: &IssuerId, names: &
     sql.push(" ORDER BY t.name DESC LIMIT 1");
     let Some(row): Option<Row> = sql.build_query_as().fetch_optional(&mut *conn).await? else { return Ok(None) };
     let (client_id, sub, sid) = (ClientId::stored(row.client_id), row.sub.map(Subject::stored), row.sid.map(Sid::stored));
-    let known =
-        Known { sub: sub.as_ref(), sid: sid.as_ref().filter(|_| row.session_id.is_some()), client: Some(&client_id), ..Known::default() };
+    let bound_sid = sid.as_ref().filter(|_| row.session_id.is_some());
+    let known = Known { sub: sub.as_ref(), sid: bound_sid, origin_sid: sid.as_ref(), client: Some(&client_id), ..Known::default() };
     let cut_offs = cut_offs::covering(conn, issuer, known).await?;
     let session = row
         .session_id
