@@ -1,6 +1,6 @@
 //! The router: routes with their description, and what surrounds every request.
 //!
-//! A route can only be added together with its OpenAPI description ([`Routes`] takes nothing else), so the two cannot differ.
+//! A route can only be added together with its `OpenAPI` description ([`Routes`] takes nothing else), so the two cannot differ.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,7 +46,7 @@ impl Routes {
         Self(self.0.merge(other.0))
     }
 
-    /// The OpenAPI document of these routes.
+    /// The `OpenAPI` document of these routes.
     pub fn document(&self) -> OpenApi {
         let mut document = frame();
         document.merge(self.0.get_openapi().clone());
@@ -65,7 +65,7 @@ impl Routes {
     }
 }
 
-/// The OpenAPI document of the router a request came through, in JSON.
+/// The `OpenAPI` document of the router a request came through, in JSON.
 #[derive(Clone, Debug)]
 pub struct Document(pub Arc<str>);
 
@@ -206,7 +206,7 @@ pub(crate) mod tests {
                     for (name, member) in members {
                         match (name.as_str(), member.as_str()) {
                             ("$ref", Some(to)) if json.pointer(to.trim_start_matches('#')).is_none() => {
-                                flaws.push(format!("{to} is nothing"))
+                                flaws.push(format!("{to} is nothing"));
                             }
                             ("operationId", Some(id)) if !ids.insert(id) => flaws.push(format!("{id} is not unique")),
                             ("security", None) => flaws.extend(unknown_schemes(&json, member)),

@@ -1,7 +1,7 @@
 //! Values of the model as they are written in JSON, queries and paths.
 //!
 //! Model types do not serialise themselves. [`Text`] does it for them wherever the wire form is a string: it reads by the type's own rule, so a
-//! wrong value is refused while the body is parsed and the problem names the member; and it describes itself in the OpenAPI document.
+//! wrong value is refused while the body is parsed and the problem names the member; and it describes itself in the `OpenAPI` document.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -34,7 +34,7 @@ pub trait Written: Sized {
     fn read(text: &str) -> Result<Self, Malformed>;
     /// Writes it.
     fn write(&self) -> Cow<'_, str>;
-    /// What it is called in the OpenAPI document.
+    /// What it is called in the `OpenAPI` document.
     const NAME: &'static str;
     /// Describes it.
     fn describe(schema: ObjectBuilder) -> ObjectBuilder;
@@ -199,7 +199,7 @@ impl Written for ipnet::IpNet {
 
 const BAD_NETWORK: Malformed = Malformed { what: "a network", why: "must be an address, a slash and a prefix length, such as 10.1.0.0/16" };
 
-/// Wire forms under names of their own, since the derive macros of the OpenAPI document do not see through a generic type.
+/// Wire forms under names of their own, since the derive macros of the `OpenAPI` document do not see through a generic type.
 pub mod text {
     use super::{PartialSchema, RefOr, Schema, Text, ToSchema};
     use crate::model;

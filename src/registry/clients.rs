@@ -685,7 +685,7 @@ mod tests {
             typ: TokenTyp::Jwt,
             timeout: Duration::from_secs(5),
             max_in_flight: 2,
-            horizon: Duration::from_secs(3600),
+            horizon: Duration::from_hours(1),
             confirm_rejections: 0,
             retry_statuses: vec![401, 404],
             network: Network { allow: vec!["10.1.0.0/16".parse().unwrap()], ca_pem: None },

@@ -423,7 +423,7 @@ mod tests {
     fn what_is_left_out_stays() {
         assert_eq!(applied(&said(), Mode::Production).unwrap(), main());
         let changed = applied(&Terms { session_max_age: Some(3600), ..said() }, Mode::Production).unwrap();
-        assert_eq!(changed, IssuerRecord { session_max_age: Duration::from_secs(3600), ..main() });
+        assert_eq!(changed, IssuerRecord { session_max_age: Duration::from_hours(1), ..main() });
     }
 
     #[test]
