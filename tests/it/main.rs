@@ -8,4 +8,6 @@ mod command_line;
 mod corridor;
 mod courier;
 mod crash;
+mod introspection;
 mod store;
+mod tokens;
