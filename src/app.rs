@@ -22,7 +22,7 @@ pub use sealing_key::KeyError;
 
 use crate::config::{Config, DatabaseUrl, Mode};
 use crate::deliver::{self, Courier, Parts};
-use crate::egress::{self, Egress, EgressConfig, EgressError};
+use crate::egress::{self, Egress, EgressConfig, EgressError, Names};
 use crate::http::Routes;
 use crate::http::state::{App, AppState, Settings};
 use crate::lifecycle::{Ended, Running, Signals, Stop, Tasks};
@@ -104,11 +104,16 @@ pub struct Server {
 impl Server {
     /// Builds a server and lets it run.
     pub async fn start(config: Config, clock: Clock, entropy: Entropy) -> Result<Self, Error> {
+        Self::start_with_names(config, clock, entropy, Names::System).await
+    }
+
+    /// The same, with another source of addresses: like the clock, names are something that a test must be able to change under a running server.
+    pub async fn start_with_names(config: Config, clock: Clock, entropy: Entropy, names: Names) -> Result<Self, Error> {
         let handle = observe::metrics::install();
         let keeper = TaskTracker::new();
         let store = Store::open(&store_settings(&config), clock.clone(), entropy.clone(), &keeper).await?;
         let sealing = Arc::new(sealing_key::sealing_key(&config.sealing_key, &store, &entropy).await?);
-        let egress = Arc::new(Egress::new(egress_config(&config))?);
+        let egress = Arc::new(Egress::new(egress_config(&config, names))?);
         let (socket, address) = bind(config.http.listen).await?;
         let metrics_socket = match config.http.metrics_listen {
             Some(address) => Some(bind(address).await?),
@@ -258,8 +263,8 @@ fn store_settings(config: &Config) -> StoreSettings {
     StoreSettings { url, max_connections: config.database.max_connections, statement_timeout: config.database.statement_timeout }
 }
 
-fn egress_config(config: &Config) -> EgressConfig {
-    EgressConfig { mode: egress_mode(config.mode), ceiling: config.network.allow.clone(), ..EgressConfig::default() }
+fn egress_config(config: &Config, names: Names) -> EgressConfig {
+    EgressConfig { mode: egress_mode(config.mode), ceiling: config.network.allow.clone(), names, ..EgressConfig::default() }
 }
 
 const fn egress_mode(mode: Mode) -> egress::Mode {

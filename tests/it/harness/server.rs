@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use logoutd::app::{self, Server as Inner};
 use logoutd::config::{Arguments, Config, Mode};
+use logoutd::egress::{FixedNames, Names};
 use logoutd::lifecycle::Signals;
 use logoutd::seams::{Clock, Entropy};
 use serde_json::{Value, json};
@@ -41,22 +42,20 @@ impl Server {
 
     /// With everything said; a start may be refused.
     pub(crate) async fn try_start(database: &Database, mode: Mode, variables: &[(&str, &str)], clock: Clock) -> Result<Self, app::Error> {
-        let arguments =
-            Arguments { database_url: Some(database.url.clone()), listen: Some("127.0.0.1:0".to_owned()), mode, ..Arguments::default() };
-        // A courier that looks often lets a test that moves the clock see what is due at once.
-        let own = [
-            ("LOGOUTD_ADMIN_TOKEN", ADMIN_TOKEN),
-            ("LOGOUTD_SEALING_KEY", SEALING_KEY),
-            ("LOGOUTD_DELIVERY__POLL_MS", "20"),
-            ("LOGOUTD_DELIVERY__IDLE_POLL_MS", "20"),
-            ("LOGOUTD_DATABASE__MAX_CONNECTIONS", "4"),
-        ];
-        let kept = own.iter().filter(|(name, _)| !variables.iter().any(|(given, _)| given == name));
-        let variables = kept.chain(variables).map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-        let config = Config::load(&arguments, variables).unwrap();
-        let inner = Inner::start(config, clock.clone(), Entropy::os()).await?;
+        let inner = Inner::start(config(database, mode, variables), clock.clone(), Entropy::os()).await?;
+        Ok(Self::of(inner, clock))
+    }
+
+    /// Where every name it looks up is in a table.
+    pub(crate) async fn start_with_names(database: &Database, mode: Mode, variables: &[(&str, &str)], names: &FixedNames) -> Self {
+        let (config, clock) = (config(database, mode, variables), Clock::system());
+        let inner = Inner::start_with_names(config, clock.clone(), Entropy::os(), Names::Fixed(names.clone())).await.unwrap();
+        Self::of(inner, clock)
+    }
+
+    fn of(inner: Inner, clock: Clock) -> Self {
         let base = format!("http://{}", inner.address());
-        Ok(Self { inner: Some(inner), base, clock })
+        Self { inner: Some(inner), base, clock }
     }
 
     /// The server itself.
@@ -85,6 +84,23 @@ impl Server {
         inner.stop().request();
         tokio::time::timeout(DEADLINE, inner.see_out(Signals::Unheard)).await.expect("a stop ends").unwrap();
     }
+}
+
+/// The configuration of a test's server.
+fn config(database: &Database, mode: Mode, variables: &[(&str, &str)]) -> Config {
+    let arguments =
+        Arguments { database_url: Some(database.url.clone()), listen: Some("127.0.0.1:0".to_owned()), mode, ..Arguments::default() };
+    // A courier that looks often lets a test that moves the clock see what is due at once.
+    let own = [
+        ("LOGOUTD_ADMIN_TOKEN", ADMIN_TOKEN),
+        ("LOGOUTD_SEALING_KEY", SEALING_KEY),
+        ("LOGOUTD_DELIVERY__POLL_MS", "20"),
+        ("LOGOUTD_DELIVERY__IDLE_POLL_MS", "20"),
+        ("LOGOUTD_DATABASE__MAX_CONNECTIONS", "4"),
+    ];
+    let kept = own.iter().filter(|(name, _)| !variables.iter().any(|(given, _)| given == name));
+    let variables = kept.chain(variables).map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    Config::load(&arguments, variables).unwrap()
 }
 
 impl Drop for Server {
