@@ -14,8 +14,10 @@ use super::target::{TargetBody, shown};
 use crate::http::shapes::{Kept, ReceiptShape};
 use crate::http::wire::{text, value};
 use crate::http::{AppState, At, Problem, ProblemDocument, Reply, Seat, StrictJson, Text, needs};
+use crate::model::delivery::Class;
 use crate::model::event::{EventState, Receipt};
 use crate::model::trigger::Trigger;
+use crate::observe::LogoutCommitted;
 use crate::plan::effects::{opening, reach};
 use crate::plan::time::occurred_at;
 use crate::store::{Committed, Mode, StoreError};
@@ -70,16 +72,32 @@ pub async fn post_logout(
     let mode = if body.dry_run { Mode::Rehearse } else { Mode::Commit };
     let trigger = trigger(body, at.0, &headers, &app)?;
     // The façade runs every request in a task of its own, so a caller who hangs up does not interrupt this.
-    let committed = app.store.commit(&trigger, &reach(&trigger), shown(&trigger.target).to_string(), mode, opening).await?;
+    let reach = reach(&trigger);
+    let committed = app.store.commit(&trigger, &reach, shown(&trigger.target).to_string(), mode, opening).await?;
     match (mode, committed) {
         (Mode::Rehearse, Committed { receipt, .. }) => Ok(Reply::ok(ReceiptShape::whole(receipt, Kept::Rehearsed)?).into_response()),
         (Mode::Commit, Committed { receipt, replayed }) => {
             app.doorbell.notify_one();
+            if !replayed {
+                tell(&receipt, reach.class);
+            }
             let wait = wait(&headers);
             let receipt = settled_within(&app, receipt, wait).await?;
             reply(receipt, replayed, wait)
         }
     }
+}
+
+fn tell(receipt: &Receipt, class: Class) {
+    LogoutCommitted {
+        event: &receipt.id,
+        issuer: &receipt.issuer,
+        reason: receipt.reason,
+        class,
+        sessions: receipt.sessions_ended,
+        deliveries: receipt.counts.total(),
+    }
+    .emit();
 }
 
 /// The trigger of a posted logout.

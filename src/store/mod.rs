@@ -16,7 +16,6 @@ mod writer;
 
 use std::fs::File;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use futures_util::future::BoxFuture;
 use sqlx::{PgPool, SqlitePool};
@@ -164,7 +163,7 @@ impl Store {
     pub async fn open(settings: &StoreSettings, clock: Clock, entropy: Entropy, tasks: &TaskTracker) -> Result<Self, OpenError> {
         let engine = if settings.url.starts_with("sqlite:") {
             let engine::OpenedSqlite { read, write, lock, version } = engine::open_sqlite(settings).await?;
-            let (writer, task) = Writer::new(write);
+            let (writer, task) = Writer::new(write, clock.clone());
             tasks.spawn(task);
             Engine::Sqlite { read, writer, version, _lock: lock }
         } else if settings.url.starts_with("postgres:") || settings.url.starts_with("postgresql:") {
@@ -181,14 +180,6 @@ impl Store {
         match &self.0.engine {
             Engine::Sqlite { version, .. } => format!("sqlite {version}"),
             Engine::Postgres { version, .. } => format!("postgres {version}"),
-        }
-    }
-
-    /// How many group commits SQLite's writer made, and how many jobs they held; zero on PostgreSQL, which commits each by itself.
-    pub fn group_commits(&self) -> (u64, u64) {
-        match &self.0.engine {
-            Engine::Sqlite { writer, .. } => (writer.groups.commits.load(Ordering::Relaxed), writer.groups.jobs.load(Ordering::Relaxed)),
-            Engine::Postgres { .. } => (0, 0),
         }
     }
 

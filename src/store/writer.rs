@@ -6,8 +6,6 @@
 
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
@@ -15,6 +13,8 @@ use sqlx::{Connection as _, SqliteConnection};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{Ending, StoreError};
+use crate::observe::GroupCommitted;
+use crate::seams::Clock;
 
 /// How many jobs share one commit at most.
 const GROUP_JOBS_MAX: usize = 64;
@@ -29,26 +29,17 @@ struct Job {
     reply: oneshot::Sender<Result<Answer, StoreError>>,
 }
 
-/// How much the writer has done since the start.
-#[derive(Debug, Default)]
-pub(super) struct Groups {
-    pub(super) commits: AtomicU64,
-    pub(super) jobs: AtomicU64,
-}
-
 /// The door to the writer; the task behind it ends when the last clone is gone.
 #[derive(Clone, Debug)]
 pub(super) struct Writer {
     queue: mpsc::Sender<Job>,
-    pub(super) groups: Arc<Groups>,
 }
 
 impl Writer {
     /// The door, and the task to be run behind it.
-    pub(super) fn new(connection: SqliteConnection) -> (Self, impl Future<Output = ()> + Send) {
+    pub(super) fn new(connection: SqliteConnection, clock: Clock) -> (Self, impl Future<Output = ()> + Send) {
         let (queue, jobs) = mpsc::channel(QUEUE_JOBS_MAX);
-        let groups = Arc::new(Groups::default());
-        (Self { queue, groups: Arc::clone(&groups) }, write_until_closed(connection, jobs, groups))
+        (Self { queue }, write_until_closed(connection, jobs, clock))
     }
 
     /// Runs one job and answers after its commit.
@@ -68,12 +59,12 @@ impl Writer {
     }
 }
 
-async fn write_until_closed(mut connection: SqliteConnection, mut jobs: mpsc::Receiver<Job>, groups: Arc<Groups>) {
+async fn write_until_closed(mut connection: SqliteConnection, mut jobs: mpsc::Receiver<Job>, clock: Clock) {
     let mut group = Vec::with_capacity(GROUP_JOBS_MAX);
     while jobs.recv_many(&mut group, GROUP_JOBS_MAX).await > 0 {
-        groups.commits.fetch_add(1, Ordering::Relaxed);
-        groups.jobs.fetch_add(group.len() as u64, Ordering::Relaxed);
+        let (size, began) = (group.len(), clock.instant());
         commit_group(&mut connection, std::mem::take(&mut group)).await;
+        GroupCommitted { size, duration: clock.instant().saturating_duration_since(began) }.emit();
     }
     // The last words of the write-ahead log go into the file; a failure here loses nothing, the log is replayed at the next start.
     drop(connection.close().await);

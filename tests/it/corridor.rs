@@ -189,7 +189,7 @@ on_both_engines! {
 
     async fn a_repetition_by_its_key_gets_the_first_receipt_and_another_body_is_refused(database) {
         let stage = Stage::set(database).await;
-        let wiki = stage.party("wiki", json!({})).await;
+        let _wiki = stage.party("wiki", json!({})).await;
         stage.login("s-1", "alice", &["wiki"]).await;
         let key = ("Idempotency-Key", "k-1");
         let body = json!({"target": {"sid": "s-1"}, "reason": "user_logout"});

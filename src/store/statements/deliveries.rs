@@ -97,10 +97,12 @@ pub(in crate::store) async fn listed(conn: &mut Conn, filter: &DeliveryFilter, p
 type OneDelivery = (DeliveryView, Vec<AttemptRecord>);
 
 pub(in crate::store) async fn one(conn: &mut Conn, issuer: &IssuerId, id: &DeliveryId) -> Result<Option<OneDelivery>, StoreError> {
+    // The attempts first: what is said of the delivery is then never older than they are.
+    let attempts = attempts(conn, id).await?;
     let mut sql = Builder::new(format!("SELECT {VIEW} FROM deliveries WHERE issuer_id = "));
     sql.push_bind(issuer.as_str().to_owned()).push(" AND id = ").push_bind(id.as_str().to_owned());
-    let Some(row): Option<ViewRow> = sql.build_query_as().fetch_optional(&mut *conn).await? else { return Ok(None) };
-    Ok(Some((row.into_view()?, attempts(conn, id).await?)))
+    let Some(row): Option<ViewRow> = sql.build_query_as().fetch_optional(conn).await? else { return Ok(None) };
+    Ok(Some((row.into_view()?, attempts)))
 }
 
 #[derive(sqlx::FromRow)]
