@@ -158,6 +158,23 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn what_was_acknowledged_is_on_the_disk_or_the_start_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}", directory.path().join("logoutd.db").display());
+        let settings = StoreSettings { url, max_connections: 1, statement_timeout: Duration::from_secs(1) };
+        let options = sqlite_options(&settings).unwrap();
+        let mut connection = options.clone().connect().await.unwrap();
+        let synchronous: i64 = sqlx::query_scalar("PRAGMA synchronous").fetch_one(&mut connection).await.unwrap();
+        assert_eq!(synchronous, 2, "FULL");
+        refuse_lazy_sqlite(&mut connection).await.unwrap();
+        for lazy in [SqliteSynchronous::Off, SqliteSynchronous::Normal] {
+            let mut connection = options.clone().synchronous(lazy).connect().await.unwrap();
+            let refused = refuse_lazy_sqlite(&mut connection).await;
+            assert!(matches!(refused, Err(OpenError::NotDurable { setting: "synchronous", .. })), "{lazy:?}");
+        }
+    }
+
     #[test]
     fn a_database_in_memory_is_refused() {
         let settings = |url: &str| StoreSettings { url: url.into(), max_connections: 1, statement_timeout: Duration::from_secs(1) };

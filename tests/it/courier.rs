@@ -381,6 +381,23 @@ on_both_engines! {
         assert_eq!((calls.len(), distinct(&calls, |call| call.header("logoutd-delivery").to_owned())), (2, 2));
     }
 
+    async fn an_attempt_whose_lease_was_lost_takes_nothing_from_the_one_that_holds_it(database) {
+        let stage = Stage::set(database).await;
+        let wiki = stage.party("wiki", json!({"delivery": {"timeout_ms": 2500}})).await;
+        wiki.answers([Reply::Hang, Reply::Hang]);
+        one_login_and_logout(&stage, "wiki").await;
+        wiki.received(1).await;
+        // The first ends while the second is under way: it must neither settle nor free what the second holds.
+        stage.server.advance(Duration::from_secs(31));
+        wiki.received(2).await;
+        let delivery = attempted(&stage, "wiki", 2).await;
+        let lost: Vec<_> = attempts(&delivery).iter().map(|one| one["lease_lost"] == true).collect();
+        assert_eq!((lost, &delivery["attempts"]), (vec![true, false], &json!(1)), "{delivery}");
+        stage.server.advance(Duration::from_secs(5));
+        assert_eq!(settled(&stage, "wiki").await["state"], "delivered");
+        assert_eq!(wiki.calls().len(), 3);
+    }
+
     async fn who_answers_after_its_lease_was_lost_changes_nothing(database) {
         let stage = Stage::set(database).await;
         let wiki = stage.party("wiki", json!({"delivery": {"timeout_ms": 1500}})).await;
