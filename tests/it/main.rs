@@ -4,6 +4,7 @@
 mod harness;
 
 mod architecture;
+mod bad_input;
 mod command_line;
 mod corridor;
 mod courier;
@@ -11,6 +12,7 @@ mod crash;
 mod guard;
 mod hang_up;
 mod introspection;
+mod roles;
 mod stop;
 mod store;
 mod tokens;
