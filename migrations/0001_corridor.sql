@@ -131,8 +131,11 @@ CREATE TABLE participants (
 );
 CREATE UNIQUE INDEX participants_live ON participants (session_id, client_id, sid) WHERE ended_at IS NULL;
 CREATE INDEX participants_by_session ON participants (session_id, client_id);
-CREATE INDEX participants_by_client_sub ON participants (issuer_id, client_id, sub) WHERE ended_at IS NULL;
-CREATE INDEX participants_by_client_sid ON participants (issuer_id, client_id, sid) WHERE ended_at IS NULL;
+CREATE INDEX participants_by_client_sub ON participants (issuer_id, client_id, sub);
+CREATE INDEX participants_by_client_sid ON participants (issuer_id, client_id, sid);
+CREATE INDEX participants_by_client ON participants (issuer_id, client_id) WHERE ended_at IS NULL;
+CREATE INDEX participants_by_sub ON participants (issuer_id, sub);
+CREATE INDEX participants_by_sid ON participants (issuer_id, sid);
 
 CREATE TABLE grants (
     id                TEXT    PRIMARY KEY,
@@ -186,6 +189,7 @@ CREATE TABLE events (
     created_at             BIGINT  NOT NULL
 );
 CREATE INDEX events_listed ON events (issuer_id, created_at, id);
+CREATE INDEX events_by_caller ON events (issuer_id, caller, created_at, id);
 CREATE INDEX events_by_sub ON events (issuer_id, target_sub);
 CREATE INDEX events_by_sid ON events (issuer_id, target_sid);
 CREATE INDEX events_by_correlation ON events (issuer_id, correlation_id);
@@ -257,6 +261,7 @@ CREATE UNIQUE INDEX deliveries_once ON deliveries (event_id, kind, participant_i
 CREATE INDEX deliveries_due ON deliveries (lane, class, due_at) WHERE state = 'pending';
 CREATE INDEX deliveries_open ON deliveries (issuer_id, event_id) WHERE state = 'pending';
 CREATE INDEX deliveries_by_session ON deliveries (session_id);
+CREATE INDEX deliveries_by_participant ON deliveries (participant_id);
 CREATE INDEX deliveries_by_client ON deliveries (issuer_id, client_id, created_at, id);
 CREATE INDEX deliveries_listed ON deliveries (issuer_id, created_at, id);
 

@@ -106,6 +106,8 @@ pub struct EndFact {
 /// A session that has ended, as a later report finds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EndedFact {
+    /// Whose it was; a `sid` may come back under another person.
+    pub sub: Option<super::Subject>,
     /// When it began; a report of the same instant is the same login again.
     pub started_at: Timestamp,
     /// How it ended.

@@ -19,7 +19,9 @@ pub const RULES: ReportRules = ReportRules { session, participant, token, openin
 
 /// What a session report means.
 pub fn session(facts: &SessionFacts<'_>) -> SessionDecision {
-    match (facts.live, &facts.ended) {
+    // Another person's ended session is not this one, whatever its name.
+    let ended = facts.ended.as_ref().filter(|ended| ended.sub.as_ref().is_none_or(|sub| sub == facts.sub));
+    match (facts.live, ended) {
         (Some(live), _) if live.sub.is_some_and(|sub| sub != facts.sub) => SessionDecision::OtherSubject,
         (Some(_), _) => SessionDecision::Merge,
         // The same instant is the same login, told again; otherwise only a later one begins anew.
@@ -35,22 +37,33 @@ pub fn session(facts: &SessionFacts<'_>) -> SessionDecision {
 
 /// What a participant's report means.
 pub fn participant(facts: &ParticipantFacts<'_>) -> ParticipantDecision {
-    let ended_at = match (facts.known, facts.session_end) {
-        (Some(KnownParticipation { life: Life::Live, .. }), _) | (Some(_), Some(_)) => return ParticipantDecision::Known,
-        // Its own time does not matter: had the session gone on for it, its session's report would have begun a new one.
-        (None, Some(end)) => return ParticipantDecision::LateJoiner(end.clone()),
-        (Some(KnownParticipation { ended_at, joined_at: before, .. }), None) => match (ended_at, facts.joined_at) {
-            (Some(ended_at), Some(joined_at)) if joined_at != before && is_newer(joined_at, ended_at, Gravity::Plain) => Some(ended_at),
-            _ => return ParticipantDecision::Known,
+    let ended_at = match facts.known {
+        None => None,
+        Some(KnownParticipation { life: Life::Live, .. }) => return ParticipantDecision::Known,
+        Some(known) => match came_back(&known, facts.joined_at) {
+            None => return ParticipantDecision::Known,
+            ended_at @ Some(_) => ended_at,
         },
-        (None, None) => None,
     };
+    match facts.session_end {
+        // It was told by that very end, or by a later one.
+        Some(end) if ended_at.is_some_and(|ended_at| ended_at >= end.at) => return ParticipantDecision::Known,
+        // Its own time does not matter: had the session gone on for it, its session's report would have begun a new one.
+        Some(end) => return ParticipantDecision::LateJoiner(end.clone()),
+        None => {}
+    }
     match strongest(facts.cut_offs, facts.joined_at, at_a_client) {
         // Its end came no earlier than the cut-off: it was told then.
         Some(cut_off) if ended_at.is_some_and(|ended_at| ended_at >= cut_off.not_before) => ParticipantDecision::Known,
         Some(cut_off) => ParticipantDecision::LateJoiner(end_by(cut_off)),
         None => ParticipantDecision::Join,
     }
+}
+
+/// When a participation ended that is now reported as joined again; none when the report tells of the one that ended.
+fn came_back(known: &KnownParticipation, joined_at: Option<Timestamp>) -> Option<Timestamp> {
+    let joined_at = joined_at.filter(|joined_at| *joined_at != known.joined_at)?;
+    known.ended_at.filter(|ended_at| is_newer(joined_at, *ended_at, Gravity::Plain))
 }
 
 /// What a refresh token's report means. Neither a live session nor the end of one means a token that is bound to no session: a session name that
@@ -159,7 +172,7 @@ mod tests {
 
     /// An ended session that began long ago.
     fn over(end: EndFact) -> EndedFact {
-        EndedFact { started_at: at(-1), end }
+        EndedFact { sub: Some(sub()), started_at: at(-1), end }
     }
 
     fn decide(ended: Option<EndFact>, cut_offs: &[CutOff], started_at: Option<i64>) -> SessionDecision {
@@ -196,10 +209,27 @@ mod tests {
     #[test]
     fn a_login_told_again_is_the_same_login_even_when_it_ended_within_its_second() {
         let (sub, sid) = (sub(), sid("s-1"));
-        let ended = Some(EndedFact { started_at: at(5_100), end: end(5_500) });
+        let ended = Some(EndedFact { sub: Some(sub.clone()), started_at: at(5_100), end: end(5_500) });
         let facts = |started_at| SessionFacts { live: None, ended: ended.clone(), cut_offs: &[], sid: Some(&sid), sub: &sub, started_at };
         assert_eq!(session(&facts(Some(at(5_100)))), SessionDecision::JoinEnded);
         assert_eq!(session(&facts(Some(at(5_200)))), SessionDecision::Begin);
+    }
+
+    #[test]
+    fn another_person_s_ended_session_under_the_same_sid_is_not_joined() {
+        let (alice, carol, sid) = (sub(), Subject::parse("carol").unwrap(), sid("s-1"));
+        let ended = Some(over(end(5_500)));
+        let facts = |sub| SessionFacts { live: None, ended: ended.clone(), cut_offs: &[], sid: Some(&sid), sub, started_at: None };
+        assert_eq!(session(&facts(&alice)), SessionDecision::JoinEnded);
+        assert_eq!(session(&facts(&carol)), SessionDecision::Begin);
+    }
+
+    #[test]
+    fn who_came_back_before_the_session_ended_is_told_however_late_it_is_reported() {
+        let over = end(9_000);
+        assert_eq!(join(Some(&over), Some((Life::Ended, 5_000)), &[], Some(7_000)), ParticipantDecision::LateJoiner(over.clone()));
+        assert_eq!(join(Some(&over), Some((Life::Ended, 5_000)), &[], Some(4_000)), ParticipantDecision::Known);
+        assert_eq!(join(Some(&over), Some((Life::Ended, 9_000)), &[], Some(9_500)), ParticipantDecision::Known);
     }
 
     #[test]

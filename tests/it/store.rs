@@ -831,11 +831,144 @@ on_both_engines! {
         bench.store.ping().await.unwrap();
     }
 
+    async fn a_session_reported_while_its_own_sid_is_logged_out_does_not_live_on(database) {
+        let bench = Bench::on(database).await;
+        for n in 0..60 {
+            let name = format!("s-{n}");
+            let before = Some(bench.now().await.minus(Duration::from_secs(5)));
+            let participants = (0..8).map(|n| takes_part(&format!("client-{n}"))).chain([takes_part("wiki")]).collect();
+            let report = Report::Session(SessionReport { started_at: before, ..login(&name, "alice", participants) });
+            let logout = of_session(&name, if n % 2 == 0 { Reason::UserLogout } else { Reason::Compromise });
+            let (reported, committed) = tokio::join!(bench.report(report), bench.commit(&logout));
+            reported.unwrap();
+            assert_eq!(bench.life(&name).await, Life::Ended, "round {n}");
+            let receipt = bench.store.receipt(&bench.issuer.id, &committed.receipt.id).await.unwrap().unwrap();
+            assert_eq!(receipt.counts.total(), 9, "round {n}: each is told once");
+        }
+    }
+
+    async fn a_sid_that_comes_back_under_another_person_is_another_session(database) {
+        let bench = Bench::on(database).await;
+        bench.login("s-1", "bob", &["wiki"]).await;
+        bench.token("s-1", "wiki", TokenDetails { offline_access: true, ..details(1) }).await.unwrap();
+        bench.commit(&of_session("s-1", Reason::UserLogout)).await;
+        for leased in bench.claim(1, LEASE).await {
+            bench.settle(settlement(&leased, DeliveryState::Rejected, SettledReason::Refused)).await;
+        }
+        bench.login("s-1", "carol", &["shop"]).await;
+        bench.token("s-1", "shop", TokenDetails { offline_access: true, ..details(2) }).await.unwrap();
+        let session = bench.store.session(&bench.issuer.id, &named("s-1")).await.unwrap().unwrap();
+        assert_eq!((session.sub, session.ended_at, session.participants.len()), (Some(sub("carol")), None, 1));
+        let receipt = bench.commit(&of_session("s-1", Reason::Compromise)).await.receipt;
+        assert_eq!((receipt.sessions_ended, receipt.refresh_tokens_revoked), (1, 1));
+        assert!(bench.is_revoked(2).await && !bench.is_revoked(1).await, "bob's offline token is not carol's");
+        let rejected = DeliveryFilter { state: Some(DeliveryState::Rejected), ..DeliveryFilter::default() };
+        assert_eq!(bench.store.deliveries(rejected, Page::default()).await.unwrap().items.len(), 1, "bob's deliveries are not reopened");
+    }
+
+    async fn a_late_token_of_a_participation_that_was_ended_by_the_client_s_own_names_is_revoked(database) {
+        let bench = Bench::on(database).await;
+        let before = Some(bench.now().await.minus(Duration::from_secs(60)));
+        for (n, by_sid) in [(1, true), (3, false)] {
+            let name = format!("s-{n}");
+            let own = ParticipantReport { sid: Some(sid(&format!("w-{n}"))), sub: Some(sub(&format!("pw-{n}"))), ..takes_part("wiki") };
+            bench.report(Report::Session(login(&name, "bea", vec![own.clone()]))).await.unwrap();
+            let target = if by_sid {
+                Target::ClientSid { client_id: client("wiki"), client_sid: sid(&format!("w-{n}")) }
+            } else {
+                Target::ClientSub { client_id: client("wiki"), client_sub: sub(&format!("pw-{n}")) }
+            };
+            bench.commit(&trigger(target, Reason::Compromise)).await;
+            let late = bench.token(&name, "wiki", TokenDetails { issued_at: before, ..details(n) }).await.unwrap();
+            assert!(matches!(late, Reported::TokenRegistered { active: false, .. }));
+            let within = ParticipantReport { refresh_token: Some(TokenDetails { issued_at: before, ..details(n + 1) }), ..own };
+            bench.report(Report::Session(login(&name, "bea", vec![within]))).await.unwrap();
+            assert!(bench.is_revoked(n).await && bench.is_revoked(n + 1).await);
+        }
+        let unbound = TokenReport { owner: TokenOwner::Subject(sub("fay")), client_id: client("wiki"), token: details(9) };
+        bench.report(Report::RefreshToken(unbound)).await.unwrap();
+        let by_sub = Target::ClientSub { client_id: client("wiki"), client_sub: sub("fay") };
+        assert_eq!(bench.commit(&trigger(by_sub, Reason::Compromise)).await.receipt.refresh_tokens_revoked, 1);
+        assert!(bench.is_revoked(9).await);
+    }
+
+    async fn tokens_drawn_after_a_takeover_die_with_the_participation_they_came_from(database) {
+        let bench = Bench::on(database).await;
+        let ago = |now: Timestamp, seconds| Some(now.minus(Duration::from_secs(seconds)));
+        let now = bench.now().await;
+        let begun = SessionReport { started_at: ago(now, 3000), ..login("s-1", "eve", vec![takes_part("wiki")]) };
+        bench.report(Report::Session(begun)).await.unwrap();
+        bench.token("s-1", "wiki", TokenDetails { issued_at: ago(now, 100), ..details(1) }).await.unwrap();
+        let mut logout = trigger(Target::SubjectAtClient { sub: sub("eve"), client_id: client("wiki") }, Reason::Compromise);
+        logout.occurred_at = ago(now, 1000);
+        let receipt = bench.commit(&logout).await.receipt;
+        assert_eq!((receipt.participations_ended, receipt.refresh_tokens_revoked), (1, 1));
+        assert!(bench.is_revoked(1).await);
+    }
+
+    async fn who_came_back_before_the_session_ended_is_told_although_it_is_reported_late(database) {
+        let bench = Bench::on(database).await;
+        let now = bench.now().await;
+        let ago = |seconds| Some(now.minus(Duration::from_secs(seconds)));
+        let joined = |seconds| {
+            let participant = ParticipantReport { joined_at: ago(seconds), ..takes_part("wiki") };
+            Report::Session(SessionReport { started_at: ago(300), ..login("s-1", "alice", vec![participant]) })
+        };
+        bench.report(joined(300)).await.unwrap();
+        let at_wiki = trigger(Target::SessionAtClient { sid: sid("s-1"), client_id: client("wiki") }, Reason::Admin);
+        bench.commit(&Trigger { occurred_at: ago(200), ..at_wiki }).await;
+        let last = bench.commit(&Trigger { occurred_at: ago(50), ..of_session("s-1", Reason::UserLogout) }).await.receipt;
+        assert_eq!((last.sessions_ended, last.counts.total()), (1, 0));
+        for _ in 0..2 {
+            bench.report(joined(100)).await.unwrap();
+        }
+        let receipt = bench.store.receipt(&bench.issuer.id, &last.id).await.unwrap().unwrap();
+        assert_eq!((receipt.counts.late_joiners, receipt.counts.pending), (1, 1));
+    }
+
+    async fn no_number_of_plain_logouts_hides_a_compromise(database) {
+        let bench = Bench::on(database).await;
+        let now = bench.now().await;
+        let ago = |seconds| Some(now.minus(Duration::from_secs(seconds)));
+        bench.commit(&Trigger { occurred_at: ago(2000), ..of_subject("dora", Reason::Compromise) }).await;
+        for n in 0..40 {
+            bench.commit(&of_subject("dora", Reason::UserLogout)).await;
+            let target = Target::SubjectExcept { sub: sub("dora"), except_sid: sid(&format!("s-{n}")) };
+            bench.commit(&trigger(target, Reason::PasswordChanged)).await;
+        }
+        let late = TokenDetails { issued_at: ago(3000), offline_access: true, ..details(1) };
+        let report = TokenReport { owner: TokenOwner::Subject(sub("dora")), client_id: client("wiki"), token: late };
+        bench.report(Report::RefreshToken(report)).await.unwrap();
+        assert!(bench.is_revoked(1).await);
+    }
+
+    async fn what_a_client_really_saw_may_be_reported_later(database) {
+        let bench = Bench::on(database).await;
+        bench.login("s-1", "gus", &["wiki"]).await;
+        let saw = |who: &str| Report::Session(login("s-1", "gus", vec![ParticipantReport { sub: Some(sub(who)), ..takes_part("wiki") }]));
+        bench.report(saw("pairwise-gus")).await.unwrap();
+        bench.report(saw("pairwise-gus")).await.unwrap();
+        assert_eq!(bench.report(saw("another")).await.unwrap_err(), ReportRefused::OtherSubject);
+        bench.commit(&of_session("s-1", Reason::UserLogout)).await;
+        assert_eq!(bench.claim(1, LEASE).await[0].sub, Some(sub("pairwise-gus")));
+    }
+
+    async fn a_token_reported_stolen_before_it_is_registered_never_becomes_active(database) {
+        let bench = Bench::on(database).await;
+        bench.login("s-1", "alice", &["wiki"]).await;
+        let stolen = Target::RefreshToken { names: vec![token_name(1)], digest: Digest::from_octets([1; 32]) };
+        bench.commit(&trigger(stolen.clone(), Reason::TokenReuse)).await;
+        bench.commit(&trigger(stolen, Reason::TokenReuse)).await;
+        let registered = bench.token("s-1", "wiki", details(1)).await.unwrap();
+        assert!(matches!(registered, Reported::TokenRegistered { active: false, .. }));
+        assert!(bench.is_revoked(1).await);
+    }
+
     async fn no_hot_statement_scans_a_table(database) {
         let bench = Bench::on(database).await;
         for (statement, plan) in bench.store.explain().await.unwrap() {
-            let scans = plan.lines().filter(|line| line.contains("Seq Scan") || is_table_scan(line)).collect::<Vec<_>>();
-            assert!(scans.is_empty(), "{statement}:\n{plan}");
+            let bad = |line: &&str| line.contains("Seq Scan") || is_table_scan(line) || is_issuer_wide(line);
+            assert_eq!(plan.lines().find(bad), None, "{statement}:\n{plan}");
         }
     }
 
@@ -909,6 +1042,12 @@ fn is_table_scan(line: &str) -> bool {
     walked.is_some_and(|what| {
         !what.contains("USING") && !what.contains("CONSTANT ROW") && !["lanes", "l", "c", "due", "classes"].contains(&what)
     })
+}
+
+/// An index that narrows to an issuer alone finds everything there is in a deployment with one issuer. SQLite plans by rules and says it of an
+/// empty table too; PostgreSQL plans by statistics, and to an empty table one index is as good as another.
+fn is_issuer_wide(line: &str) -> bool {
+    line.trim().ends_with("(issuer_id=?)")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

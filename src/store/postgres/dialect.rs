@@ -1,7 +1,7 @@
 //! What only PostgreSQL does: its own clock, its own locks.
 
 use super::Conn;
-use crate::model::{IssuerId, Subject, Timestamp};
+use crate::model::{IssuerId, Timestamp};
 use crate::seams::Clock;
 use crate::store::StoreError;
 
@@ -24,16 +24,15 @@ pub(in crate::store) async fn own_issuer(conn: &mut Conn, issuer: &IssuerId) -> 
     Ok(())
 }
 
-/// In the order of their keys, so that two transactions never wait for each other.
-pub(in crate::store) async fn own_subjects(conn: &mut Conn, issuer: &IssuerId, subjects: &[Subject]) -> Result<(), StoreError> {
-    if subjects.is_empty() {
+/// Subjects and sessions by name, in the order of their keys, so that two transactions never wait for each other.
+pub(in crate::store) async fn own_names(conn: &mut Conn, issuer: &IssuerId, names: &[String]) -> Result<(), StoreError> {
+    if names.is_empty() {
         return Ok(());
     }
-    let names: Vec<&str> = subjects.iter().map(Subject::as_str).collect();
     sqlx::query(
         "SELECT pg_advisory_xact_lock(k.key)
-           FROM (SELECT DISTINCT hashtextextended('subject ' || $1 || ' ' || s.sub, 0) AS key
-                   FROM unnest($2::text[]) AS s (sub)
+           FROM (SELECT DISTINCT hashtextextended('name ' || $1 || ' ' || n.name, 0) AS key
+                   FROM unnest($2::text[]) AS n (name)
                   ORDER BY key) AS k",
     )
     .bind(issuer.as_str())

@@ -1,7 +1,7 @@
 //! What only SQLite does: nothing is locked, since one writer does everything in turn.
 
 use super::Conn;
-use crate::model::{IssuerId, Subject, Timestamp};
+use crate::model::{IssuerId, Timestamp};
 use crate::seams::Clock;
 use crate::store::StoreError;
 
@@ -25,6 +25,6 @@ pub(in crate::store) async fn own_issuer(_: &mut Conn, _: &IssuerId) -> Result<(
 }
 
 #[expect(clippy::unused_async, reason = "the same call takes locks on PostgreSQL")]
-pub(in crate::store) async fn own_subjects(_: &mut Conn, _: &IssuerId, _: &[Subject]) -> Result<(), StoreError> {
+pub(in crate::store) async fn own_names(_: &mut Conn, _: &IssuerId, _: &[String]) -> Result<(), StoreError> {
     Ok(())
 }

@@ -4,17 +4,22 @@
 //! grants are revoked by the target, earlier deliveries are adopted, and the event, its deliveries, its cut-off and its audit record are written.
 //! Two logouts of one `sid` therefore tell each client once, and both receipts are true.
 
+use std::collections::BTreeSet;
+
 use super::cut_offs;
 use super::joins::{self, Duty, ToTell, class_number};
+use super::reports::find;
 use super::sessions::{push_name, stored_sid};
 use super::tokens::stored_name;
-use super::{Builder, Conn, count, dialect, push_equal, push_list, push_text};
+use super::{Builder, Conn, count, dialect, name_lock, push_equal, push_list, push_text, subject_lock};
 use crate::model::audit::Act;
 use crate::model::cut_off::CutOff;
+use crate::model::delivery::Class;
 use crate::model::effects::{Adopt, Offline, OpeningRule, Reach};
+use crate::model::report::TokenName;
 use crate::model::session::SessionName;
 use crate::model::trigger::{Idempotency, Target, Trigger};
-use crate::model::{ClientId, EventId, IssuerId, ParticipantId, SessionId, Sid, Subject, Timestamp};
+use crate::model::{ClientId, EventId, GrantId, IssuerId, ParticipantId, RefreshTokenId, SessionId, Sid, Subject, Timestamp};
 use crate::store::{AuditEntry, CommitRefused, Committed, Context, Ending, Mode, StoreError};
 
 /// How many sessions or participations one transaction ends at most.
@@ -32,6 +37,8 @@ struct Scene<'a> {
     /// When what it tells happened.
     at: Timestamp,
     now: Timestamp,
+    /// Whose sessions are locked.
+    owned: &'a [Subject],
 }
 
 pub(in crate::store) async fn commit(conn: &mut Conn, context: &Context, input: &Input) -> Outcome {
@@ -45,13 +52,16 @@ pub(in crate::store) async fn commit(conn: &mut Conn, context: &Context, input: 
         return replay(conn, &trigger.issuer, key, known).await;
     }
     let target = resolve(conn, &trigger.issuer, &reach.target).await?;
-    lock_subjects(conn, &trigger.issuer, &target).await?;
-    let act = Scene { issuer: &trigger.issuer, reach, event: &event, at: trigger.occurred_at.unwrap_or(now), now };
+    let owned = lock(conn, &trigger.issuer, &target).await?;
+    let act = Scene { issuer: &trigger.issuer, reach, event: &event, at: trigger.occurred_at.unwrap_or(now), now, owned: &owned };
     if named(conn, act, &target).await? > ENDED_MAX {
         return Ok(Ending::Undo(Err(CommitRefused::TooMany { max: ENDED_MAX })));
     }
     let ended = end(conn, act, &target).await?;
     let tokens = revoke(conn, act, &target, &ended).await?;
+    if let (Resolved::Nothing, Target::RefreshToken { names, .. }) = (&target, &reach.target) {
+        remember_token(conn, context, act, names).await?;
+    }
     insert_event(conn, act, trigger, target_json, &ended, tokens).await?;
     adopt(conn, act, &target).await?;
     let duty = Duty {
@@ -142,8 +152,15 @@ enum Resolved {
 }
 
 enum SessionsOf {
-    Named(SessionName),
-    Subject { sub: Subject, except: Option<Sid> },
+    /// The live session of that name, else the latest, and others of the same person under it.
+    Named {
+        name: SessionName,
+        sub: Option<Subject>,
+    },
+    Subject {
+        sub: Subject,
+        except: Option<Sid>,
+    },
     Device(String),
     One(SessionId),
 }
@@ -158,7 +175,10 @@ enum ParticipationsOf {
 
 async fn resolve(conn: &mut Conn, issuer: &IssuerId, target: &Target) -> Result<Resolved, StoreError> {
     Ok(match target {
-        Target::Session(name) => Resolved::Sessions(SessionsOf::Named(name.clone())),
+        Target::Session(name) => {
+            let sub = owner(conn, issuer, name).await?;
+            Resolved::Sessions(SessionsOf::Named { name: name.clone(), sub })
+        }
         Target::Subject(sub) => Resolved::Sessions(SessionsOf::Subject { sub: sub.clone(), except: None }),
         Target::SubjectExcept { sub, except_sid } => {
             Resolved::Sessions(SessionsOf::Subject { sub: sub.clone(), except: Some(except_sid.clone()) })
@@ -194,29 +214,46 @@ async fn resolve(conn: &mut Conn, issuer: &IssuerId, target: &Target) -> Result<
     })
 }
 
-/// Whose sessions it touches, locked in one order. A session that changes hands between look and lock ends under its new owner's lock only if that
-/// is held: the statement that ends it names the subject again where it was looked up.
-async fn lock_subjects(conn: &mut Conn, issuer: &IssuerId, target: &Resolved) -> Result<(), StoreError> {
-    let before = subjects_of(conn, issuer, target).await?;
-    dialect::own_subjects(conn, issuer, &before).await?;
-    let after = subjects_of(conn, issuer, target).await?;
-    if after.iter().all(|sub| before.contains(sub)) { Ok(()) } else { Err(StoreError::raced()) }
+/// Whose session a name is: the live one's, else the latest one's.
+async fn owner(conn: &mut Conn, issuer: &IssuerId, name: &SessionName) -> Result<Option<Subject>, StoreError> {
+    Ok(find(conn, issuer, name).await?.and_then(|row| row.sub).map(Subject::stored))
+}
+
+/// Locks what a report of the same sessions locks: the names, since a session that is being reported cannot be seen yet, and the people. What was
+/// looked up without the locks is looked up again under them; where it changed, the transaction starts over.
+async fn lock(conn: &mut Conn, issuer: &IssuerId, target: &Resolved) -> Result<Vec<Subject>, StoreError> {
+    let subjects = subjects_of(conn, issuer, target).await?;
+    let locks: Vec<String> = subjects.iter().map(subject_lock).chain(name_of(target).as_ref().map(name_lock)).collect();
+    dialect::own_names(conn, issuer, &locks).await?;
+    if let Resolved::Sessions(SessionsOf::Named { name, sub }) = target
+        && owner(conn, issuer, name).await? != *sub
+    {
+        return Err(StoreError::raced());
+    }
+    if subjects_of(conn, issuer, target).await?.iter().all(|sub| subjects.contains(sub)) { Ok(subjects) } else { Err(StoreError::raced()) }
+}
+
+/// The session name a target gives.
+fn name_of(target: &Resolved) -> Option<SessionName> {
+    match target {
+        Resolved::Sessions(SessionsOf::Named { name, .. }) => Some(name.clone()),
+        Resolved::Participations(ParticipationsOf::SessionAtClient(sid, _)) => Some(SessionName::Sid(sid.clone())),
+        Resolved::Sessions(_) | Resolved::Participations(_) | Resolved::Grant(_) | Resolved::Nothing => None,
+    }
 }
 
 async fn subjects_of(conn: &mut Conn, issuer: &IssuerId, target: &Resolved) -> Result<Vec<Subject>, StoreError> {
-    let known = match target {
+    match target {
         Resolved::Sessions(SessionsOf::Subject { sub, .. }) | Resolved::Participations(ParticipationsOf::SubjectAtClient(sub, _)) => {
-            Some(sub)
+            return Ok(vec![sub.clone()]);
         }
-        Resolved::Sessions(SessionsOf::Named(SessionName::Subject(sub))) => Some(sub),
+        Resolved::Sessions(SessionsOf::Named { sub, .. }) => return Ok(sub.iter().cloned().collect()),
         // The issuer's lock covers everybody, and an unbound grant has no session to race with.
         Resolved::Participations(ParticipationsOf::Client(_) | ParticipationsOf::ClientSid(..) | ParticipationsOf::ClientSub(..))
         | Resolved::Grant(_)
         | Resolved::Nothing => return Ok(Vec::new()),
-        Resolved::Sessions(_) | Resolved::Participations(ParticipationsOf::SessionAtClient(..)) => None,
-    };
-    if let Some(sub) = known {
-        return Ok(vec![sub.clone()]);
+        Resolved::Sessions(SessionsOf::Device(_) | SessionsOf::One(_))
+        | Resolved::Participations(ParticipationsOf::SessionAtClient(..)) => {}
     }
     let mut sql = Builder::new("SELECT DISTINCT sub FROM sessions WHERE sub IS NOT NULL AND issuer_id = ");
     sql.push_bind(issuer.as_str().to_owned());
@@ -228,7 +265,12 @@ async fn subjects_of(conn: &mut Conn, issuer: &IssuerId, target: &Resolved) -> R
 /// ` AND …` over `sessions`: the sessions a target names, live and ended.
 fn push_sessions_of_target(sql: &mut Builder, target: &Resolved) {
     match target {
-        Resolved::Sessions(SessionsOf::Named(name)) => push_name(sql, name),
+        Resolved::Sessions(SessionsOf::Named { name, sub }) => {
+            push_name(sql, name);
+            if let Some(sub) = sub {
+                push_equal(sql, "sub", sub.as_str());
+            }
+        }
         Resolved::Sessions(SessionsOf::Subject { sub, except }) => {
             sql.push(" AND sub = ").push_bind(sub.as_str().to_owned());
             if let Some(except) = except {
@@ -251,25 +293,54 @@ fn push_sessions_of_target(sql: &mut Builder, target: &Resolved) {
 
 /// ` AND …` over `participants`: the participations a target names.
 fn push_participations(sql: &mut Builder, issuer: &IssuerId, target: &ParticipationsOf) {
-    let in_sessions = |sql: &mut Builder, column: &str, value: &str| {
-        sql.push(" AND session_id IN (SELECT id FROM sessions WHERE issuer_id = ").push_bind(issuer.as_str().to_owned());
-        sql.push(format!(" AND {column} = ")).push_bind(value.to_owned()).push(")");
-    };
-    let client = match target {
-        ParticipationsOf::Client(client)
-        | ParticipationsOf::SubjectAtClient(_, client)
-        | ParticipationsOf::SessionAtClient(_, client)
-        | ParticipationsOf::ClientSid(client, _)
-        | ParticipationsOf::ClientSub(client, _) => client,
-    };
-    sql.push(" AND issuer_id = ").push_bind(issuer.as_str().to_owned());
-    sql.push(" AND client_id = ").push_bind(client.as_str().to_owned());
     match target {
-        ParticipationsOf::Client(_) => {}
-        ParticipationsOf::SubjectAtClient(sub, _) => in_sessions(sql, "sub", sub.as_str()),
-        ParticipationsOf::SessionAtClient(sid, _) => in_sessions(sql, "sid", sid.as_str()),
-        ParticipationsOf::ClientSid(_, sid) => push_equal(sql, "sid", sid.as_str()),
-        ParticipationsOf::ClientSub(_, sub) => push_equal(sql, "sub", sub.as_str()),
+        // From the sessions, which are few: naming the issuer too would send the planner through all of the client's.
+        ParticipationsOf::SubjectAtClient(..) | ParticipationsOf::SessionAtClient(..) => {
+            sql.push(" AND session_id IN ");
+            push_session_ids(sql, issuer, target);
+        }
+        ParticipationsOf::Client(_) => push_equal(sql, "issuer_id", issuer.as_str()),
+        ParticipationsOf::ClientSid(_, sid) => {
+            push_equal(sql, "issuer_id", issuer.as_str());
+            push_equal(sql, "sid", sid.as_str());
+        }
+        ParticipationsOf::ClientSub(_, sub) => {
+            push_equal(sql, "issuer_id", issuer.as_str());
+            push_equal(sql, "sub", sub.as_str());
+        }
+    }
+    push_equal(sql, "client_id", target.client().as_str());
+}
+
+/// `(SELECT …)`: the sessions a target's participations are or were in.
+fn push_session_ids(sql: &mut Builder, issuer: &IssuerId, target: &ParticipationsOf) {
+    let of_client = |sql: &mut Builder, column: &'static str, value: &str| {
+        sql.push("(SELECT session_id FROM participants WHERE issuer_id = ").push_bind(issuer.as_str().to_owned());
+        push_equal(sql, "client_id", target.client().as_str());
+        push_equal(sql, column, value);
+    };
+    let of_provider = |sql: &mut Builder, column: &'static str, value: &str| {
+        sql.push("(SELECT id FROM sessions WHERE issuer_id = ").push_bind(issuer.as_str().to_owned());
+        push_equal(sql, column, value);
+    };
+    match target {
+        ParticipationsOf::SubjectAtClient(sub, _) => of_provider(sql, "sub", sub.as_str()),
+        ParticipationsOf::SessionAtClient(sid, _) => of_provider(sql, "sid", sid.as_str()),
+        ParticipationsOf::ClientSid(_, sid) => of_client(sql, "sid", sid.as_str()),
+        ParticipationsOf::ClientSub(_, sub) => of_client(sql, "sub", sub.as_str()),
+        ParticipationsOf::Client(_) => push_text(sql, "(SELECT id FROM sessions WHERE 1 = 0"),
+    }
+    sql.push(")");
+}
+
+impl ParticipationsOf {
+    const fn client(&self) -> &ClientId {
+        let (Self::Client(client)
+        | Self::SubjectAtClient(_, client)
+        | Self::SessionAtClient(_, client)
+        | Self::ClientSid(client, _)
+        | Self::ClientSub(client, _)) = self;
+        client
     }
 }
 
@@ -315,25 +386,47 @@ async fn end(conn: &mut Conn, act: Scene<'_>, target: &Resolved) -> Result<Ended
             let told = end_participants_of(conn, act, &sessions).await?;
             Ok(Ended { sessions, participations: 0, told })
         }
-        Resolved::Participations(of) => {
-            let told = end_participations(conn, act, of).await?;
+        Resolved::Participations(_) => {
+            let told = ended_participants(conn, ending(act, target)).await?;
             Ok(Ended { sessions: Vec::new(), participations: told.len() as u64, told })
         }
         Resolved::Grant(_) | Resolved::Nothing => Ok(Ended::default()),
     }
 }
 
+/// `UPDATE …` of the sessions or participations a target names.
+fn ending(act: Scene<'_>, target: &Resolved) -> Builder {
+    match target {
+        Resolved::Participations(of) => {
+            let mut sql = update_participants(act);
+            push_participations(&mut sql, act.issuer, of);
+            push_begun_before(&mut sql, "joined_at", act.reach.begun_before);
+            sql
+        }
+        Resolved::Sessions(_) | Resolved::Grant(_) | Resolved::Nothing => {
+            let mut sql = Builder::new("UPDATE sessions SET ended_at = ");
+            sql.push_bind(act.at.millis()).push(", ended_by = ").push_bind(act.event.as_str().to_owned());
+            sql.push(", ended_offline = ").push_bind(act.reach.offline == Offline::Taken);
+            sql.push(", ended_grave = ").push_bind(act.reach.compromise);
+            sql.push(" WHERE ended_at IS NULL AND issuer_id = ").push_bind(act.issuer.as_str().to_owned());
+            push_sessions_of_target(&mut sql, target);
+            push_begun_before(&mut sql, "started_at", act.reach.begun_before);
+            sql
+        }
+    }
+}
+
 async fn end_sessions(conn: &mut Conn, act: Scene<'_>, target: &Resolved) -> Result<Vec<SessionId>, StoreError> {
-    let mut sql = Builder::new("UPDATE sessions SET ended_at = ");
-    sql.push_bind(act.at.millis()).push(", ended_by = ").push_bind(act.event.as_str().to_owned());
-    sql.push(", ended_offline = ").push_bind(act.reach.offline == Offline::Taken);
-    sql.push(", ended_grave = ").push_bind(act.reach.compromise);
-    sql.push(" WHERE ended_at IS NULL AND issuer_id = ").push_bind(act.issuer.as_str().to_owned());
-    push_sessions_of_target(&mut sql, target);
-    push_begun_before(&mut sql, "started_at", act.reach.begun_before);
-    sql.push(" RETURNING id");
-    let ids: Vec<String> = sql.build_query_scalar().fetch_all(conn).await?;
-    Ok(ids.into_iter().map(SessionId::stored).collect())
+    let mut sql = ending(act, target);
+    sql.push(" RETURNING id, sub");
+    let rows: Vec<(String, Option<String>)> = sql.build_query_as().fetch_all(conn).await?;
+    // A session that came to a device or token between look and lock belongs to somebody whose reports are not held off.
+    let is_owned = |sub: &String| act.owned.iter().any(|owned| owned.as_str() == sub);
+    if rows.iter().filter_map(|(_, sub)| sub.as_ref()).all(is_owned) {
+        Ok(rows.into_iter().map(|(id, _)| SessionId::stored(id)).collect())
+    } else {
+        Err(StoreError::raced())
+    }
 }
 
 /// Read after their session has ended, by ending them: nobody can join in between.
@@ -344,13 +437,6 @@ async fn end_participants_of(conn: &mut Conn, act: Scene<'_>, sessions: &[Sessio
     let mut sql = update_participants(act);
     sql.push(" AND session_id IN ");
     push_list(&mut sql, sessions.iter().map(SessionId::as_str));
-    ended_participants(conn, sql).await
-}
-
-async fn end_participations(conn: &mut Conn, act: Scene<'_>, of: &ParticipationsOf) -> Result<Vec<ToTell>, StoreError> {
-    let mut sql = update_participants(act);
-    push_participations(&mut sql, act.issuer, of);
-    push_begun_before(&mut sql, "joined_at", act.reach.begun_before);
     ended_participants(conn, sql).await
 }
 
@@ -374,18 +460,14 @@ async fn ended_participants(conn: &mut Conn, mut sql: Builder) -> Result<Vec<ToT
 }
 
 /// Revokes the grants the target names, alive or not the sessions they came from; answers how many refresh tokens were good until now.
+///
+/// One statement for each way a grant is found: together in one, with OR, they would walk through all of the issuer's grants.
 async fn revoke(conn: &mut Conn, act: Scene<'_>, target: &Resolved, ended: &Ended) -> Result<u64, StoreError> {
-    let mut sql = Builder::new("UPDATE grants SET revoked_at = ");
-    sql.push_bind(act.now.millis()).push(", revoked_by = ").push_bind(act.event.as_str().to_owned());
-    sql.push(" WHERE revoked_at IS NULL AND issuer_id = ").push_bind(act.issuer.as_str().to_owned());
-    match target {
-        Resolved::Nothing => return Ok(0),
-        Resolved::Grant(id) => push_equal(&mut sql, "id", id),
-        Resolved::Sessions(of) => push_grants_of_sessions(&mut sql, act, target, of, ended),
-        Resolved::Participations(of) => push_grants_of_participations(&mut sql, act, of, ended),
+    let mut grants: Vec<String> = Vec::new();
+    for mut sql in revocations(act, target, ended) {
+        sql.push(" RETURNING id");
+        grants.extend(sql.build_query_scalar::<String>().fetch_all(&mut *conn).await?);
     }
-    sql.push(" RETURNING id");
-    let grants: Vec<String> = sql.build_query_scalar().fetch_all(&mut *conn).await?;
     let mut good = 0;
     for chunk in grants.chunks(super::ROWS_MAX) {
         let mut sql = Builder::new("SELECT CAST(count(*) AS BIGINT) FROM refresh_tokens WHERE (expires_at IS NULL OR expires_at > ");
@@ -396,55 +478,126 @@ async fn revoke(conn: &mut Conn, act: Scene<'_>, target: &Resolved, ended: &Ende
     Ok(good)
 }
 
-fn push_grants_of_sessions(sql: &mut Builder, act: Scene<'_>, target: &Resolved, of: &SessionsOf, ended: &Ended) {
-    sql.push(" AND (session_id IN ");
-    push_list(sql, ended.sessions.iter().map(SessionId::as_str).chain(["none"]));
-    // Grants of a subject that are bound to no session of theirs.
+/// `UPDATE grants …`, without an answer yet.
+fn revocations(act: Scene<'_>, target: &Resolved, ended: &Ended) -> Vec<Builder> {
+    match target {
+        Resolved::Nothing => Vec::new(),
+        Resolved::Grant(id) => {
+            let mut sql = revocation(act);
+            push_equal(&mut sql, "id", id);
+            vec![sql]
+        }
+        Resolved::Sessions(of) => revocations_of_sessions(act, target, of, &ended.sessions),
+        Resolved::Participations(of) => revocations_of_participations(act, of, ended),
+    }
+}
+
+fn revocation(act: Scene<'_>) -> Builder {
+    let mut sql = Builder::new("UPDATE grants SET revoked_at = ");
+    sql.push_bind(act.now.millis()).push(", revoked_by = ").push_bind(act.event.as_str().to_owned());
+    sql.push(" WHERE revoked_at IS NULL");
+    sql
+}
+
+fn revocations_of_sessions(act: Scene<'_>, target: &Resolved, of: &SessionsOf, ended: &[SessionId]) -> Vec<Builder> {
+    let mut all = Vec::with_capacity(3);
+    if !ended.is_empty() {
+        let mut sql = revocation(act);
+        sql.push(" AND session_id IN ");
+        push_list(&mut sql, ended.iter().map(SessionId::as_str));
+        all.push(sql);
+    }
     if let SessionsOf::Subject { sub, .. } = of {
-        sql.push(" OR (sub = ").push_bind(sub.as_str().to_owned()).push(" AND session_id IS NULL AND origin_session_id IS NULL");
-        push_offline(sql, act.reach.offline);
-        push_begun_before(sql, "begun_at", act.reach.begun_before);
-        sql.push(")");
+        all.push(unbound(act, sub));
     }
     // Offline grants, wherever they came from: a compromise after a plain logout still finds them.
     if act.reach.offline == Offline::Taken {
-        sql.push(" OR (offline AND origin_session_id IN (SELECT id FROM sessions WHERE issuer_id = ")
+        let mut sql = revocation(act);
+        sql.push(" AND offline AND origin_session_id IN (SELECT id FROM sessions WHERE issuer_id = ")
             .push_bind(act.issuer.as_str().to_owned());
-        push_sessions_of_target(sql, target);
-        push_begun_before(sql, "started_at", act.reach.begun_before);
-        sql.push("))");
+        push_sessions_of_target(&mut sql, target);
+        push_begun_before(&mut sql, "started_at", act.reach.begun_before);
+        sql.push(")");
+        all.push(sql);
     }
-    sql.push(")");
+    all
 }
 
-fn push_grants_of_participations(sql: &mut Builder, act: Scene<'_>, of: &ParticipationsOf, ended: &Ended) {
-    let in_sessions = |sql: &mut Builder, column: &str, value: &str| {
-        sql.push(" AND COALESCE(session_id, origin_session_id) IN (SELECT id FROM sessions WHERE issuer_id = ");
-        sql.push_bind(act.issuer.as_str().to_owned()).push(format!(" AND {column} = ")).push_bind(value.to_owned()).push(")");
+/// Grants of a subject that are bound to no session of theirs.
+fn unbound(act: Scene<'_>, sub: &Subject) -> Builder {
+    let mut sql = revocation(act);
+    push_equal(&mut sql, "issuer_id", act.issuer.as_str());
+    push_equal(&mut sql, "sub", sub.as_str());
+    push_text(&mut sql, " AND session_id IS NULL AND origin_session_id IS NULL");
+    push_offline(&mut sql, act.reach.offline);
+    push_begun_before(&mut sql, "begun_at", act.reach.begun_before);
+    sql
+}
+
+fn revocations_of_participations(act: Scene<'_>, of: &ParticipationsOf, ended: &Ended) -> Vec<Builder> {
+    let mut all = Vec::with_capacity(5);
+    // Whatever their age: a token drawn after the end it is about is the thief's as well as anybody's.
+    let sessions: BTreeSet<&str> = ended.told.iter().map(|told| told.session.as_str()).collect();
+    if !sessions.is_empty() {
+        for column in columns(act.reach.offline) {
+            let mut sql = revocation(act);
+            sql.push(format!(" AND {column} IN "));
+            push_list(&mut sql, sessions.iter().copied());
+            push_equal(&mut sql, "client_id", of.client().as_str());
+            all.push(sql);
+        }
+    }
+    all.extend(older_revocations(act, of));
+    all
+}
+
+/// Grants of participations that ended before, and of none.
+fn older_revocations(act: Scene<'_>, of: &ParticipationsOf) -> Vec<Builder> {
+    let at_client = |mut sql: Builder| {
+        push_equal(&mut sql, "client_id", of.client().as_str());
+        push_offline(&mut sql, act.reach.offline);
+        push_begun_before(&mut sql, "begun_at", act.reach.begun_before);
+        sql
     };
-    let (ParticipationsOf::Client(client)
-    | ParticipationsOf::SubjectAtClient(_, client)
-    | ParticipationsOf::SessionAtClient(_, client)
-    | ParticipationsOf::ClientSid(client, _)
-    | ParticipationsOf::ClientSub(client, _)) = of;
-    sql.push(" AND client_id = ").push_bind(client.as_str().to_owned());
-    push_offline(sql, act.reach.offline);
-    push_begun_before(sql, "begun_at", act.reach.begun_before);
     match of {
-        ParticipationsOf::Client(_) => {}
-        ParticipationsOf::SubjectAtClient(sub, _) => push_equal(sql, "sub", sub.as_str()),
-        ParticipationsOf::SessionAtClient(sid, _) => in_sessions(sql, "sid", sid.as_str()),
-        // By what that client saw: the sessions its participations were in, ended now or earlier.
-        ParticipationsOf::ClientSid(_, sid) => push_of_participants(sql, act, "sid", sid.as_str(), client),
-        ParticipationsOf::ClientSub(_, sub) => push_of_participants(sql, act, "sub", sub.as_str(), client),
+        ParticipationsOf::Client(_) => {
+            let mut sql = revocation(act);
+            push_equal(&mut sql, "issuer_id", act.issuer.as_str());
+            vec![at_client(sql)]
+        }
+        ParticipationsOf::SubjectAtClient(sub, _) => {
+            let mut sql = revocation(act);
+            push_equal(&mut sql, "issuer_id", act.issuer.as_str());
+            push_equal(&mut sql, "sub", sub.as_str());
+            vec![at_client(sql)]
+        }
+        ParticipationsOf::SessionAtClient(..) | ParticipationsOf::ClientSid(..) | ParticipationsOf::ClientSub(..) => {
+            let of_sessions = columns(act.reach.offline).map(|column| {
+                let mut sql = revocation(act);
+                sql.push(format!(" AND {column} IN "));
+                push_session_ids(&mut sql, act.issuer, of);
+                at_client(sql)
+            });
+            let unbound = match of {
+                // What a client knows a person by is the provider's own name for them unless a report said otherwise.
+                ParticipationsOf::ClientSub(_, sub) => Some(at_client(unbound(act, sub))),
+                ParticipationsOf::Client(_)
+                | ParticipationsOf::SubjectAtClient(..)
+                | ParticipationsOf::SessionAtClient(..)
+                | ParticipationsOf::ClientSid(..) => None,
+            };
+            of_sessions.chain(unbound).collect()
+        }
     }
-    debug_assert!(ended.sessions.is_empty(), "a participation ends without its session");
 }
 
-fn push_of_participants(sql: &mut Builder, act: Scene<'_>, column: &str, value: &str, client: &ClientId) {
-    sql.push(" AND COALESCE(session_id, origin_session_id) IN (SELECT session_id FROM participants WHERE issuer_id = ");
-    sql.push_bind(act.issuer.as_str().to_owned()).push(" AND client_id = ").push_bind(client.as_str().to_owned());
-    sql.push(format!(" AND {column} = ")).push_bind(value.to_owned()).push(")");
+/// How a grant says which session it came from: bound ones one way, offline ones the other.
+fn columns(offline: Offline) -> impl Iterator<Item = &'static str> {
+    let origin = match offline {
+        Offline::Taken => Some("origin_session_id"),
+        Offline::Spared => None,
+    };
+    ["session_id"].into_iter().chain(origin)
 }
 
 fn push_offline(sql: &mut Builder, offline: Offline) {
@@ -452,6 +605,77 @@ fn push_offline(sql: &mut Builder, offline: Offline) {
         Offline::Taken => {}
         Offline::Spared => push_text(sql, " AND NOT offline"),
     }
+}
+
+/// A token that is reported stolen before it is registered must never become active: its names are taken by a grant that is revoked already.
+async fn remember_token(conn: &mut Conn, context: &Context, act: Scene<'_>, names: &[TokenName]) -> Result<(), StoreError> {
+    let grant: GrantId = context.entropy.id(act.now);
+    sqlx::query(
+        "INSERT INTO grants (id, issuer_id, client_id, sub, session_id, origin_session_id, offline, begun_at, created_at, revoked_at, revoked_by)
+         VALUES ($1, $2, '', NULL, NULL, NULL, FALSE, $3, $3, $3, $4)",
+    )
+    .bind(grant.as_str())
+    .bind(act.issuer.as_str())
+    .bind(act.now.millis())
+    .bind(act.event.as_str())
+    .execute(&mut *conn)
+    .await?;
+    for name in names {
+        sqlx::query(
+            "INSERT INTO refresh_tokens (id, issuer_id, name, grant_id, created_at) VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING",
+        )
+        .bind(context.entropy.id::<RefreshTokenId>(act.now).as_str())
+        .bind(act.issuer.as_str())
+        .bind(stored_name(name))
+        .bind(grant.as_str())
+        .bind(act.now.millis())
+        .execute(&mut *conn)
+        .await?;
+    }
+    Ok(())
+}
+
+/// The statements of a commit as planners see them, for each shape of target.
+pub(super) fn hot() -> Vec<(&'static str, Builder)> {
+    let word = || "1".to_owned();
+    let (sub, sid, client, issuer) = (Subject::stored(word()), Sid::stored(word()), ClientId::stored(word()), IssuerId::stored(word()));
+    let (event, at) = (EventId::stored(word()), Timestamp::from_millis(1));
+    let reach = Reach {
+        target: Target::Subject(sub.clone()),
+        begun_before: Some(at),
+        offline: Offline::Taken,
+        adopt: Adopt::Reopen,
+        class: Class::Compromise,
+        compromise: true,
+        cut_off: None,
+    };
+    let act = Scene { issuer: &issuer, reach: &reach, event: &event, at, now: at, owned: &[] };
+    let told = ToTell {
+        participant: ParticipantId::stored(word()),
+        session: SessionId::stored(word()),
+        client_id: client.clone(),
+        sid: None,
+        sub: None,
+    };
+    let ended = Ended { sessions: vec![SessionId::stored(word())], participations: 1, told: vec![told] };
+    let targets = [
+        ("a session", Resolved::Sessions(SessionsOf::Named { name: SessionName::Sid(sid.clone()), sub: Some(sub.clone()) })),
+        ("a subject", Resolved::Sessions(SessionsOf::Subject { sub: sub.clone(), except: Some(sid.clone()) })),
+        ("a device", Resolved::Sessions(SessionsOf::Device(word()))),
+        ("a subject at a client", Resolved::Participations(ParticipationsOf::SubjectAtClient(sub.clone(), client.clone()))),
+        ("a session at a client", Resolved::Participations(ParticipationsOf::SessionAtClient(sid.clone(), client.clone()))),
+        ("a client's sid", Resolved::Participations(ParticipationsOf::ClientSid(client.clone(), sid))),
+        ("a client's sub", Resolved::Participations(ParticipationsOf::ClientSub(client, sub))),
+    ];
+    let mut all = Vec::new();
+    for (name, target) in &targets {
+        all.extend(revocations(act, target, &ended).into_iter().map(|sql| (*name, sql)));
+        all.push((*name, ending(act, target)));
+        let mut earlier = Builder::new("SELECT id FROM deliveries WHERE state IN ('pending', 'rejected', 'expired')");
+        push_earlier_deliveries(&mut earlier, act, target);
+        all.push((*name, earlier));
+    }
+    all
 }
 
 async fn insert_event(
@@ -549,7 +773,6 @@ fn push_earlier_deliveries(sql: &mut Builder, act: Scene<'_>, target: &Resolved)
             sql.push(")");
         }
         Resolved::Participations(of) => {
-            sql.push(" AND issuer_id = ").push_bind(issuer.to_owned());
             sql.push(" AND participant_id IN (SELECT id FROM participants WHERE 1 = 1");
             push_participations(sql, act.issuer, of);
             push_begun_before(sql, "joined_at", act.reach.begun_before);

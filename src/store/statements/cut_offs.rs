@@ -1,5 +1,7 @@
 //! Cut-offs, found by the scopes that could cover something.
 
+use std::collections::BTreeSet;
+
 use super::{Builder, Conn, corrupt, push_list};
 use crate::model::cut_off::{CutOff, CutOffScope};
 use crate::model::{ClientId, CutOffId, EventId, IssuerId, Sid, Subject, Timestamp};
@@ -86,33 +88,51 @@ struct Row {
     offline: bool,
 }
 
-/// How many cut-offs of one scope matter: the latest ones win, whatever went before.
-const LATEST: i64 = 32;
-
+/// The latest cut-off of each kind whose scope covers something: an older one of the same kind covers nothing more.
 pub(super) async fn covering(conn: &mut Conn, issuer: &IssuerId, known: Known<'_>) -> Result<Vec<CutOff>, StoreError> {
-    let scopes = known.scopes();
-    if scopes.is_empty() {
-        return Ok(Vec::new());
+    Ok(covering_each(conn, issuer, &[known]).await?.pop().unwrap_or_default())
+}
+
+/// The same for several things, in one statement.
+pub(super) async fn covering_each(conn: &mut Conn, issuer: &IssuerId, known: &[Known<'_>]) -> Result<Vec<Vec<CutOff>>, StoreError> {
+    let scopes: Vec<Vec<String>> = known.iter().map(|known| known.scopes()).collect();
+    let all: BTreeSet<&str> = scopes.iter().flatten().map(String::as_str).collect();
+    let all: Vec<&str> = all.into_iter().collect();
+    let mut rows: Vec<Row> = Vec::new();
+    for chunk in all.chunks(super::ROWS_MAX) {
+        let mut sql = Builder::new("");
+        push_latest(&mut sql, issuer, chunk);
+        rows.extend(sql.build_query_as::<Row>().fetch_all(&mut *conn).await?);
     }
-    let mut sql = Builder::new("SELECT scope, except_sid, not_before, event_id, compromise, offline FROM cut_offs WHERE issuer_id = ");
+    let of = |known: &Known<'_>, scopes: &Vec<String>| {
+        let own_sid = known.sid.or(known.origin_sid).map(Sid::as_str);
+        let excepted = |row: &Row| row.except_sid.is_some() && row.except_sid.as_deref() == own_sid;
+        rows.iter().filter(|row| scopes.contains(&row.scope) && !excepted(row)).map(Row::cut_off).collect()
+    };
+    known.iter().zip(&scopes).map(|(known, scopes)| of(known, scopes)).collect()
+}
+
+pub(super) fn push_latest(sql: &mut Builder, issuer: &IssuerId, scopes: &[&str]) {
+    sql.push("SELECT scope, except_sid, not_before, event_id, compromise, offline FROM cut_offs AS c WHERE issuer_id = ");
     sql.push_bind(issuer.as_str().to_owned()).push(" AND scope IN ");
-    push_list(&mut sql, scopes.iter().map(String::as_str));
-    sql.push(" ORDER BY not_before DESC LIMIT ").push_bind(LATEST);
-    let rows: Vec<Row> = sql.build_query_as().fetch_all(conn).await?;
-    let own_sid = known.sid.or(known.origin_sid).map(Sid::as_str);
-    let excepted = |row: &Row| row.except_sid.is_some() && row.except_sid.as_deref() == own_sid;
-    rows.into_iter()
-        .filter(|row| !excepted(row))
-        .map(|row| {
-            Ok(CutOff {
-                scope: read_scope(&row.scope, row.except_sid)?,
-                not_before: Timestamp::from_millis(row.not_before),
-                event: EventId::stored(row.event_id),
-                compromise: row.compromise,
-                offline: row.offline,
-            })
+    push_list(sql, scopes.iter().copied());
+    sql.push(
+        " AND NOT EXISTS (SELECT 1 FROM cut_offs AS o WHERE o.issuer_id = c.issuer_id AND o.scope = c.scope
+                             AND o.compromise = c.compromise AND o.offline = c.offline AND o.except_sid IS NOT DISTINCT FROM c.except_sid
+                             AND (o.not_before > c.not_before OR (o.not_before = c.not_before AND o.id > c.id)))",
+    );
+}
+
+impl Row {
+    fn cut_off(&self) -> Result<CutOff, StoreError> {
+        Ok(CutOff {
+            scope: read_scope(&self.scope, self.except_sid.clone())?,
+            not_before: Timestamp::from_millis(self.not_before),
+            event: EventId::stored(self.event_id.clone()),
+            compromise: self.compromise,
+            offline: self.offline,
         })
-        .collect()
+    }
 }
 
 /// Leaves a cut-off.

@@ -80,7 +80,9 @@ pub(in crate::store) async fn listed(conn: &mut Conn, filter: &DeliveryFilter, p
         }
     }
     if let Some(caller) = &filter.caller {
-        sql.push(" AND event_id IN (SELECT id FROM events WHERE caller = ").push_bind(caller.clone()).push(")");
+        let issuer = filter.issuer.as_ref().map_or("", IssuerId::as_str);
+        sql.push(" AND event_id IN (SELECT id FROM events WHERE issuer_id = ").push_bind(issuer.to_owned());
+        sql.push(" AND caller = ").push_bind(caller.clone()).push(")");
     }
     if let Some(since) = filter.since {
         sql.push(" AND created_at >= ").push_bind(since.millis());

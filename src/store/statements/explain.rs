@@ -2,7 +2,8 @@
 
 use sqlx::Row as _;
 
-use super::{Builder, Conn, deliveries};
+use super::{Builder, Conn, commit, cut_offs, deliveries, sessions};
+use crate::model::IssuerId;
 use crate::store::StoreError;
 
 /// Each hot statement with literals for its parameters, as planners see them.
@@ -25,17 +26,40 @@ fn hot() -> Vec<(&'static str, String)> {
                 .to_owned(),
         ),
         ("refresh token", "SELECT id FROM refresh_tokens WHERE issuer_id = 'a' AND name IN ('b', 'c')".to_owned()),
-        ("grants of a session", "SELECT id FROM grants WHERE revoked_at IS NULL AND session_id IN ('a')".to_owned()),
-        ("cut-offs", "SELECT id FROM cut_offs WHERE issuer_id = 'a' AND scope IN ('b', 'c') ORDER BY not_before DESC LIMIT 32".to_owned()),
         ("receipt", "SELECT state, count(*) FROM deliveries WHERE event_id IN ('a') GROUP BY state".to_owned()),
         ("settle", "SELECT id FROM deliveries WHERE id IN ('a', 'b') AND lease_token = 1 AND state = 'pending'".to_owned()),
         ("api token", "SELECT id FROM api_tokens WHERE digest = 'a'".to_owned()),
     ]
 }
 
+/// Those that are built: their parameters become literals, which either engine reads as whatever is compared with them.
+fn built() -> Vec<(&'static str, String)> {
+    let mut cut_offs = Builder::new("");
+    cut_offs::push_latest(&mut cut_offs, &IssuerId::stored("a".to_owned()), &["b", "c"]);
+    let statements = commit::hot().into_iter().chain([("cut-offs", cut_offs)]).chain(sessions::hot());
+    statements.map(|(name, sql)| (name, with_literals(sql.sql().as_str()))).collect()
+}
+
+/// `$12` or `?` becomes `'1'`.
+fn with_literals(sql: &str) -> String {
+    let mut text = String::with_capacity(sql.len());
+    let mut rest = sql.chars().peekable();
+    while let Some(next) = rest.next() {
+        match next {
+            '?' => text.push_str("'1'"),
+            '$' => {
+                while rest.next_if(char::is_ascii_digit).is_some() {}
+                text.push_str("'1'");
+            }
+            other => text.push(other),
+        }
+    }
+    text
+}
+
 pub(in crate::store) async fn plans(conn: &mut Conn, explain: &str) -> Result<Vec<(&'static str, String)>, StoreError> {
     let mut plans = Vec::new();
-    for (name, statement) in hot() {
+    for (name, statement) in hot().into_iter().chain(built()) {
         let mut sql = Builder::new(explain.to_owned());
         sql.push(statement);
         let rows = sql.build().fetch_all(&mut *conn).await?;

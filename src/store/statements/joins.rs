@@ -1,5 +1,7 @@
 //! Participants and refresh tokens joining a session, and the deliveries written for participants that are told to log out.
 
+use std::collections::BTreeMap;
+
 use super::cut_offs::{self, Known};
 use super::sessions::SessionRow;
 use super::tokens::stored_name;
@@ -60,20 +62,37 @@ pub(super) async fn participants(
     reported: &[ParticipantReport],
 ) -> Result<Result<(), ReportRefused>, StoreError> {
     let mut known = super::sessions::participants_of(conn, &[session.id.as_str()]).await?.remove(session.id.as_str()).unwrap_or_default();
-    let mut late = Vec::new();
-    for participant in reported {
-        let Some(joined) = participate(conn, desk, session, participant, &known).await? else { continue };
-        if known.len() >= PARTICIPANTS_MAX {
-            return Ok(Err(ReportRefused::TooManyParticipants));
+    let names: Vec<Known<'_>> = reported.iter().map(|participant| names_of(session, participant)).collect();
+    let cut_offs = cut_offs::covering_each(conn, desk.issuer, &names).await?;
+    let (mut new, mut taught) = (Vec::new(), Vec::new());
+    for (participant, cut_offs) in reported.iter().zip(cut_offs) {
+        match participate(desk, session, participant, &known, cut_offs) {
+            Participation::Known => {}
+            Participation::OtherSubject => return Ok(Err(ReportRefused::OtherSubject)),
+            Participation::Taught(view) => taught.push(view),
+            Participation::New(..) if known.len() >= PARTICIPANTS_MAX => return Ok(Err(ReportRefused::TooManyParticipants)),
+            Participation::New(view, end) => {
+                known.push(view.clone());
+                new.push((view, end));
+            }
         }
-        let (view, end) = joined;
-        late.extend(end.map(|end| (view.clone(), end)));
-        known.push(view);
     }
-    tell_late_joiners(conn, desk, session, &late).await?;
+    insert_participants(conn, desk, session, &new).await?;
+    teach(conn, &taught).await?;
+    tell_late_joiners(conn, desk, session, new).await?;
+    participants_tokens(conn, desk, session, reported).await
+}
+
+async fn participants_tokens(
+    conn: &mut Conn,
+    desk: Desk<'_>,
+    session: &Joined,
+    reported: &[ParticipantReport],
+) -> Result<Result<(), ReportRefused>, StoreError> {
     for participant in reported {
         let Some(details) = &participant.refresh_token else { continue };
-        match token(conn, desk, Some(session), session.sub.as_ref(), &participant.client_id, details).await? {
+        let owner = Owner { session: Some(session), sub: session.sub.as_ref(), client_id: &participant.client_id };
+        match token(conn, desk, owner, &[names_of(session, participant)], details).await? {
             // The report is about the session; that it has ended is in the answer.
             Ok(_) | Err(ReportRefused::SessionEnded | ReportRefused::UnknownSession) => {}
             Err(refused @ (ReportRefused::OtherSubject | ReportRefused::OtherOwner | ReportRefused::TooManyParticipants)) => {
@@ -84,31 +103,37 @@ pub(super) async fn participants(
     Ok(Ok(()))
 }
 
-type NewParticipant = (ParticipantView, Option<EndFact>);
+/// By what a reported participant is known: what it saw, or else the session's own names.
+fn names_of<'a>(session: &'a Joined, reported: &'a ParticipantReport) -> Known<'a> {
+    let (sub, sid) = (session.sub.as_ref(), session.sid.as_ref());
+    let (client_sub, client_sid) = (reported.sub.as_ref().or(sub), reported.sid.as_ref().or(sid));
+    Known { sub, sid, client: Some(&reported.client_id), client_sub, client_sid, origin_sid: None }
+}
 
-/// One participant: none when nothing is new.
-async fn participate(
-    conn: &mut Conn,
+/// What one report of a participant comes to.
+enum Participation {
+    /// Nothing new.
+    Known,
+    /// The client is registered under another subject that a report had named.
+    OtherSubject,
+    /// It is registered with the session's subject, and now it is known what it really saw.
+    Taught(ParticipantView),
+    /// It joins, or it is told at once that it is over.
+    New(ParticipantView, Option<EndFact>),
+}
+
+fn participate(
     desk: Desk<'_>,
     session: &Joined,
     reported: &ParticipantReport,
     known: &[ParticipantView],
-) -> Result<Option<NewParticipant>, StoreError> {
-    let sid = reported.sid.as_ref().or(session.sid.as_ref());
-    let sub = reported.sub.as_ref().or(session.sub.as_ref());
-    let same = known.iter().filter(|one| one.client_id == reported.client_id && one.sid.as_ref() == sid);
+    cut_offs: Vec<CutOff>,
+) -> Participation {
+    let names = names_of(session, reported);
+    let same = known.iter().filter(|one| one.client_id == reported.client_id && one.sid.as_ref() == names.client_sid);
     // The live one if there is one, else the latest.
     let same = same.max_by_key(|one| (one.ended_at.is_none(), one.ended_at));
     let joined_at = reported.joined_at.unwrap_or(session.started_at);
-    let names = Known {
-        sub: session.sub.as_ref(),
-        sid: session.sid.as_ref(),
-        client: Some(&reported.client_id),
-        client_sub: sub,
-        client_sid: sid,
-        origin_sid: None,
-    };
-    let cut_offs = of_participations(cut_offs::covering(conn, desk.issuer, names).await?);
     let decision = (desk.rules.participant)(&ParticipantFacts {
         session_end: session.end.as_ref(),
         known: same.map(|one| KnownParticipation {
@@ -116,25 +141,39 @@ async fn participate(
             joined_at: one.joined_at,
             ended_at: one.ended_at,
         }),
-        cut_offs: &cut_offs,
+        cut_offs: &of_participations(cut_offs),
         joined_at: Some(joined_at),
     });
     let end = match decision {
-        ParticipantDecision::Known => return Ok(None),
+        ParticipantDecision::Known => return same.map_or(Participation::Known, |one| learned(session, one, reported.sub.as_ref())),
         ParticipantDecision::Join => None,
         ParticipantDecision::LateJoiner(end) => Some(end),
     };
     let view = ParticipantView {
         id: desk.context.entropy.id(desk.now),
         client_id: reported.client_id.clone(),
-        sid: sid.cloned(),
-        sub: sub.cloned(),
+        sid: names.client_sid.cloned(),
+        sub: names.client_sub.cloned(),
         joined_at,
         ended_at: end.as_ref().map(|end| end.at),
         ended_by: end.as_ref().map(|end| end.event.clone()),
     };
-    insert_participant(conn, desk, session, &view).await?;
-    Ok(Some((view, end)))
+    Participation::New(view, end)
+}
+
+/// Whether a later report names the subject that a live participant really saw.
+fn learned(session: &Joined, known: &ParticipantView, reported: Option<&Subject>) -> Participation {
+    match reported {
+        Some(sub) if known.ended_at.is_none() && known.sub.as_ref() != Some(sub) => {
+            let by_default = known.sub.is_none() || known.sub == session.sub;
+            if by_default {
+                Participation::Taught(ParticipantView { sub: Some(sub.clone()), ..known.clone() })
+            } else {
+                Participation::OtherSubject
+            }
+        }
+        Some(_) | None => Participation::Known,
+    }
 }
 
 /// What covers sessions was weighed when the session was.
@@ -142,51 +181,63 @@ fn of_participations(cut_offs: Vec<CutOff>) -> Vec<CutOff> {
     cut_offs.into_iter().filter(|cut_off| !matches!(cut_off.scope, CutOffScope::Subject { .. } | CutOffScope::Session(_))).collect()
 }
 
-async fn insert_participant(conn: &mut Conn, desk: Desk<'_>, session: &Joined, view: &ParticipantView) -> Result<(), StoreError> {
-    sqlx::query(
-        "INSERT INTO participants (id, session_id, issuer_id, client_id, sid, sub, joined_at, created_at, ended_at, ended_by)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
-    )
-    .bind(view.id.as_str())
-    .bind(session.id.as_str())
-    .bind(desk.issuer.as_str())
-    .bind(view.client_id.as_str())
-    .bind(view.sid.as_ref().map_or("", Sid::as_str))
-    .bind(view.sub.as_ref().map(Subject::as_str))
-    .bind(view.joined_at.millis())
-    .bind(desk.now.millis())
-    .bind(millis(view.ended_at))
-    .bind(view.ended_by.as_ref().map(EventId::as_str))
-    .execute(conn)
-    .await?;
+async fn insert_participants(conn: &mut Conn, desk: Desk<'_>, session: &Joined, new: &[NewParticipant]) -> Result<(), StoreError> {
+    for chunk in new.chunks(super::ROWS_MAX) {
+        let mut sql = Builder::new(
+            "INSERT INTO participants (id, session_id, issuer_id, client_id, sid, sub, joined_at, created_at, ended_at, ended_by) ",
+        );
+        sql.push_values(chunk, |mut row, (view, _)| {
+            row.push_bind(view.id.as_str().to_owned())
+                .push_bind(session.id.as_str().to_owned())
+                .push_bind(desk.issuer.as_str().to_owned())
+                .push_bind(view.client_id.as_str().to_owned())
+                .push_bind(view.sid.as_ref().map_or(String::new(), |sid| sid.as_str().to_owned()))
+                .push_bind(view.sub.as_ref().map(|sub| sub.as_str().to_owned()))
+                .push_bind(view.joined_at.millis())
+                .push_bind(desk.now.millis())
+                .push_bind(millis(view.ended_at))
+                .push_bind(view.ended_by.as_ref().map(|event| event.as_str().to_owned()));
+        });
+        sql.build().execute(&mut *conn).await?;
+    }
+    Ok(())
+}
+
+async fn teach(conn: &mut Conn, taught: &[ParticipantView]) -> Result<(), StoreError> {
+    for view in taught {
+        sqlx::query("UPDATE participants SET sub = $2 WHERE id = $1")
+            .bind(view.id.as_str())
+            .bind(view.sub.as_ref().map(Subject::as_str))
+            .execute(&mut *conn)
+            .await?;
+    }
     Ok(())
 }
 
 /// Once each, counted on the receipt of what ended them.
-async fn tell_late_joiners(conn: &mut Conn, desk: Desk<'_>, session: &Joined, late: &[LateJoiner]) -> Result<(), StoreError> {
-    for (view, end) in late {
-        let told = ToTell {
-            participant: view.id.clone(),
-            session: session.id.clone(),
-            client_id: view.client_id.clone(),
-            sid: view.sid.clone(),
-            sub: view.sub.clone(),
-        };
+async fn tell_late_joiners(conn: &mut Conn, desk: Desk<'_>, session: &Joined, new: Vec<NewParticipant>) -> Result<(), StoreError> {
+    let mut by_end: BTreeMap<EventId, (EndFact, Vec<ToTell>)> = BTreeMap::new();
+    for (view, end) in new {
+        let Some(end) = end else { continue };
+        let told = ToTell { participant: view.id, session: session.id.clone(), client_id: view.client_id, sid: view.sid, sub: view.sub };
+        by_end.entry(end.event.clone()).or_insert_with(|| (end, Vec::new())).1.push(told);
+    }
+    for (event, (end, told)) in &by_end {
         let duty = Duty {
             issuer: desk.issuer,
-            event: &end.event,
+            event,
             class: if end.compromise { Class::Compromise } else { Class::Interactive },
             compromise: end.compromise,
             late_joiner: true,
             occurred_at: end.at,
             now: desk.now,
         };
-        write_deliveries(conn, desk.context, duty, &[told], desk.rules.opening).await?;
+        write_deliveries(conn, desk.context, duty, told, desk.rules.opening).await?;
     }
     Ok(())
 }
 
-type LateJoiner = (ParticipantView, EndFact);
+type NewParticipant = (ParticipantView, Option<EndFact>);
 
 /// Somebody to be told.
 pub(super) struct ToTell {
@@ -291,25 +342,30 @@ async fn insert_deliveries(
 /// Whether a token was registered anew, and whether it counts as live.
 pub(super) type Registered = Result<(bool, bool), ReportRefused>;
 
-/// Registers one refresh token. Each is a family of its own until it is rotated.
+/// Whose refresh token it is.
+#[derive(Clone, Copy)]
+pub(super) struct Owner<'a> {
+    pub(super) session: Option<&'a Joined>,
+    pub(super) sub: Option<&'a Subject>,
+    pub(super) client_id: &'a ClientId,
+}
+
+/// Registers one refresh token of a participation known by these names. Each is a family of its own until it is rotated.
 pub(super) async fn token(
     conn: &mut Conn,
     desk: Desk<'_>,
-    session: Option<&Joined>,
-    sub: Option<&Subject>,
-    client_id: &ClientId,
+    owner: Owner<'_>,
+    names: &[Known<'_>],
     details: &TokenDetails,
 ) -> Result<Registered, StoreError> {
-    if let Some(known) = registered(conn, desk, session, sub, client_id, details).await? {
+    if let Some(known) = registered(conn, desk, owner, details).await? {
         return Ok(known);
     }
-    let sid = session.and_then(|session| session.sid.as_ref());
-    let names = Known { sub, sid, client: Some(client_id), ..Known::default() };
-    let cut_offs = cut_offs::covering(conn, desk.issuer, names).await?;
+    let cut_offs: Vec<CutOff> = cut_offs::covering_each(conn, desk.issuer, names).await?.into_iter().flatten().collect();
     let decision = (desk.rules.token)(&TokenReportFacts {
-        session_end: session.and_then(|session| session.end.as_ref()),
-        session_live: session.is_some_and(|session| session.end.is_none()),
-        session_started_at: session.map(|session| session.started_at),
+        session_end: owner.session.and_then(|session| session.end.as_ref()),
+        session_live: owner.session.is_some_and(|session| session.end.is_none()),
+        session_started_at: owner.session.map(|session| session.started_at),
         offline: if details.offline_access { Offline::Spared } else { Offline::Taken },
         cut_offs: &cut_offs,
         issued_at: details.issued_at,
@@ -319,7 +375,7 @@ pub(super) async fn token(
         TokenDecision::Live => None,
         TokenDecision::Revoked(event) | TokenDecision::CutOff(event) => Some(event),
     };
-    insert_token(conn, desk, session, sub, client_id, details, revoked_by).await?;
+    insert_token(conn, desk, owner, details, revoked_by).await?;
     Ok(match decision {
         TokenDecision::Revoked(_) => Err(ReportRefused::SessionEnded),
         TokenDecision::Live => Ok((true, true)),
@@ -328,14 +384,7 @@ pub(super) async fn token(
 }
 
 /// A token reported before: the same owner gets the same answer, another is refused.
-async fn registered(
-    conn: &mut Conn,
-    desk: Desk<'_>,
-    session: Option<&Joined>,
-    sub: Option<&Subject>,
-    client_id: &ClientId,
-    details: &TokenDetails,
-) -> Result<Option<Registered>, StoreError> {
+async fn registered(conn: &mut Conn, desk: Desk<'_>, owner: Owner<'_>, details: &TokenDetails) -> Result<Option<Registered>, StoreError> {
     type Found = (String, Option<String>, Option<String>, Option<i64>);
     let found: Option<Found> = sqlx::query_as(
         "SELECT g.client_id, g.sub, COALESCE(g.session_id, g.origin_session_id), g.revoked_at
@@ -345,11 +394,15 @@ async fn registered(
     .bind(stored_name(&details.name))
     .fetch_optional(conn)
     .await?;
-    let Some((client, owner, bound, revoked_at)) = found else { return Ok(None) };
-    let same = client == client_id.as_str()
-        && owner.as_deref() == sub.map(Subject::as_str)
-        && bound.as_deref() == session.map(|session| session.id.as_str());
-    let ended = session.is_some_and(|session| session.end.is_some()) && !details.offline_access;
+    let Some((client, sub, bound, revoked_at)) = found else { return Ok(None) };
+    // Reported stolen before it was registered: nobody's, and never active.
+    if client.is_empty() {
+        return Ok(Some(Ok((false, false))));
+    }
+    let same = client == owner.client_id.as_str()
+        && sub.as_deref() == owner.sub.map(Subject::as_str)
+        && bound.as_deref() == owner.session.map(|session| session.id.as_str());
+    let ended = owner.session.is_some_and(|session| session.end.is_some()) && !details.offline_access;
     Ok(Some(match (same, ended) {
         (false, _) => Err(ReportRefused::OtherOwner),
         (true, true) => Err(ReportRefused::SessionEnded),
@@ -360,12 +413,11 @@ async fn registered(
 async fn insert_token(
     conn: &mut Conn,
     desk: Desk<'_>,
-    session: Option<&Joined>,
-    sub: Option<&Subject>,
-    client_id: &ClientId,
+    owner: Owner<'_>,
     details: &TokenDetails,
     revoked_by: Option<&EventId>,
 ) -> Result<(), StoreError> {
+    let Owner { session, sub, client_id } = owner;
     let grant: GrantId = desk.context.entropy.id(desk.now);
     let session_id = session.map(|session| session.id.as_str());
     sqlx::query(

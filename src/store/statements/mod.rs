@@ -18,13 +18,28 @@ mod cut_offs;
 mod joins;
 
 use crate::model::page::{Cursor, Listed, Page};
-use crate::model::{Malformed, Timestamp};
+use crate::model::session::SessionName;
+use crate::model::{Malformed, Subject, Timestamp};
 use crate::store::StoreError;
 
 type Builder = sqlx::QueryBuilder<Db>;
 
 /// How many rows one multi-row statement carries, well below either engine's limit on parameters.
 const ROWS_MAX: usize = 500;
+
+/// What is locked for a subject.
+fn subject_lock(sub: &Subject) -> String {
+    format!("subject {}", sub.as_str())
+}
+
+/// What is locked for a session's name, registered or not: a session that is being reported is invisible until its report commits.
+fn name_lock(name: &SessionName) -> String {
+    match name {
+        SessionName::Sid(sid) => format!("sid {}", sid.as_str()),
+        SessionName::Key(key) => format!("key {}", key.as_str()),
+        SessionName::Subject(sub) => subject_lock(sub),
+    }
+}
 
 fn corrupt(table: &'static str, column: &'static str) -> StoreError {
     StoreError::Corrupt { table, column }

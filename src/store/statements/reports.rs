@@ -1,13 +1,13 @@
 //! What providers report, applied in order: each item undone by itself when it is refused.
 
 use super::cut_offs::{self, Known};
-use super::joins::{self, Desk, Joined, end_of};
+use super::joins::{self, Desk, Joined, Owner, end_of};
 use super::sessions::{self, SessionRow};
-use super::{Builder, Conn, dialect, millis};
+use super::{Builder, Conn, dialect, millis, name_lock, subject_lock};
 use crate::model::effects::{EndFact, EndedFact, LiveFact, ReportRules, SessionDecision, SessionFacts};
 use crate::model::issuer::IssuerRecord;
 use crate::model::report::{Report, ReportRefused, Reported, SessionReport, SessionStanding, TokenOwner, TokenReport};
-use crate::model::session::{Life, SessionName};
+use crate::model::session::{Life, ParticipantView, SessionName};
 use crate::model::{ClientId, EventId, IssuerId, ProviderKey, SessionId, Sid, Subject, Timestamp};
 use crate::store::{Context, Ending, StoreError};
 
@@ -21,7 +21,9 @@ pub(in crate::store) async fn report(
 ) -> Result<Ending<Vec<Result<Reported, ReportRefused>>>, StoreError> {
     dialect::share_issuer(conn, &issuer.id).await?;
     let subjects = subjects_of(conn, &issuer.id, reports).await?;
-    dialect::own_subjects(conn, &issuer.id, &subjects).await?;
+    let names = reports.iter().filter_map(session_of).map(name_lock);
+    let locks: Vec<String> = subjects.iter().map(subject_lock).chain(names).collect();
+    dialect::own_names(conn, &issuer.id, &locks).await?;
     let desk = Desk { context, issuer: &issuer.id, rules: *rules, now: dialect::now(conn, &context.clock).await? };
     let mut outcomes = Vec::with_capacity(reports.len());
     for report in reports {
@@ -35,6 +37,18 @@ pub(in crate::store) async fn report(
         outcomes.push(outcome);
     }
     Ok(Ending::Keep(outcomes))
+}
+
+/// The session a report names.
+fn session_of(report: &Report) -> Option<&SessionName> {
+    match report {
+        Report::Session(SessionReport { session, .. })
+        | Report::Join { session, .. }
+        | Report::Touch { session, .. }
+        | Report::Leave { session, .. }
+        | Report::RefreshToken(TokenReport { owner: TokenOwner::Session(session), .. }) => Some(session),
+        Report::RefreshToken(TokenReport { owner: TokenOwner::Subject(_), .. }) => None,
+    }
 }
 
 /// Whose sessions the reports touch. What is read here without a lock is read again under it.
@@ -63,7 +77,7 @@ async fn subjects_of(conn: &mut Conn, issuer: &IssuerId, reports: &[Report]) -> 
 }
 
 /// The live session of a name, else the latest.
-async fn find(conn: &mut Conn, issuer: &IssuerId, name: &SessionName) -> Result<Option<SessionRow>, StoreError> {
+pub(super) async fn find(conn: &mut Conn, issuer: &IssuerId, name: &SessionName) -> Result<Option<SessionRow>, StoreError> {
     match sessions::live(conn, issuer, name).await? {
         Some(row) => Ok(Some(row)),
         None => sessions::latest_ended(conn, issuer, name).await,
@@ -112,8 +126,10 @@ async fn session(conn: &mut Conn, desk: Desk<'_>, issuer: &IssuerRecord, report:
     let names = Known { sub: Some(&report.sub), sid, ..Known::default() };
     let cut_offs = if live.is_some() { Vec::new() } else { cut_offs::covering(conn, desk.issuer, names).await? };
     let live_sub = live.as_ref().and_then(|row| row.sub.clone()).map(Subject::stored);
-    let ended_fact =
-        ended.as_ref().and_then(|row| Some(EndedFact { started_at: Timestamp::from_millis(row.started_at), end: end_of(row)? }));
+    let ended_fact = ended.as_ref().and_then(|row| {
+        let sub = row.sub.clone().map(Subject::stored);
+        Some(EndedFact { sub, started_at: Timestamp::from_millis(row.started_at), end: end_of(row)? })
+    });
     let decision = (desk.rules.session)(&SessionFacts {
         live: live.as_ref().map(|_| LiveFact { sub: live_sub.as_ref() }),
         ended: ended_fact,
@@ -282,6 +298,32 @@ async fn refresh_token(conn: &mut Conn, desk: Desk<'_>, owned: &[Subject], repor
         TokenOwner::Subject(sub) => Some(sub),
         TokenOwner::Session(_) => session.as_ref().and_then(|session| session.sub.as_ref()),
     };
-    let registered = joins::token(conn, desk, session.as_ref(), sub, &report.client_id, &report.token).await?;
+    let owner = Owner { session: session.as_ref(), sub, client_id: &report.client_id };
+    let seen = match &session {
+        Some(session) => seen_by(conn, session, &report.client_id).await?,
+        None => Vec::new(),
+    };
+    // By the provider's names, and by whatever that client saw in this session; bound to none, the provider's name for the person is the client's.
+    let by_provider = Known {
+        sub,
+        sid: session.as_ref().and_then(|session| session.sid.as_ref()),
+        client: Some(&report.client_id),
+        client_sub: sub,
+        ..Known::default()
+    };
+    let by_client = seen.iter().map(|view| Known {
+        client: Some(&report.client_id),
+        client_sub: view.sub.as_ref(),
+        client_sid: view.sid.as_ref(),
+        ..Known::default()
+    });
+    let names: Vec<Known<'_>> = [by_provider].into_iter().chain(by_client).collect();
+    let registered = joins::token(conn, desk, owner, &names, &report.token).await?;
     Ok(registered.map(|(new, active)| Reported::TokenRegistered { new, active }))
+}
+
+/// The participations of one client in a session.
+async fn seen_by(conn: &mut Conn, session: &Joined, client_id: &ClientId) -> Result<Vec<ParticipantView>, StoreError> {
+    let all = sessions::participants_of(conn, &[session.id.as_str()]).await?.remove(session.id.as_str()).unwrap_or_default();
+    Ok(all.into_iter().filter(|view| view.client_id == *client_id).collect())
 }

@@ -124,14 +124,14 @@ pub(in crate::store) async fn named(conn: &mut Conn, issuer: &IssuerId, name: &S
 }
 
 pub(in crate::store) async fn listed(conn: &mut Conn, filter: &SessionFilter, page: &Page) -> Result<Listed<SessionView>, StoreError> {
-    let mut sql = select(&filter.issuer);
+    let mut sql = match &filter.by {
+        Some(by) => found(&filter.issuer, by),
+        None => select(&filter.issuer),
+    };
     match filter.state {
         None => {}
         Some(Life::Live) => push_text(&mut sql, " AND ended_at IS NULL"),
         Some(Life::Ended) => push_text(&mut sql, " AND ended_at IS NOT NULL"),
-    }
-    if let Some(by) = &filter.by {
-        push_search(&mut sql, &filter.issuer, by);
     }
     push_page(&mut sql, page, "created_at", "id");
     let rows: Vec<SessionRow> = sql.build_query_as().fetch_all(&mut *conn).await?;
@@ -139,12 +139,25 @@ pub(in crate::store) async fn listed(conn: &mut Conn, filter: &SessionFilter, pa
     Ok(Listed { items: views(conn, rows.items).await?, next: rows.next })
 }
 
+/// Where what is known leads to the sessions' ids, the issuer is named there and not again: else the planner walks through all of its sessions.
+fn found(issuer: &IssuerId, by: &SessionSearch) -> Builder {
+    let mut sql = match by {
+        SessionSearch::Owner(_) | SessionSearch::Device(_) | SessionSearch::Ip(_) => select(issuer),
+        SessionSearch::Subject(_) | SessionSearch::Sid(_) | SessionSearch::Client(_) | SessionSearch::Alias(_) => {
+            Builder::new(format!("SELECT {SESSION} FROM sessions WHERE 1 = 1"))
+        }
+    };
+    push_search(&mut sql, issuer, by);
+    sql
+}
+
 fn push_search(sql: &mut Builder, issuer: &IssuerId, by: &SessionSearch) {
-    // What the provider calls it, or what a client in it does.
+    // What the provider calls it, or what a client in it does: two seeks, not a walk through the issuer's sessions.
     let either = |sql: &mut Builder, column: &str, value: &str| {
-        sql.push(format!(" AND ({column} = ")).push_bind(value.to_owned());
-        sql.push(format!(" OR id IN (SELECT session_id FROM participants WHERE {column} = ")).push_bind(value.to_owned());
-        sql.push(" AND issuer_id = ").push_bind(issuer.as_str().to_owned()).push("))");
+        sql.push(" AND id IN (SELECT id FROM sessions WHERE issuer_id = ").push_bind(issuer.as_str().to_owned());
+        sql.push(format!(" AND {column} = ")).push_bind(value.to_owned());
+        sql.push(" UNION SELECT session_id FROM participants WHERE issuer_id = ").push_bind(issuer.as_str().to_owned());
+        sql.push(format!(" AND {column} = ")).push_bind(value.to_owned()).push(")");
     };
     match by {
         SessionSearch::Owner(sub) => push_equal(sql, "sub", sub.as_str()),
@@ -264,4 +277,18 @@ async fn offline_tokens(conn: &mut Conn, issuer: &IssuerId, sub: &Subject, now: 
     .await?;
     let open = |(client, until)| StillOpen { client_id: ClientId::stored(client), why: OpenWhy::OfflineToken, until: instant(until) };
     Ok(rows.into_iter().map(open).collect())
+}
+
+/// Sessions found by whatever is known of them, as planners see it.
+pub(super) fn hot() -> Vec<(&'static str, Builder)> {
+    let word = || "1".to_owned();
+    let issuer = IssuerId::stored(word());
+    let searches = [
+        ("sessions by sub", SessionSearch::Subject(Subject::stored(word()))),
+        ("sessions by sid", SessionSearch::Sid(Sid::stored(word()))),
+        ("sessions by owner", SessionSearch::Owner(Subject::stored(word()))),
+        ("sessions by alias", SessionSearch::Alias(Alias::stored(word()))),
+        ("sessions by device", SessionSearch::Device(word())),
+    ];
+    searches.into_iter().map(|(name, by)| (name, found(&issuer, &by))).collect()
 }
