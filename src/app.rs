@@ -4,6 +4,7 @@
 //! connections, requests under way are answered, attempts under way are finished and their outcomes written, then the database is closed.
 
 mod listener;
+mod patience;
 mod sealing_key;
 #[cfg(test)]
 mod tests;

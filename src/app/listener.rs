@@ -1,7 +1,8 @@
 //! A listening socket: connections in, requests to a router.
 //!
-//! Owns the bounds that protect the process before a request exists: how many connections are open, and how long one may take to say what it wants.
-//! Why not `axum::serve`: it bounds neither. HTTP/1.1 alone: telling versions apart waits without limit for a first octet, and whoever wants HTTP/2
+//! Owns the bounds that protect the process before a request exists: how many connections are open, how long one may take to say what it wants, and how
+//! long it may leave an answer untaken. How long a request may take, its body included, is the router's to bound.
+//! Why not `axum::serve`: it bounds none of these. HTTP/1.1 alone: telling versions apart waits without limit for a first octet, and whoever wants HTTP/2
 //! has a proxy in front.
 
 use std::io;
@@ -20,10 +21,13 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
+use super::patience::Impatient;
 use crate::lifecycle::{Stop, Tasks};
 
 /// How long a connection may take to send the head of a request, and how long it may be idle between two.
 const HEAD_PATIENCE: Duration = Duration::from_secs(15);
+/// How long a connection may take nothing of what it is sent. Whoever asks and never reads would keep his place for ever.
+const WRITE_PATIENCE: Duration = Duration::from_secs(30);
 /// How long to wait when the system has no more sockets to give.
 const PAUSE_WITHOUT_SOCKETS: Duration = Duration::from_millis(500);
 
@@ -32,11 +36,12 @@ const PAUSE_WITHOUT_SOCKETS: Duration = Duration::from_millis(500);
 pub(super) struct Limits {
     pub(super) connections_max: usize,
     pub(super) head_patience: Duration,
+    pub(super) write_patience: Duration,
 }
 
 impl Limits {
     pub(super) const fn new(connections_max: usize) -> Self {
-        Self { connections_max, head_patience: HEAD_PATIENCE }
+        Self { connections_max, head_patience: HEAD_PATIENCE, write_patience: WRITE_PATIENCE }
     }
 }
 
@@ -55,7 +60,7 @@ pub(super) async fn listen(socket: TcpListener, router: Router, tasks: Tasks, li
         };
         match accepted {
             Ok((stream, peer)) => {
-                let connection = serve(stream, peer, router.clone(), stop.clone(), limits.head_patience);
+                let connection = serve(stream, peer, router.clone(), stop.clone(), limits);
                 drop(tasks.spawn("connection", async move {
                     connection.await;
                     drop(place);
@@ -67,7 +72,7 @@ pub(super) async fn listen(socket: TcpListener, router: Router, tasks: Tasks, li
 }
 
 /// Serves one connection until it ends, or until the request under way is answered once the stop is requested.
-async fn serve(stream: TcpStream, peer: SocketAddr, router: Router, stop: Stop, head_patience: Duration) {
+async fn serve(stream: TcpStream, peer: SocketAddr, router: Router, stop: Stop, limits: Limits) {
     // Small answers are not worth waiting for more to send.
     drop(stream.set_nodelay(true));
     let service = TowerToHyperService::new(router);
@@ -75,8 +80,9 @@ async fn serve(stream: TcpStream, peer: SocketAddr, router: Router, stop: Stop, 
         request.extensions_mut().insert(ConnectInfo(peer));
         service.call(request)
     });
+    let stream = TokioIo::new(Impatient::new(stream, limits.write_patience));
     let connection =
-        http1::Builder::new().timer(TokioTimer::new()).header_read_timeout(head_patience).serve_connection(TokioIo::new(stream), with_peer);
+        http1::Builder::new().timer(TokioTimer::new()).header_read_timeout(limits.head_patience).serve_connection(stream, with_peer);
     let mut connection = pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
@@ -105,6 +111,7 @@ mod tests {
 
     use axum::routing::get;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpSocket;
     use tokio::sync::Notify;
     use tokio::time::timeout;
 
@@ -155,12 +162,26 @@ mod tests {
 
     #[tokio::test]
     async fn a_connection_that_never_says_what_it_wants_is_ended_and_gives_its_place_to_another() {
-        let server = server(hello(), Limits { connections_max: 1, head_patience: Duration::from_millis(100) }).await;
+        let server = server(hello(), Limits { head_patience: Duration::from_millis(100), ..Limits::new(1) }).await;
         let mut silent = server.connect().await;
         silent.write_all(b"GET / HT").await.unwrap();
         assert!(answer(server.ask("/").await).await.contains("hello"));
         let mut rest = Vec::new();
         timeout(SOON, silent.read_to_end(&mut rest)).await.expect("it is ended").ok();
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_asks_and_never_reads_is_ended_and_gives_its_place_to_another() {
+        static LARGE: [u8; 1 << 20] = [b'x'; 1 << 20];
+        let router = hello().route("/large", get(async || LARGE.as_slice()));
+        let server = server(router, Limits { write_patience: Duration::from_millis(100), ..Limits::new(1) }).await;
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(2048).unwrap();
+        let mut deaf = socket.connect(server.address).await.unwrap();
+        // More than the system buffers of a connection ever hold.
+        deaf.write_all("GET /large HTTP/1.1\r\nHost: x\r\n\r\n".repeat(60).as_bytes()).await.unwrap();
+        assert!(answer(server.ask("/").await).await.contains("hello"));
+        drop(deaf);
     }
 
     #[tokio::test]

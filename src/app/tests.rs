@@ -114,3 +114,19 @@ async fn a_caller_who_never_ends_his_request_cannot_hold_a_stop_beyond_the_grace
     assert!(interim[..read].starts_with(b"HTTP/1.1 100"), "the server waits for the body");
     stop(server).await;
 }
+
+#[tokio::test]
+async fn a_caller_who_never_ends_his_request_is_answered_and_hung_up_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let token = "a-token-of-at-least-32-characters";
+    let mut config = config(directory.path(), &[("LOGOUTD_ADMIN_TOKEN", token)]);
+    config.http.request_timeout = Duration::from_millis(500);
+    let server = start(config).await.unwrap();
+    let mut slow = TcpStream::connect(server.address()).await.unwrap();
+    let head = format!("Host: x\r\nAuthorization: Bearer {token}\r\nContent-Type: application/json\r\nContent-Length: 1000");
+    slow.write_all(format!("POST /v1/issuers HTTP/1.1\r\n{head}\r\n\r\n{{").as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    timeout(SOON, slow.read_to_string(&mut answer)).await.expect("the connection ends").unwrap();
+    assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+    stop(server).await;
+}

@@ -5,12 +5,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::body::{Body, HttpBody as _};
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::HeaderValue;
 use axum::http::header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Router};
+use futures_util::{StreamExt as _, stream};
+use tokio_util::sync::CancellationToken;
 use utoipa::openapi::path::{Operation, PathItem};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{ComponentsBuilder, ContentBuilder, InfoBuilder, OpenApi, OpenApiBuilder, Ref, ResponseBuilder};
@@ -124,6 +127,9 @@ async fn surround(State(around): State<Around>, request: Request, next: Next) ->
     let method = Method::named(request.method().as_str());
     let route = request.extensions().get::<MatchedPath>().cloned();
     let begun = around.clock.instant();
+    let heard = CancellationToken::new();
+    let request = request.map(|body| read_until(body, heard.clone()));
+    let _answered = heard.drop_guard();
     let work = {
         let route = route.clone();
         // A fault is told from within, so that the log has it even when the caller is gone.
@@ -137,6 +143,26 @@ async fn surround(State(around): State<Around>, request: Request, next: Next) ->
     RequestServed { route, method, status: response.status().as_u16(), duration: begun.elapsed() }.emit();
     response
 }
+
+/// A body that breaks off once its request is answered: work that still waits for the rest would keep the connection for as long as the peer likes.
+fn read_until(body: Body, answered: CancellationToken) -> Body {
+    if body.is_end_stream() {
+        return body;
+    }
+    let chunks = body.into_data_stream();
+    Body::from_stream(stream::unfold((chunks, answered), async |(mut chunks, answered)| {
+        let chunk = tokio::select! {
+            biased;
+            chunk = chunks.next() => chunk?,
+            () = answered.cancelled() => Err(axum::Error::new(Answered)),
+        };
+        Some((chunk, (chunks, answered)))
+    }))
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("the request was answered before its body ended")]
+struct Answered;
 
 /// The answer, after the log was told if it is our fault.
 fn told(response: Response, route: Option<&MatchedPath>) -> Response {
@@ -158,7 +184,7 @@ async fn seal(request: Request, next: Next) -> Response {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use axum::body::{Body, to_bytes};
+    use axum::body::to_bytes;
     use axum::http::header::{ALLOW, CONTENT_TYPE};
     use axum::http::{Method, StatusCode};
     use tokio::sync::Notify;
@@ -294,5 +320,24 @@ pub(crate) mod tests {
         assert_eq!(document["type"], "urn:logoutd:problem:unavailable");
         gate.notify_one();
         tokio::time::timeout(Duration::from_secs(5), done.notified()).await.expect("the work goes on after the answer");
+    }
+
+    #[tokio::test]
+    async fn a_body_that_comes_too_slowly_breaks_off_once_the_time_is_up() {
+        let broken = Arc::new(Notify::new());
+        let handler = {
+            let broken = broken.clone();
+            async move |body: Body| {
+                if to_bytes(body, 1 << 16).await.is_err() {
+                    broken.notify_one();
+                }
+            }
+        };
+        let router = enclose(Router::new().route("/slow", axum::routing::post(handler)), around(Duration::from_millis(20)));
+        let first = stream::iter([Ok::<_, std::convert::Infallible>("a part")]);
+        let request = Request::builder().method(Method::POST).uri("/slow").body(Body::from_stream(first.chain(stream::pending()))).unwrap();
+        let document = problem(axum::handler::Handler::call(axum::routing::any_service(router), request, ()).await).await;
+        assert_eq!(document["type"], "urn:logoutd:problem:unavailable");
+        tokio::time::timeout(Duration::from_secs(5), broken.notified()).await.expect("nobody waits for the rest");
     }
 }
