@@ -37,6 +37,18 @@ pub enum Report {
     RefreshToken(TokenReport),
 }
 
+impl Report {
+    /// How many participants, aliases and refresh tokens it tells of: each costs the database statements of its own.
+    pub fn parts(&self) -> usize {
+        match self {
+            Self::Session(report) => report.aliases.len() + report.participants.iter().map(ParticipantReport::parts).sum::<usize>(),
+            Self::Join { participant, .. } => participant.parts(),
+            Self::RefreshToken(_) => 1,
+            Self::Touch { .. } | Self::Leave { .. } => 0,
+        }
+    }
+}
+
 /// A login.
 #[derive(Clone, Debug)]
 pub struct SessionReport {
@@ -71,6 +83,12 @@ pub struct ParticipantReport {
     pub joined_at: Option<Timestamp>,
     /// The refresh token it got on the way.
     pub refresh_token: Option<TokenDetails>,
+}
+
+impl ParticipantReport {
+    fn parts(&self) -> usize {
+        1 + usize::from(self.refresh_token.is_some())
+    }
 }
 
 /// A refresh token by something that identifies it without being it.
@@ -172,3 +190,5 @@ pub enum ReportRefused {
 pub const PARTICIPANTS_MAX: usize = 1000;
 /// The largest number of items in one bulk call.
 pub const BULK_ITEMS_MAX: usize = 1000;
+/// The largest number of participants, aliases and refresh tokens in one call, over all its items: one transaction holds up all others.
+pub const CALL_PARTS_MAX: usize = 5000;

@@ -7,7 +7,10 @@ use serde::de::{Deserialize, Deserializer, IgnoredAny, SeqAccess, Visitor};
 use utoipa::ToSchema;
 
 use crate::http::{Code, Problem, ProblemDocument};
-use crate::model::report::{BULK_ITEMS_MAX, ReportRefused, Reported};
+use crate::model::report::{BULK_ITEMS_MAX, CALL_PARTS_MAX, Report, ReportRefused, Reported};
+
+// Items without parts inside need no bound but that on items.
+const _: () = assert!(BULK_ITEMS_MAX <= CALL_PARTS_MAX);
 
 /// The items of a bulk call. What is beyond the bound is counted and never built.
 #[derive(Clone, Debug)]
@@ -52,6 +55,17 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Bulk<T> {
         }
         deserializer.deserialize_seq(Items(PhantomData))
     }
+}
+
+/// The reports of one call, if they do not tell of too much: they are one transaction, and nothing else is written while it lasts.
+pub fn bounded_parts(reports: Vec<Report>) -> Result<Vec<Report>, Problem> {
+    let parts: usize = reports.iter().map(Report::parts).sum();
+    if parts > CALL_PARTS_MAX {
+        let detail =
+            format!("{parts} participants, aliases and refresh tokens in one call are more than {CALL_PARTS_MAX}; nothing was done");
+        return Err(Problem::new(Code::TooManyItems, detail));
+    }
+    Ok(reports)
 }
 
 /// What became of each item, in the order of the call.

@@ -57,4 +57,17 @@ mod tests {
             assert!(document.pointer(reference.trim_start_matches('#')).is_some(), "{reference}");
         }
     }
+
+    #[test]
+    fn the_bound_on_what_a_call_tells_of_is_described_where_it_holds() {
+        assert_eq!(crate::model::report::CALL_PARTS_MAX, 5_000);
+        let document = serde_json::to_value(super::routes().document()).unwrap();
+        let described = |path: &str, method: &str| {
+            let told = document["paths"][path][method]["responses"]["413"]["description"].as_str();
+            told.is_some_and(|told| told.contains("too-many-items") && told.contains("5,000 participants, aliases and refresh tokens"))
+        };
+        assert!(described("/v1/issuers/{iss}/sessions/{sid}", "put"));
+        assert!(described("/v1/issuers/{iss}/sessions", "post"));
+        assert!(described("/v1/issuers/{iss}/reports", "post"));
+    }
 }

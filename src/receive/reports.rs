@@ -4,7 +4,7 @@ use axum::extract::State;
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use super::bulk::{Bulk, Results};
+use super::bulk::{Bulk, Results, bounded_parts};
 use super::sessions::{DeviceBody, LoginBody, Names, ParticipantBody, token_at};
 use super::token::{TokenBody, TokenParts, TokenValue};
 use crate::http::wire::{text, value};
@@ -87,7 +87,7 @@ pub struct ReportItem {
     scope: Option<text::Scope>,
 }
 
-/// Up to 1,000 reports, applied in their order.
+/// Up to 1,000 reports, applied in their order, with up to 5,000 participants, aliases and refresh tokens in all.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ReportsBody {
@@ -223,12 +223,15 @@ pub(super) fn missing(name: &str) -> Problem {
     Problem::invalid(format!("/{name}"), "is missing")
 }
 
-/// Report up to 1,000 things at once, in their order. Each is answered by itself.
+/// Report up to 1,000 things at once, in their order. Each is answered by itself. Together they may tell of up to 5,000 participants, aliases and
+/// refresh tokens.
 #[utoipa::path(post, path = "/v1/issuers/{iss}/reports", tag = "sessions", operation_id = "postReports", security(("bearer" = [])),
     params(("iss" = String, Path, description = "The issuer's short id.")),
     request_body = ReportsBody,
     responses(
         (status = 200, description = "One result for each report, in their order.", body = Results),
+        (status = 413, description = "`too-many-items`: more than 1,000 items, or more than 5,000 participants, aliases and refresh tokens in all; or `body-too-large`. \
+            Nothing was done.", body = ProblemDocument, content_type = "application/problem+json"),
         (status = "default", description = "A problem; nothing was done.", body = ProblemDocument, content_type = "application/problem+json"),
     ))]
 pub async fn post_reports(
@@ -242,7 +245,8 @@ pub async fn post_reports(
 
 fn read(body: ReportsBody) -> Result<Vec<Report>, Problem> {
     let items = body.reports.bounded()?.into_iter().enumerate();
-    items.map(|(at, item)| item.report().map_err(|problem| problem.under(&format!("/reports/{at}")))).collect()
+    let reports = items.map(|(at, item)| item.report().map_err(|problem| problem.under(&format!("/reports/{at}"))));
+    bounded_parts(reports.collect::<Result<_, _>>()?)
 }
 
 #[cfg(test)]
@@ -308,5 +312,25 @@ mod tests {
         let many = |count: usize| vec![r#"{"op":"leave","sid":"s","client_id":"c"}"#; count].join(",");
         assert_eq!(reports(&many(1_000)).unwrap().len(), 1_000);
         assert_eq!(reports(&many(1_001)).unwrap_err().code(), Code::TooManyItems);
+    }
+
+    #[test]
+    fn what_all_reports_tell_of_is_bounded_together() {
+        let join = r#"{"op":"join","sid":"s","client_id":"c","refresh_token":{"jti":"j"}}"#;
+        let token = r#"{"op":"refresh_token","sid":"s","client_id":"c","jti":"j"}"#;
+        let leave = r#"{"op":"leave","sid":"s","client_id":"c"}"#;
+        let login = |aliases: usize, participants: usize| {
+            let participants = vec![serde_json::json!({"client_id": "c"}); participants];
+            serde_json::json!({"op": "session", "sid": "s", "sub": "a", "aliases": vec!["x"; aliases], "participants": participants})
+                .to_string()
+        };
+        let call = |login: String| {
+            reports(&[vec![login], vec![join.to_owned(); 400], vec![token.to_owned(); 100], vec![leave.to_owned(); 400]].concat().join(","))
+        };
+        assert_eq!(call(login(100, 4_000)).unwrap().len(), 901);
+        for beyond in [login(100, 4_001), login(100, 5_000)] {
+            assert_eq!(call(beyond).unwrap_err().code(), Code::TooManyItems);
+        }
+        assert_eq!(call(login(99, 4_001)).unwrap().len(), 901);
     }
 }

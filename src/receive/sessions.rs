@@ -6,7 +6,7 @@ use axum::extract::State;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::bulk::{Bulk, Results, only};
+use super::bulk::{Bulk, Results, bounded_parts, only};
 use super::token::TokenBody;
 use crate::http::shapes::ParticipantShape;
 use crate::http::wire::{text, value};
@@ -20,6 +20,8 @@ use crate::plan::joining;
 pub const ALIASES_MAX: usize = 100;
 
 /// A login, or anything new about a session. What is reported is added; nothing is removed by leaving it out.
+///
+/// One call tells of up to 5,000 participants, aliases and refresh tokens.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LoginBody {
@@ -80,7 +82,7 @@ pub struct SessionItem {
     participants: Vec<ParticipantBody>,
 }
 
-/// Up to 1,000 sessions.
+/// Up to 1,000 sessions, with up to 5,000 participants, aliases and refresh tokens in all.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SessionsBody {
@@ -195,6 +197,8 @@ impl From<SessionStanding> for StandingShape {
     responses(
         (status = 200, description = "It was known, or had ended already.", body = StandingShape),
         (status = 201, description = "The session begins.", body = StandingShape),
+        (status = 413, description = "`too-many-items`: more than 5,000 participants, aliases and refresh tokens in all; or `body-too-large`. \
+            Nothing was done.", body = ProblemDocument, content_type = "application/problem+json"),
         (status = "default", description = "A problem.", body = ProblemDocument, content_type = "application/problem+json"),
     ))]
 pub async fn put_session(
@@ -203,20 +207,22 @@ pub async fn put_session(
     Path((_, sid)): Path<(String, String)>,
     StrictJson(body): StrictJson<LoginBody>,
 ) -> Result<Reply<StandingShape>, Problem> {
-    let report = Report::Session(body.report(SessionName::Sid(sid_of_path(sid)?))?);
-    match only(app.store.report(&at.0.issuer, vec![report], joining::RULES).await?)? {
+    let report = one(sid_of_path(sid)?, body)?;
+    match only(app.store.report(&at.0.issuer, report, joining::RULES).await?)? {
         Reported::Session(standing) if standing.created => Ok(Reply::created(standing.into())),
         Reported::Session(standing) => Ok(Reply::ok(standing.into())),
         other @ (Reported::Touched | Reported::Left(_) | Reported::TokenRegistered { .. }) => Err(unexpected(&other)),
     }
 }
 
-/// Report up to 1,000 sessions at once. Each is answered by itself.
+/// Report up to 1,000 sessions at once. Each is answered by itself. Together they may have up to 5,000 participants, aliases and refresh tokens.
 #[utoipa::path(post, path = "/v1/issuers/{iss}/sessions", tag = "sessions", operation_id = "postSessions", security(("bearer" = [])),
     params(("iss" = String, Path, description = "The issuer's short id.")),
     request_body = SessionsBody,
     responses(
         (status = 200, description = "One result for each session, in their order.", body = Results),
+        (status = 413, description = "`too-many-items`: more than 1,000 items, or more than 5,000 participants, aliases and refresh tokens in all; or `body-too-large`. \
+            Nothing was done.", body = ProblemDocument, content_type = "application/problem+json"),
         (status = "default", description = "A problem; nothing was done.", body = ProblemDocument, content_type = "application/problem+json"),
     ))]
 pub async fn post_sessions(
@@ -224,10 +230,18 @@ pub async fn post_sessions(
     at: At<needs::Report>,
     StrictJson(body): StrictJson<SessionsBody>,
 ) -> Result<Reply<Results>, Problem> {
+    let reports = many(body)?;
+    Ok(Reply::ok(Results::of(app.store.report(&at.0.issuer, reports, joining::RULES).await?)))
+}
+
+fn one(sid: Sid, body: LoginBody) -> Result<Vec<Report>, Problem> {
+    bounded_parts(vec![Report::Session(body.report(SessionName::Sid(sid))?)])
+}
+
+fn many(body: SessionsBody) -> Result<Vec<Report>, Problem> {
     let items = body.sessions.bounded()?.into_iter().enumerate();
     let reports = items.map(|(at, item)| item.report().map(Report::Session).map_err(|problem| problem.under(&format!("/sessions/{at}"))));
-    let reports = reports.collect::<Result<Vec<_>, _>>()?;
-    Ok(Reply::ok(Results::of(app.store.report(&at.0.issuer, reports, joining::RULES).await?)))
+    bounded_parts(reports.collect::<Result<_, _>>()?)
 }
 
 /// Which of a client's participations left.
@@ -343,5 +357,31 @@ mod tests {
     #[test]
     fn an_implicit_session_needs_its_start_since_nothing_else_tells_two_logins_apart() {
         assert_eq!(pointer(item(r#"{"sub":"a"}"#)), "/started_at");
+    }
+
+    fn full(participants: usize) -> serde_json::Value {
+        let participant = serde_json::json!({"client_id": "c", "refresh_token": {"jti": "j"}});
+        serde_json::json!({"sub": "a", "sid": "s", "aliases": vec!["x"; 4], "participants": vec![participant; participants]})
+    }
+
+    #[test]
+    fn what_all_sessions_of_a_call_hold_is_bounded_together() {
+        let call = |sessions: Vec<serde_json::Value>| many(parse(serde_json::json!({"sessions": sessions}).to_string().as_bytes())?);
+        assert_eq!(call(vec![full(3); 500]).unwrap().len(), 500);
+        let problem = call([vec![full(3); 499], vec![full(4)]].concat()).unwrap_err();
+        assert_eq!(problem.code(), Code::TooManyItems);
+        let document = serde_json::to_value(problem.document()).unwrap();
+        assert_eq!(document["detail"], "5002 participants, aliases and refresh tokens in one call are more than 5000; nothing was done");
+    }
+
+    #[test]
+    fn what_one_login_holds_is_bounded_too() {
+        let call = |participants| {
+            let mut body = full(participants);
+            body.as_object_mut().unwrap().remove("sid");
+            one(Sid::parse("s").unwrap(), parse(body.to_string().as_bytes())?)
+        };
+        assert_eq!(call(2_498).unwrap().len(), 1);
+        assert_eq!(call(2_499).unwrap_err().code(), Code::TooManyItems);
     }
 }
