@@ -7,10 +7,10 @@ use std::cell::RefCell;
 use std::collections::HashSet;
 use std::fmt;
 
-use axum::body::Body;
+use axum::body::{Body, BodyDataStream};
 use axum::extract::{FromRequest, Request};
 use axum::http::HeaderMap;
-use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
+use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
 use futures_util::StreamExt as _;
 use serde::de::{self, DeserializeOwned, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
@@ -65,19 +65,35 @@ pub(super) async fn read(headers: &HeaderMap, body: Body, media_type: &str, byte
     }
     let too_large = || Problem::new(Code::BodyTooLarge, format!("the body has more than {bytes_max} octets; nothing was done"));
     let announced = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok()).unwrap_or(0);
+    let mut chunks = body.into_data_stream();
     if announced > bytes_max {
+        // Who waits for a word before sending is answered at once.
+        if !headers.contains_key(EXPECT) {
+            drain(&mut chunks, bytes_max).await;
+        }
         return Err(too_large());
     }
     let mut octets = Vec::with_capacity(announced);
-    let mut chunks = body.into_data_stream();
     while let Some(chunk) = chunks.next().await {
         let chunk = chunk.map_err(|_| Problem::new(Code::MalformedRequest, "the body broke off"))?;
         if octets.len() + chunk.len() > bytes_max {
+            drain(&mut chunks, bytes_max).await;
             return Err(too_large());
         }
         octets.extend_from_slice(&chunk);
     }
     Ok(octets)
+}
+
+/// Reads on and keeps nothing, so that a caller who is still sending hears the answer instead of a broken connection. At most twice what a body may have.
+async fn drain(chunks: &mut BodyDataStream, bytes_max: usize) {
+    let mut left = 2 * bytes_max;
+    while let Some(Ok(chunk)) = chunks.next().await {
+        match left.checked_sub(chunk.len()) {
+            Some(rest) => left = rest,
+            None => return,
+        }
+    }
 }
 
 fn is_media_type(headers: &HeaderMap, media_type: &str) -> bool {
@@ -120,11 +136,8 @@ fn field_problem(error: &serde_path_to_error::Error<serde_json::Error>) -> Probl
     let sentence = error.inner().to_string();
     // serde_json appends where in the text it stood; the pointer says it better.
     let detail = sentence.rsplit_once(" at line ").map_or(sentence.as_str(), |(before, _)| before);
-    let code = match error.inner().classify() {
-        serde_json::error::Category::Data if detail.starts_with("unknown field") => Code::UnknownMember,
-        serde_json::error::Category::Data => Code::InvalidField,
-        serde_json::error::Category::Io | serde_json::error::Category::Syntax | serde_json::error::Category::Eof => Code::MalformedJson,
-    };
+    // The first pass has read all of it as JSON, so what does not fit is a value, also where serde_json calls it a matter of syntax.
+    let code = if detail.starts_with("unknown field") { Code::UnknownMember } else { Code::InvalidField };
     let place = pointer_of(error.path());
     // serde blames the object for a member that is not there; whoever reads the problem looks for the member.
     match detail.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`')) {
