@@ -39,6 +39,7 @@ use crate::model::report::{Report, ReportRefused, Reported, TokenName};
 use crate::model::session::{SessionName, SessionView};
 use crate::model::trigger::Trigger;
 use crate::model::{ApiTokenId, ClientId, DeliveryId, Digest, EventId, IssuerId, Subject, Timestamp};
+use crate::observe::GroupCommitted;
 use crate::seams::{Clock, Entropy};
 
 /// SQLite: no locks are needed, since one writer does everything in turn.
@@ -148,7 +149,7 @@ macro_rules! write {
                     .await
             }
             Engine::Postgres { pool, tasks, .. } => {
-                transact(pool, tasks, move |connection| {
+                transact(pool, tasks, context.clock.clone(), move |connection| {
                     let (context, input) = (context.clone(), Arc::clone(&input));
                     Box::pin(async move { postgres::statements::$($op)::+(connection, &context, &input).await })
                 })
@@ -440,7 +441,7 @@ impl Store {
 const RERUNS_MAX: u32 = 5;
 
 /// Runs a transaction on PostgreSQL in a task of its own, so that no caller can cancel its `begin`.
-async fn transact<T, F>(pool: &PgPool, tasks: &TaskTracker, work: F) -> Result<T, StoreError>
+async fn transact<T, F>(pool: &PgPool, tasks: &TaskTracker, clock: Clock, work: F) -> Result<T, StoreError>
 where
     T: Send + 'static,
     F: for<'c> Fn(&'c mut sqlx::PgConnection) -> BoxFuture<'c, Result<Ending<T>, StoreError>> + Send + Sync + 'static,
@@ -449,7 +450,7 @@ where
     let task = tasks.spawn(async move {
         let mut runs = 0;
         loop {
-            match transact_once(&pool, &work).await {
+            match transact_once(&pool, &clock, &work).await {
                 Err(error) if runs < RERUNS_MAX && error.is_race() => runs += 1,
                 outcome => return outcome,
             }
@@ -458,14 +459,16 @@ where
     task.await.map_err(|_| StoreError::panicked())?
 }
 
-async fn transact_once<T, F>(pool: &PgPool, work: &F) -> Result<T, StoreError>
+async fn transact_once<T, F>(pool: &PgPool, clock: &Clock, work: &F) -> Result<T, StoreError>
 where
     F: for<'c> Fn(&'c mut sqlx::PgConnection) -> BoxFuture<'c, Result<Ending<T>, StoreError>>,
 {
     let mut transaction = pool.begin().await?;
+    let begun = clock.instant();
     match work(&mut transaction).await? {
         Ending::Keep(value) => {
             transaction.commit().await?;
+            GroupCommitted { size: 1, duration: clock.instant().saturating_duration_since(begun) }.emit();
             Ok(value)
         }
         Ending::Undo(value) => {

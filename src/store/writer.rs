@@ -62,15 +62,14 @@ impl Writer {
 async fn write_until_closed(mut connection: SqliteConnection, mut jobs: mpsc::Receiver<Job>, clock: Clock) {
     let mut group = Vec::with_capacity(GROUP_JOBS_MAX);
     while jobs.recv_many(&mut group, GROUP_JOBS_MAX).await > 0 {
-        let (size, began) = (group.len(), clock.instant());
-        commit_group(&mut connection, std::mem::take(&mut group)).await;
-        GroupCommitted { size, duration: clock.instant().saturating_duration_since(began) }.emit();
+        commit_group(&mut connection, &clock, std::mem::take(&mut group)).await;
     }
     // The last words of the write-ahead log go into the file; a failure here loses nothing, the log is replayed at the next start.
     drop(connection.close().await);
 }
 
-async fn commit_group(connection: &mut SqliteConnection, group: Vec<Job>) {
+async fn commit_group(connection: &mut SqliteConnection, clock: &Clock, group: Vec<Job>) {
+    let (begun, size) = (clock.instant(), group.len());
     if let Err(error) = execute(connection, "BEGIN IMMEDIATE").await {
         return refuse_all(group.into_iter().map(|job| job.reply), &error);
     }
@@ -83,7 +82,12 @@ async fn commit_group(connection: &mut SqliteConnection, group: Vec<Job>) {
         }
     }
     match execute(connection, "COMMIT").await {
-        Ok(()) => answers.into_iter().for_each(|(reply, value)| drop(reply.send(Ok(value)))),
+        Ok(()) => {
+            GroupCommitted { size, duration: clock.instant().saturating_duration_since(begun) }.emit();
+            for (reply, value) in answers {
+                drop(reply.send(Ok(value)));
+            }
+        }
         Err(error) => {
             drop(execute(connection, "ROLLBACK").await);
             refuse_all(answers.into_iter().map(|(reply, _)| reply), &error);
