@@ -531,6 +531,9 @@ fn mutated(mut body: Value, chance: &Entropy) -> Vec<u8> {
     for _ in 0..=below(3, chance) {
         let mut all = Vec::new();
         pointers(&body, "", &mut all);
+        if all.is_empty() {
+            break;
+        }
         let pointer = pick(&all, chance).clone();
         let Some(value) = body.pointer_mut(&pointer) else { continue };
         match below(8, chance) {
@@ -547,7 +550,7 @@ fn mutated(mut body: Value, chance: &Entropy) -> Vec<u8> {
             _ => {
                 if let Value::String(text) = value {
                     text.insert_str(
-                        text.len() / 2,
+                        0,
                         pick::<&str>(&["\u{0}", "\u{10ffff}", "'", "\"", "\\", "%00", "ä", "\u{202e}", " ", "$1", ","], chance),
                     );
                 }

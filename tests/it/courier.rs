@@ -278,7 +278,7 @@ on_both_engines! {
         attempted(&stage, "wiki", 1).await;
         stage.server.advance(Duration::from_secs(5));
         log_in_again(&stage, "s-1").await;
-        stage.server.advance(Duration::from_secs(60));
+        stage.server.advance(Duration::from_mins(1));
         let delivery = settled(&stage, "wiki").await;
         assert_eq!((&delivery["state"], &delivery["reason"]), (&json!("superseded"), &json!("newer_login")));
         assert_eq!((wiki.calls().len(), attempts(&delivery).len()), (1, 1));
@@ -298,7 +298,7 @@ on_both_engines! {
         attempted(&stage, "careless", 1).await;
         stage.server.advance(Duration::from_secs(5));
         stage.login("s-2", "alice", &["wiki", "careless"]).await;
-        stage.server.advance(Duration::from_secs(60));
+        stage.server.advance(Duration::from_mins(1));
         assert_eq!(settled(&stage, "wiki").await["state"], "delivered");
         let calls = wiki.received(2).await;
         let named = |call: &Call| (call.claim("sub"), call.claim("sid"));
@@ -319,7 +319,7 @@ on_both_engines! {
         attempted(&stage, "wiki", 1).await;
         stage.server.advance(Duration::from_secs(5));
         log_in_again(&stage, "s-1").await;
-        stage.server.advance(Duration::from_secs(60));
+        stage.server.advance(Duration::from_mins(1));
         assert_eq!(settled(&stage, "wiki").await["state"], "delivered");
         let last = wiki.received(2).await.pop().unwrap();
         assert_eq!((last.claim("sub"), last.claim("sid")), (json!("alice"), json!("s-1")));
@@ -332,7 +332,7 @@ on_both_engines! {
         let receipt = one_login_and_logout(&stage, "wiki").await;
         let waiting = attempted(&stage, "wiki", 1).await;
         assert_eq!(waiting["due_at"], waiting["horizon_at"], "it falls due once more, to expire in time");
-        stage.server.advance(Duration::from_secs(60));
+        stage.server.advance(Duration::from_mins(1));
         let receipt = stage.settled(&receipt["id"]).await;
         assert_eq!((&receipt["clients"][0]["state"], &receipt["clients"][0]["reason"]), (&json!("expired"), &json!("horizon")));
         assert_eq!(wiki.calls().len(), 1);
@@ -347,7 +347,7 @@ on_both_engines! {
         attempted(&stage, "wiki", 1).await;
         let moved = json!({"backchannel_logout_uri": new.uri(), "id_token_signed_response_alg": "ES384"});
         stage.admin.put("/v1/issuers/main/clients/wiki", moved).await.expect(200);
-        stage.server.advance(Duration::from_secs(60));
+        stage.server.advance(Duration::from_mins(1));
         assert_eq!(settled(&stage, "wiki").await["state"], "delivered");
         let (first, second) = (old.only_call().await, new.only_call().await);
         assert_eq!((first.token().header["alg"].as_str(), second.token().header["alg"].as_str()), (Some("ES256"), Some("ES384")));
@@ -361,7 +361,7 @@ on_both_engines! {
         one_login_and_logout(&stage, "wiki").await;
         attempted(&stage, "wiki", 1).await;
         stage.admin.put("/v1/issuers/main/clients/wiki", json!({})).await.expect(200);
-        stage.server.advance(Duration::from_secs(60));
+        stage.server.advance(Duration::from_mins(1));
         let delivery = settled(&stage, "wiki").await;
         assert_eq!((&delivery["state"], &delivery["reason"]), (&json!("cancelled"), &json!("no_uri")));
         assert_eq!(wiki.calls().len(), 1);

@@ -24,6 +24,8 @@ const CLIENTS: [&str; 2] = ["wiki", "shop"];
 struct World<'a> {
     database: &'a Database,
     parties: [Party; 2],
+    /// Publishes the keys as a provider does that copied them once: a killed process answers nobody.
+    _provider_s_jwks: Party,
     provider_token: String,
     process: Process,
     provider: Api,
@@ -43,6 +45,9 @@ impl<'a> World<'a> {
             let body = json!({"backchannel_logout_uri": party.uri(), "id_token_signed_response_alg": "ES256"});
             admin.put(&format!("/v1/issuers/main/clients/{client_id}"), body).await.expect(201);
         }
+        let jwks = Party::open(&base, "main", ISSUER, "").await;
+        jwks.always(Reply::Full { status: 200, headers: Vec::new(), body: admin.get("/main/jwks").await.text });
+        parties.iter().for_each(|party| party.trust(&jwks.uri()));
         let provider = admin.mint(json!({"role": "provider", "issuer": "main"})).await;
         let session = |n: usize| {
             let participants = json!([{"client_id": wiki, "refresh_token": {"token": token(n)}}, {"client_id": shop}]);
@@ -51,7 +56,7 @@ impl<'a> World<'a> {
         let sessions: Vec<_> = (0..sessions).map(session).collect();
         provider.post("/v1/issuers/main/sessions", json!({"sessions": sessions})).await.expect(200);
         let provider_token = provider.token().to_owned();
-        Self { database, parties, provider_token, process, provider, admin }
+        Self { database, parties, _provider_s_jwks: jwks, provider_token, process, provider, admin }
     }
 
     fn parties_answer(&self, reply: &Reply) {
@@ -64,8 +69,6 @@ impl<'a> World<'a> {
         self.process.kill();
         let mut process = Process::serve(self.database, &[]);
         let admin = process.admin().await;
-        let base = process.base().await;
-        self.parties.iter().for_each(|party| party.trust(&format!("{base}/main/jwks")));
         let provider = admin.with_token(&self.provider_token);
         Self { process, provider, admin, ..self }
     }

@@ -1,5 +1,5 @@
 //! One binary for every test that looks at logoutd from outside.
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that panics has failed, which is all it can do")]
+#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test that panics has failed, which is all it can do")]
 
 mod harness;
 

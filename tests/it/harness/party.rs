@@ -5,7 +5,6 @@
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
 
 use jsonwebtoken::jwk::JwkSet;
 use jsonwebtoken::{DecodingKey, Validation};
@@ -40,7 +39,6 @@ pub(crate) struct Call {
     pub(crate) path: String,
     pub(crate) headers: Vec<(String, String)>,
     pub(crate) body: Vec<u8>,
-    pub(crate) arrived: Instant,
     /// The logout token, verified at its arrival; or why it is not one.
     pub(crate) verified: Result<Token, String>,
 }
@@ -205,11 +203,9 @@ struct Request {
     line: String,
     headers: Vec<(String, String)>,
     body: Vec<u8>,
-    arrived: Instant,
 }
 
 /// One request; none at the end of the connection.
-#[expect(clippy::disallowed_methods, reason = "arrivals are real time")]
 async fn read_request(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<Request> {
     let end = loop {
         match buffer.windows(4).position(|window| window == b"\r\n\r\n") {
@@ -227,7 +223,7 @@ async fn read_request(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<Re
     while buffer.len() < length {
         more(stream, buffer).await?;
     }
-    Some(Request { line, headers, body: buffer.drain(..length).collect(), arrived: Instant::now() })
+    Some(Request { line, headers, body: buffer.drain(..length).collect() })
 }
 
 async fn more(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<()> {
@@ -237,7 +233,7 @@ async fn more(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<()> {
 
 /// Verifies and records a request, and looks up how it is answered.
 async fn record(request: Request, shared: &Shared) -> Reply {
-    let Request { line, headers, body, arrived } = request;
+    let Request { line, headers, body } = request;
     let mut words = line.split(' ').map(str::to_owned);
     let (method, path) = (words.next().unwrap(), words.next().unwrap());
     let token = std::str::from_utf8(&body).ok().and_then(|body| body.strip_prefix("logout_token="));
@@ -245,7 +241,7 @@ async fn record(request: Request, shared: &Shared) -> Reply {
         Some(token) => verify(token, shared).await,
         None => Err("the body is no logout token".to_owned()),
     };
-    shared.calls.lock().unwrap().push(Call { method, path, headers, body, arrived, verified });
+    shared.calls.lock().unwrap().push(Call { method, path, headers, body, verified });
     let scripted = shared.script.lock().unwrap().pop_front();
     scripted.unwrap_or_else(|| shared.otherwise.lock().unwrap().clone())
 }

@@ -58,11 +58,6 @@ impl Server {
         Self { inner: Some(inner), base, clock }
     }
 
-    /// The server itself.
-    pub(crate) fn inner(&self) -> &Inner {
-        self.inner.as_ref().unwrap()
-    }
-
     /// A caller with the bootstrap token.
     pub(crate) fn admin(&self) -> Api {
         Api::new(&self.base).with_token(ADMIN_TOKEN)
