@@ -2,7 +2,7 @@
 //!
 //! Owns two typed pools and one text for each statement. The text of `statements/` is compiled twice, once for each engine, so that it is checked
 //! against both and written once; where an engine needs a text of its own, it stands in that engine's module below with its reason. On SQLite one
-//! writer commits whatever waits in groups ([`writer`]); on PostgreSQL each change is a transaction in a tracked task, since a cancelled `begin`
+//! writer commits whatever waits in groups (`writer.rs`); on PostgreSQL each change is a transaction in a tracked task, since a cancelled `begin`
 //! would leave a pooled connection inside an open transaction.
 //!
 //! Never decides: the rules come in as functions from `plan`, are applied inside the transaction that holds their facts, and can therefore be run
