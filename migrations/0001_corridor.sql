@@ -246,6 +246,8 @@ CREATE TABLE deliveries (
     horizon_ms     BIGINT  NOT NULL CHECK (horizon_ms >= 0),
     lease_token    BIGINT,
     lease_until    BIGINT,
+    -- The lease under which a graver logout opened it again: what that attempt gives up is not given up.
+    reopened_token BIGINT,
     occurred_at    BIGINT  NOT NULL,
     created_at     BIGINT  NOT NULL,
     settled_at     BIGINT,

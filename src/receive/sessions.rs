@@ -195,8 +195,8 @@ impl From<SessionStanding> for StandingShape {
     params(("iss" = String, Path, description = "The issuer's short id."), ("sid" = String, Path, description = "The provider's `sid`.")),
     request_body = LoginBody,
     responses(
-        (status = 200, description = "It was known, or had ended already.", body = StandingShape),
-        (status = 201, description = "The session begins.", body = StandingShape),
+        (status = 200, description = "It was known; `state` says whether it lives.", body = StandingShape),
+        (status = 201, description = "The report began it; one that was over before it was reported says so in `state`.", body = StandingShape),
         (status = 413, description = "`too-many-items`: more than 5,000 participants, aliases and refresh tokens in all; or `body-too-large`. \
             Nothing was done.", body = ProblemDocument, content_type = "application/problem+json"),
         (status = "default", description = "A problem.", body = ProblemDocument, content_type = "application/problem+json"),

@@ -350,6 +350,24 @@ on_both_engines! {
         assert_eq!((again.id.clone(), again.tally, again.attempts), (leased.id, Tally::default(), 1));
     }
 
+    async fn an_attempt_under_way_cannot_give_up_what_a_compromise_opened_again(database) {
+        let bench = Bench::on(database).await;
+        bench.login("s-1", "alice", &["wiki", "shop"]).await;
+        bench.commit(&of_session("s-1", Reason::UserLogout)).await;
+        let leased = bench.claim(1, LEASE).await;
+        bench.commit(&of_subject("alice", Reason::Compromise)).await;
+        assert!(bench.claim(2, LEASE).await.is_empty(), "what is under way keeps its lease");
+        let tally = Tally { refused: 2, ..Tally::default() };
+        let given_up = Settlement { tally, ..settlement(&leased[0], DeliveryState::Rejected, SettledReason::Refused) };
+        assert!(!bench.settle(given_up).await.fenced);
+        assert!(!bench.delivered(&leased[1]).await.fenced);
+        let again = bench.claim(3, LEASE).await;
+        assert_eq!(again.len(), 1, "what was delivered stays delivered");
+        assert_eq!((again[0].id.clone(), again[0].tally), (leased[0].id.clone(), Tally::default()));
+        bench.settle(settlement(&again[0], DeliveryState::Rejected, SettledReason::Refused)).await;
+        assert!(bench.claim(4, LEASE).await.is_empty(), "this time it had all its patience");
+    }
+
     async fn the_offline_token_of_the_session_that_goes_on_is_spared(database) {
         let bench = Bench::on(database).await;
         for (session, n) in [("s-1", 1), ("s-2", 2)] {

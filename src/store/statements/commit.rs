@@ -752,7 +752,7 @@ async fn reopen(conn: &mut Conn, act: Scene<'_>, target: &Resolved) -> Result<()
     let mut sql = Builder::new(
         "UPDATE deliveries SET state = 'pending', reason = NULL, settled_at = NULL, due_at = CASE WHEN lease_token IS NULL THEN ",
     );
-    sql.push_bind(now).push(" ELSE due_at END, horizon_at = horizon_ms + ").push_bind(now);
+    sql.push_bind(now).push(" ELSE due_at END, reopened_token = lease_token, horizon_at = horizon_ms + ").push_bind(now);
     sql.push(", recoverable = 0, refused = 0, config_fault = 0, redirected = 0, blocked = 0, ours = 0, class = CASE WHEN class > ");
     sql.push_bind(class).push(" THEN ").push_bind(class).push(" ELSE class END, compromise = (compromise OR ");
     sql.push_bind(act.reach.compromise).push(") WHERE state IN ('pending', 'rejected', 'expired') AND event_id <> ");

@@ -405,11 +405,20 @@ async fn settle_held(conn: &mut Conn, settlements: &[Settlement], now: Timestamp
             .push_bind(i64::from(one.tally.ours))
             .push_bind(settled_at);
     });
-    sql.push(
+    // A graver logout may have opened it again while this attempt was under way: then giving up is not the last word, and the patience is new.
+    let reopened = "(reopened_token IS NOT NULL AND reopened_token = held_token)";
+    let goes_on = format!("({reopened} AND new_state IN ('rejected', 'expired'))");
+    sql.push(format!(
         ") UPDATE deliveries
-              SET state = new_state, reason = new_reason, due_at = COALESCE(new_due_at, due_at), attempts = new_attempts,
-                  recoverable = new_recoverable, refused = new_refused, config_fault = new_config_fault, redirected = new_redirected,
-                  blocked = new_blocked, ours = new_ours, settled_at = new_settled_at, lease_token = NULL, lease_until = NULL
+              SET state = CASE WHEN {goes_on} THEN 'pending' ELSE new_state END, reason = CASE WHEN {goes_on} THEN NULL ELSE new_reason END,
+                  settled_at = CASE WHEN {goes_on} THEN NULL ELSE new_settled_at END, due_at = CASE WHEN {goes_on} THEN "
+    ));
+    sql.push_bind(now.millis()).push(" ELSE COALESCE(new_due_at, due_at) END, attempts = new_attempts");
+    for tally in ["recoverable", "refused", "config_fault", "redirected", "blocked", "ours"] {
+        sql.push(format!(", {tally} = CASE WHEN {reopened} THEN 0 ELSE new_{tally} END"));
+    }
+    sql.push(
+        ", lease_token = NULL, lease_until = NULL, reopened_token = NULL
              FROM settled
             WHERE id = settled_id AND lease_token = held_token AND state = 'pending'
             RETURNING id, event_id",
