@@ -32,9 +32,9 @@ pub enum OpenError {
     /// The schema could not be brought up to date.
     #[error("the database could not be migrated")]
     Migration(#[from] sqlx::migrate::MigrateError),
-    /// Its lock file could not be made.
-    #[error("the lock file {0} could not be opened")]
-    LockFile(PathBuf, #[source] std::io::Error),
+    /// Its file, or the lock beside it, could not be made.
+    #[error("the file {0} could not be opened")]
+    File(PathBuf, #[source] std::io::Error),
     /// Another server process uses the same file.
     #[error("another logoutd uses this database file ({0} is locked): SQLite serves one process; use PostgreSQL for replicas")]
     InUse(PathBuf),
@@ -64,6 +64,7 @@ pub(super) struct OpenedSqlite {
 pub(super) async fn open_sqlite(settings: &StoreSettings) -> Result<OpenedSqlite, OpenError> {
     let options = sqlite_options(settings)?;
     let lock = lock_beside(options.get_filename())?;
+    create_for_its_owner(options.get_filename())?;
     let mut write = options.connect().await?;
     let version: String = sqlx::query_scalar("SELECT sqlite_version()").fetch_one(&mut write).await?;
     refuse_old_sqlite(&version)?;
@@ -93,17 +94,30 @@ fn sqlite_options(settings: &StoreSettings) -> Result<SqliteConnectOptions, Open
         .pragma("journal_size_limit", "67108864"))
 }
 
+/// A new database is its owner's alone: it tells who is logged in where. SQLite gives the files beside it the same mode.
+fn create_for_its_owner(database: &Path) -> Result<(), OpenError> {
+    let mut options = File::options();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    match options.open(database) {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(OpenError::File(database.to_owned(), error)),
+    }
+}
+
 /// A second process would be legal for SQLite, and would break what is kept in memory here: doorbells and lanes.
 fn lock_beside(database: &Path) -> Result<File, OpenError> {
     let mut path = database.as_os_str().to_owned();
     path.push(".lock");
     let path = PathBuf::from(path);
     let file =
-        File::options().create(true).truncate(false).write(true).open(&path).map_err(|error| OpenError::LockFile(path.clone(), error))?;
+        File::options().create(true).truncate(false).write(true).open(&path).map_err(|error| OpenError::File(path.clone(), error))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(std::fs::TryLockError::WouldBlock) => Err(OpenError::InUse(path)),
-        Err(std::fs::TryLockError::Error(error)) => Err(OpenError::LockFile(path, error)),
+        Err(std::fs::TryLockError::Error(error)) => Err(OpenError::File(path, error)),
     }
 }
 
@@ -173,6 +187,20 @@ mod tests {
             let refused = refuse_lazy_sqlite(&mut connection).await;
             assert!(matches!(refused, Err(OpenError::NotDurable { setting: "synchronous", .. })), "{lazy:?}");
         }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_new_database_can_be_read_by_its_owner_alone_and_an_old_one_is_left_as_it_is() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("logoutd.db");
+        let mode = || std::fs::metadata(&file).unwrap().permissions().mode() & 0o777;
+        create_for_its_owner(&file).unwrap();
+        assert_eq!(mode(), 0o600);
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o640)).unwrap();
+        create_for_its_owner(&file).unwrap();
+        assert_eq!(mode(), 0o640);
     }
 
     #[test]
