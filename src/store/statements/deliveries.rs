@@ -98,61 +98,72 @@ pub(in crate::store) async fn listed(conn: &mut Conn, filter: &DeliveryFilter, p
 
 type OneDelivery = (DeliveryView, Vec<AttemptRecord>);
 
+/// One statement, so that what is said of the delivery and of its attempts is said of one instant.
 pub(in crate::store) async fn one(conn: &mut Conn, issuer: &IssuerId, id: &DeliveryId) -> Result<Option<OneDelivery>, StoreError> {
-    // The attempts first: what is said of the delivery is then never older than they are.
-    let attempts = attempts(conn, id).await?;
-    let mut sql = Builder::new(format!("SELECT {VIEW} FROM deliveries WHERE issuer_id = "));
-    sql.push_bind(issuer.as_str().to_owned()).push(" AND id = ").push_bind(id.as_str().to_owned());
-    let Some(row): Option<ViewRow> = sql.build_query_as().fetch_optional(conn).await? else { return Ok(None) };
-    Ok(Some((row.into_view()?, attempts)))
+    let columns = VIEW.split(", ").map(|column| format!("d.{column}")).collect::<Vec<_>>().join(", ");
+    let mut sql = Builder::new(format!(
+        "SELECT {columns}, a.id AS attempt_id, a.number, a.started_at, a.duration_ms, a.class AS attempt_class, a.status, a.failure,
+                a.remote_addr, a.jti, a.kid, a.excerpt, a.lease_lost
+           FROM deliveries AS d LEFT JOIN attempts AS a ON a.delivery_id = d.id WHERE d.issuer_id = "
+    ));
+    sql.push_bind(issuer.as_str().to_owned()).push(" AND d.id = ").push_bind(id.as_str().to_owned());
+    sql.push(" ORDER BY a.started_at, a.id LIMIT ").push_bind(ATTEMPTS_SHOWN);
+    let rows: Vec<OneRow> = sql.build_query_as().fetch_all(conn).await?;
+    let (mut view, mut attempts) = (None, Vec::with_capacity(rows.len()));
+    for row in rows {
+        attempts.extend(row.attempt.into_record()?);
+        view = Some(row.view);
+    }
+    let Some(view) = view else { return Ok(None) };
+    Ok(Some((view.into_view()?, attempts)))
 }
 
 #[derive(sqlx::FromRow)]
+struct OneRow {
+    #[sqlx(flatten)]
+    view: ViewRow,
+    #[sqlx(flatten)]
+    attempt: AttemptRow,
+}
+
+/// An attempt, or nothing at all where a delivery has none yet.
+#[derive(sqlx::FromRow)]
 struct AttemptRow {
-    id: String,
-    number: i64,
-    started_at: i64,
-    duration_ms: i64,
-    class: String,
+    attempt_id: Option<String>,
+    number: Option<i64>,
+    started_at: Option<i64>,
+    duration_ms: Option<i64>,
+    attempt_class: Option<String>,
     status: Option<i64>,
     failure: Option<String>,
     remote_addr: Option<String>,
     jti: Option<String>,
     kid: Option<String>,
     excerpt: Option<String>,
-    lease_lost: bool,
+    lease_lost: Option<bool>,
 }
 
 /// How many attempts of one delivery are shown: more than a horizon holds.
 const ATTEMPTS_SHOWN: i64 = 1000;
 
-async fn attempts(conn: &mut Conn, id: &DeliveryId) -> Result<Vec<AttemptRecord>, StoreError> {
-    let rows: Vec<AttemptRow> = sqlx::query_as(
-        "SELECT id, number, started_at, duration_ms, class, status, failure, remote_addr, jti, kid, excerpt, lease_lost
-           FROM attempts WHERE delivery_id = $1 ORDER BY started_at, id LIMIT $2",
-    )
-    .bind(id.as_str())
-    .bind(ATTEMPTS_SHOWN)
-    .fetch_all(conn)
-    .await?;
-    rows.into_iter()
-        .map(|row| {
-            Ok(AttemptRecord {
-                id: AttemptId::stored(row.id),
-                number: number(row.number, "attempts", "number")?,
-                started_at: Timestamp::from_millis(row.started_at),
-                duration: Duration::from_millis(count(row.duration_ms)),
-                class: word(OutcomeClass::parse(&row.class), "attempts", "class")?,
-                status: row.status.map(|status| number(status, "attempts", "status")).transpose()?,
-                failure: row.failure.map(|failure| word(Failure::parse(&failure), "attempts", "failure")).transpose()?,
-                remote_addr: row.remote_addr,
-                jti: row.jti,
-                kid: row.kid,
-                excerpt: row.excerpt,
-                lease_lost: row.lease_lost,
-            })
-        })
-        .collect()
+impl AttemptRow {
+    fn into_record(self) -> Result<Option<AttemptRecord>, StoreError> {
+        let (Some(id), Some(started_at), Some(class)) = (self.attempt_id, self.started_at, self.attempt_class) else { return Ok(None) };
+        Ok(Some(AttemptRecord {
+            id: AttemptId::stored(id),
+            number: number(self.number.unwrap_or(0), "attempts", "number")?,
+            started_at: Timestamp::from_millis(started_at),
+            duration: Duration::from_millis(count(self.duration_ms.unwrap_or(0))),
+            class: word(OutcomeClass::parse(&class), "attempts", "class")?,
+            status: self.status.map(|status| number(status, "attempts", "status")).transpose()?,
+            failure: self.failure.map(|failure| word(Failure::parse(&failure), "attempts", "failure")).transpose()?,
+            remote_addr: self.remote_addr,
+            jti: self.jti,
+            kid: self.kid,
+            excerpt: self.excerpt,
+            lease_lost: self.lease_lost.unwrap_or(false),
+        }))
+    }
 }
 
 /// Walks from lane to lane by the index, three seeks each: a lane with a million rows costs what a lane with one does.
