@@ -1,43 +1,9 @@
 //! How many deliveries each lane may claim now.
 //!
-//! Owns the limits: per client, so that a hanging one holds its own slots and nobody else's; for the process; and the part of the process's slots that
-//! retries may not touch, so that a new logout finds one whatever is being repeated. Keeps no counts itself.
+//! Owns two limits: per client, so that a hanging one holds its own slots and nobody else's; and for the process, shared in turn. Keeps no counts
+//! itself.
 
 use crate::model::delivery::Lane;
-
-/// How many attempts run at once in one process unless configured otherwise.
-pub const IN_FLIGHT_MAX: u16 = 512;
-
-/// The process's slots and what holds them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Slots {
-    /// How many there are.
-    pub limit: u16,
-    /// How many first attempts are in flight.
-    pub first_attempts: u16,
-    /// How many retries are in flight.
-    pub retries: u16,
-}
-
-/// Which deliveries a claim asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rows {
-    /// Those never attempted.
-    FirstAttempts,
-    /// Those attempted before.
-    Retries,
-}
-
-impl Slots {
-    /// How many slots such deliveries may take now. A fifth of all is kept from retries.
-    pub fn free(&self, rows: Rows) -> u16 {
-        let free = self.limit.saturating_sub(self.first_attempts.saturating_add(self.retries));
-        match rows {
-            Rows::FirstAttempts => free,
-            Rows::Retries => free.min((self.limit - self.limit / 5).saturating_sub(self.retries)),
-        }
-    }
-}
 
 /// A lane with something due, and how busy it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -125,19 +91,6 @@ mod tests {
         assert_eq!(shares(&[], 9, 5), []);
     }
 
-    #[test]
-    fn retries_leave_a_fifth_of_the_slots_to_first_attempts() {
-        let full_of_retries = Slots { limit: IN_FLIGHT_MAX, first_attempts: 0, retries: 410 };
-        assert_eq!(full_of_retries.free(Rows::Retries), 0);
-        assert_eq!(full_of_retries.free(Rows::FirstAttempts), 102);
-        let idle = Slots { limit: IN_FLIGHT_MAX, first_attempts: 0, retries: 0 };
-        assert_eq!((idle.free(Rows::FirstAttempts), idle.free(Rows::Retries)), (512, 410));
-        let busy = Slots { limit: IN_FLIGHT_MAX, first_attempts: 500, retries: 0 };
-        assert_eq!(busy.free(Rows::Retries), 12);
-        let single = Slots { limit: 1, first_attempts: 0, retries: 0 };
-        assert_eq!(single.free(Rows::Retries), 1);
-    }
-
     proptest! {
         #[test]
         fn no_lane_exceeds_its_limit_and_all_together_not_the_process(loads in loads(), free in 0_u16..600, start: usize) {
@@ -171,20 +124,6 @@ mod tests {
                 (0..loads.len()).flat_map(|step| shares(&loads, free, start + step)).map(|(lane, _)| lane).collect();
             let ready: BTreeSet<Lane> = loads.iter().filter(|load| load.room() > 0).map(|load| load.lane.clone()).collect();
             prop_assert_eq!(served, ready);
-        }
-
-        #[test]
-        fn the_process_never_exceeds_its_limit_whatever_is_claimed(limit: u16, steps in prop::collection::vec((any::<bool>(), any::<u16>()), 0..50)) {
-            let mut slots = Slots { limit, first_attempts: 0, retries: 0 };
-            for (first, wanted) in steps {
-                if first {
-                    slots.first_attempts += wanted.min(slots.free(Rows::FirstAttempts));
-                } else {
-                    slots.retries += wanted.min(slots.free(Rows::Retries));
-                }
-                prop_assert!(u32::from(slots.first_attempts) + u32::from(slots.retries) <= u32::from(limit));
-                prop_assert!(slots.retries <= limit - limit / 5);
-            }
         }
     }
 }
