@@ -187,8 +187,6 @@ pub struct TokenReportFacts<'a> {
     pub session_end: Option<&'a EndFact>,
     /// Its session goes on.
     pub session_live: bool,
-    /// When its session began; none when it is bound to none.
-    pub session_started_at: Option<Timestamp>,
     /// Spared by a plain end, since it was granted with `offline_access`, or taken by any.
     pub offline: Offline,
     /// The cut-offs whose scope covers it.

@@ -303,7 +303,7 @@ mod tests {
         cut_offs: &[CutOff],
         issued: Option<i64>,
     ) -> TokenDecision {
-        token(&TokenReportFacts { session_end, session_live, session_started_at: None, offline, cut_offs, issued_at: issued.map(at) })
+        token(&TokenReportFacts { session_end, session_live, offline, cut_offs, issued_at: issued.map(at) })
     }
 
     #[test]

@@ -365,7 +365,6 @@ pub(super) async fn token(
     let decision = (desk.rules.token)(&TokenReportFacts {
         session_end: owner.session.and_then(|session| session.end.as_ref()),
         session_live: owner.session.is_some_and(|session| session.end.is_none()),
-        session_started_at: owner.session.map(|session| session.started_at),
         offline: if details.offline_access { Offline::Spared } else { Offline::Taken },
         cut_offs: &cut_offs,
         issued_at: details.issued_at,
