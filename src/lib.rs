@@ -36,10 +36,11 @@
 //! | [`answer`] | the windows: receipts, deliveries, sessions, introspection, metadata, keys, health |
 //! | [`registry`] | the desk: issuers, clients, keys, API tokens, the audit trail |
 //! | [`deliver`] | the courier |
+//! | [`upkeep`] | the chores that run by themselves |
 //! | [`cli`] | the command line, a client of the HTTP API |
 //! | [`config`], [`lifecycle`], [`seams`], [`app`] | settings; start and stop; clock and chance; the wiring |
 //!
-//! Direction: `main → cli → app → {receive, answer, registry, deliver} → http → {token, plan, store, egress, observe} → model`. Nothing points
+//! Direction: `main → cli → app → {receive, answer, registry, deliver, upkeep} → http → {token, plan, store, egress, observe} → model`. Nothing points
 //! upward; each foreign crate lives in one room. A test reads `src/` and fails when a room reaches outside its row.
 //!
 //! # Words, one meaning each
@@ -66,3 +67,4 @@ pub mod registry;
 pub mod seams;
 pub mod store;
 pub mod token;
+pub mod upkeep;

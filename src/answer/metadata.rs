@@ -131,6 +131,7 @@ mod tests {
             issuer: Issuer::parse("https://OP.example:443/t1/").unwrap(),
             signing_algs: vec![],
             session_max_age: SESSION_MAX_AGE_DEFAULT,
+            expiry: crate::model::issuer::Expiry::Absolute,
             network: Network::default(),
             created_at: Timestamp::default(),
             updated_at: Timestamp::default(),

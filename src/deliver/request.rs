@@ -304,6 +304,7 @@ mod tests {
             delivery: DeliverySettings { typ: TokenTyp::LogoutJwt, ..DeliverySettings::DEFAULT },
             created_at: COMMITTED,
             updated_at: COMMITTED,
+            suspended_at: None,
             deleted_at: None,
             version: 1,
         };
@@ -312,6 +313,7 @@ mod tests {
             issuer: Issuer::parse("https://op.example").unwrap(),
             signing_algs: vec![SigningAlg::Es256],
             session_max_age: SESSION_MAX_AGE_DEFAULT,
+            expiry: crate::model::issuer::Expiry::Absolute,
             network: Network::default(),
             created_at: COMMITTED,
             updated_at: COMMITTED,

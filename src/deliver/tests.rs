@@ -108,6 +108,7 @@ impl House {
             issuer: Issuer::parse("https://op.example").unwrap(),
             signing_algs: algs.to_vec(),
             session_max_age: SESSION_MAX_AGE_DEFAULT,
+            expiry: crate::model::issuer::Expiry::Absolute,
             network: Network::default(),
             created_at: now,
             updated_at: now,
@@ -165,6 +166,7 @@ impl House {
             delivery: DeliverySettings { max_in_flight, ..DeliverySettings::DEFAULT },
             created_at: now,
             updated_at: now,
+            suspended_at: None,
             deleted_at: None,
             version: 1,
         };

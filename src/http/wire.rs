@@ -16,10 +16,11 @@ use utoipa::{PartialSchema, ToSchema};
 use crate::model::access::Role;
 use crate::model::attempt::{Failure, OutcomeClass};
 use crate::model::audit::Act;
-use crate::model::client::{Claims, TokenTyp};
+use crate::model::client::{Claims, OnExpiry, TokenTyp};
 use crate::model::delivery::{Class, DeliveryKind, DeliveryState, SettledReason};
 use crate::model::event::EventState;
 use crate::model::ids::IDENTIFIER_CHARS_MAX;
+use crate::model::issuer::Expiry;
 use crate::model::key::{KeyState, SigningAlg};
 use crate::model::session::Life;
 use crate::model::trigger::Reason;
@@ -153,7 +154,7 @@ macro_rules! written {
 }
 
 written!(strings: Subject Sid ClientId ProviderKey Alias Jti IssuerId Issuer);
-written!(words: Role Failure OutcomeClass Act Claims TokenTyp DeliveryKind DeliveryState Class SettledReason EventState KeyState SigningAlg Life Reason);
+written!(words: Role Failure OutcomeClass Act Claims TokenTyp OnExpiry Expiry DeliveryKind DeliveryState Class SettledReason EventState KeyState SigningAlg Life Reason);
 written!(ids: EventId DeliveryId ApiTokenId AuditId);
 
 impl Written for Timestamp {
@@ -238,6 +239,8 @@ pub mod text {
         OutcomeClass = model::attempt::OutcomeClass;
         Act = model::audit::Act;
         Claims = model::client::Claims;
+        OnExpiry = model::client::OnExpiry;
+        Expiry = model::issuer::Expiry;
         TokenTyp = model::client::TokenTyp;
         DeliveryKind = model::delivery::DeliveryKind;
         DeliveryState = model::delivery::DeliveryState;

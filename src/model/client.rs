@@ -38,6 +38,16 @@ words! {
     }
 }
 
+words! {
+    /// Whether a client is told of sessions that end by their age.
+    OnExpiry, "a choice on expiry" {
+        /// It is not: it counts the time itself.
+        None = "none",
+        /// It is, as of any logout.
+        Notify = "notify",
+    }
+}
+
 /// How deliveries to one client behave.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeliverySettings {
@@ -49,12 +59,16 @@ pub struct DeliverySettings {
     pub timeout: Duration,
     /// How many attempts may run at once.
     pub max_in_flight: u16,
+    /// How many attempts may begin in a second, over all processes; none sets no limit.
+    pub rate_per_s: Option<u16>,
     /// How long a delivery is tried before it expires.
     pub horizon: Duration,
     /// How often a 400 is asked again before it is believed. 0 is the strict reading of BCL 2.5.
     pub confirm_rejections: u8,
     /// Statuses this client answers for passing troubles although others mean something lasting by them.
     pub retry_statuses: Vec<u16>,
+    /// Whether it is told of sessions that end by their age.
+    pub on_expiry: OnExpiry,
     /// Its own exceptions, beside its issuer's.
     pub network: Network,
 }
@@ -66,9 +80,11 @@ impl DeliverySettings {
         typ: TokenTyp::LogoutJwt,
         timeout: Duration::from_secs(10),
         max_in_flight: 8,
+        rate_per_s: None,
         horizon: Duration::from_secs(72 * 3600),
         confirm_rejections: 2,
         retry_statuses: Vec::new(),
+        on_expiry: OnExpiry::None,
         network: Network { allow: Vec::new(), ca_pem: None },
     };
 }
@@ -98,6 +114,8 @@ pub struct ClientRecord {
     pub jwks_uri: Option<url::Url>,
     /// How it is told.
     pub delivery: DeliverySettings,
+    /// Since when all its tokens are inactive and no new ones are taken, until further notice; its users stay in.
+    pub suspended_at: Option<Timestamp>,
     /// When it was registered.
     pub created_at: Timestamp,
     /// When it last changed.

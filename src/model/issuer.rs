@@ -4,7 +4,19 @@ use std::time::Duration;
 
 use super::{Issuer, IssuerId, Timestamp};
 use crate::model::client::Network;
-use crate::model::key::SigningAlg;
+use crate::model::key::{SigningAlg, words};
+
+words! {
+    /// Which of its sessions end here by themselves.
+    Expiry, "an expiry" {
+        /// None: the provider tells of every end.
+        None = "none",
+        /// Those whose `expires_at` has passed.
+        Absolute = "absolute",
+        /// Those whose `expires_at` or `idle_expires_at` has passed: the provider reports every use.
+        Authoritative = "authoritative",
+    }
+}
 
 /// A registered issuer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,6 +29,8 @@ pub struct IssuerRecord {
     pub signing_algs: Vec<SigningAlg>,
     /// How long a session without `expires_at` is taken to live.
     pub session_max_age: Duration,
+    /// Which sessions end here by themselves.
+    pub expiry: Expiry,
     /// Exceptions from the address rule for its clients, inside the deployment's ceiling.
     pub network: Network,
     /// When it was registered.

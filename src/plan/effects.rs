@@ -241,6 +241,7 @@ mod tests {
             delivery: DeliverySettings::DEFAULT,
             created_at: NOW,
             updated_at: NOW,
+            suspended_at: None,
             deleted_at: None,
             version: 1,
         }

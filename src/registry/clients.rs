@@ -41,6 +41,8 @@ const SECRET_BYTES_MAX: usize = 1024;
 const TIMEOUT_MS_MIN: u64 = 100;
 /// How many attempts one client may allow at once.
 const IN_FLIGHT: RangeInclusive<u16> = 1..=1024;
+/// How many attempts may begin in a second.
+const RATE_PER_S: RangeInclusive<u16> = 1..=10_000;
 /// How long deliveries may be tried, in seconds: a minute to 30 days.
 const HORIZON_S: RangeInclusive<u64> = 60..=30 * 24 * 3600;
 /// How often a 400 may be asked again.
@@ -112,6 +114,9 @@ pub struct DeliveryMetadata {
     /// How many attempts may run at once.
     #[schema(minimum = 1, maximum = 1024)]
     max_in_flight: Option<u16>,
+    /// How many attempts may begin in a second; null sets no limit.
+    #[schema(minimum = 1, maximum = 10_000)]
+    rate_per_s: Option<u16>,
     /// How long a delivery is tried.
     #[schema(minimum = 60, maximum = 2_592_000)]
     horizon_s: Option<u64>,
@@ -121,6 +126,8 @@ pub struct DeliveryMetadata {
     /// Statuses this client answers for passing troubles, 300 to 599.
     #[schema(max_items = 20)]
     retry_statuses: Option<Vec<u16>>,
+    /// Whether it is told of sessions that end by their age.
+    on_expiry: Option<text::OnExpiry>,
     /// Networks it may be at although they are not public; only inside what the deployment allows.
     allow_networks: Option<Vec<text::IpNetwork>>,
     /// Certificate authorities trusted beside the system's, in PEM.
@@ -176,12 +183,17 @@ pub struct DeliveryMetadataView {
     timeout_ms: u64,
     /// How many attempts may run at once.
     max_in_flight: u16,
+    /// How many attempts may begin in a second.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rate_per_s: Option<u16>,
     /// How long a delivery is tried.
     horizon_s: u64,
     /// How often a 400 is asked again before it is believed.
     confirm_rejections: u8,
     /// Statuses this client answers for passing troubles.
     retry_statuses: Vec<u16>,
+    /// Whether it is told of sessions that end by their age.
+    on_expiry: text::OnExpiry,
     /// Its exceptions from the address rule.
     allow_networks: Vec<text::IpNetwork>,
     /// Certificate authorities trusted beside the system's.
@@ -213,9 +225,11 @@ fn delivery_view(delivery: DeliverySettings) -> DeliveryMetadataView {
         typ: delivery.typ.into(),
         timeout_ms: u64::try_from(delivery.timeout.as_millis()).unwrap_or(u64::MAX),
         max_in_flight: delivery.max_in_flight,
+        rate_per_s: delivery.rate_per_s,
         horizon_s: delivery.horizon.as_secs(),
         confirm_rejections: delivery.confirm_rejections,
         retry_statuses: delivery.retry_statuses,
+        on_expiry: delivery.on_expiry.into(),
         allow_networks: delivery.network.allow.into_iter().map(Into::into).collect(),
         ca_pem: delivery.network.ca_pem,
     }
@@ -493,6 +507,7 @@ impl<'a> Desk<'a> {
             delivery,
             created_at: before.map_or(now, |before| before.created_at),
             updated_at: now,
+            suspended_at: before.and_then(|before| before.suspended_at),
             deleted_at: None,
             version: before.map_or(1, |before| before.version),
         })
@@ -537,10 +552,12 @@ impl<'a> Desk<'a> {
             typ: said.typ.map_or(defaults.typ, |text| text.0),
             timeout: timeout_ms.map_or(defaults.timeout, Duration::from_millis),
             max_in_flight: bounded("/delivery/max_in_flight", said.max_in_flight, &IN_FLIGHT)?.unwrap_or(defaults.max_in_flight),
+            rate_per_s: bounded("/delivery/rate_per_s", said.rate_per_s, &RATE_PER_S)?.or(defaults.rate_per_s),
             horizon: horizon_s.map_or(defaults.horizon, Duration::from_secs),
             confirm_rejections: bounded("/delivery/confirm_rejections", said.confirm_rejections, &CONFIRM_REJECTIONS)?
                 .unwrap_or(defaults.confirm_rejections),
             retry_statuses: said.retry_statuses.as_deref().map_or_else(|| Ok(defaults.retry_statuses.clone()), retry_statuses)?,
+            on_expiry: said.on_expiry.map_or(defaults.on_expiry, |text| text.0),
             network,
         })
     }
@@ -614,7 +631,7 @@ mod tests {
     use crate::egress::EgressConfig;
     use crate::http::json::parse_registration;
     use crate::model::Issuer;
-    use crate::model::client::{Claims, TokenTyp};
+    use crate::model::client::{Claims, OnExpiry, TokenTyp};
     use crate::model::issuer::SESSION_MAX_AGE_DEFAULT;
     use crate::seams::Entropy;
 
@@ -628,6 +645,7 @@ mod tests {
             issuer: Issuer::parse("https://op.example").unwrap(),
             signing_algs: vec![SigningAlg::Rs256],
             session_max_age: SESSION_MAX_AGE_DEFAULT,
+            expiry: crate::model::issuer::Expiry::Absolute,
             network: Network::default(),
             created_at: now(),
             updated_at: now(),
@@ -677,7 +695,7 @@ mod tests {
             "backchannel_logout_uri": "https://wiki.example/logout?tenant=1", "backchannel_logout_session_required": true,
             "id_token_signed_response_alg": "EdDSA", "token_endpoint_auth_method": "client_secret_post",
             "delivery": {"claims": "sid", "typ": "JWT", "timeout_ms": 5000, "max_in_flight": 2, "horizon_s": 3600, "confirm_rejections": 0,
-                         "retry_statuses": [404, 401, 404], "allow_networks": ["10.1.0.0/16"], "rate_per_s": 5},
+                         "retry_statuses": [404, 401, 404], "on_expiry": "notify", "allow_networks": ["10.1.0.0/16"], "rate_per_s": 5, "tls": {}},
         }))
         .unwrap();
         let delivery = DeliverySettings {
@@ -685,14 +703,16 @@ mod tests {
             typ: TokenTyp::Jwt,
             timeout: Duration::from_secs(5),
             max_in_flight: 2,
+            rate_per_s: Some(5),
             horizon: Duration::from_hours(1),
             confirm_rejections: 0,
             retry_statuses: vec![401, 404],
+            on_expiry: OnExpiry::Notify,
             network: Network { allow: vec!["10.1.0.0/16".parse().unwrap()], ca_pem: None },
         };
         assert_eq!((record.alg, record.session_required, record.delivery), (SigningAlg::EdDsa, true, delivery));
         assert_eq!(record.backchannel_logout_uri.unwrap().as_str(), "https://wiki.example/logout?tenant=1");
-        assert_eq!(ignored, ["delivery.rate_per_s", "redirect_uris"]);
+        assert_eq!(ignored, ["delivery.tls", "redirect_uris"]);
     }
 
     #[test]
@@ -736,6 +756,8 @@ mod tests {
             ("max_in_flight", json!(0)),
             ("max_in_flight", json!(1025)),
             ("max_in_flight", json!(-1)),
+            ("rate_per_s", json!(0)),
+            ("on_expiry", json!("often")),
             ("horizon_s", json!(59)),
             ("horizon_s", json!(2_592_001)),
             ("confirm_rejections", json!(3)),

@@ -20,7 +20,7 @@ use crate::http::wire::{Said, text};
 use crate::http::{Anywhere, AppState, At, Code, FieldError, List, Problem, Query, Registration, Reply, Routes, Somewhere, if_match, page};
 use crate::model::audit::Act;
 use crate::model::client::Network;
-use crate::model::issuer::{IssuerRecord, SESSION_MAX_AGE_DEFAULT};
+use crate::model::issuer::{Expiry, IssuerRecord, SESSION_MAX_AGE_DEFAULT};
 use crate::model::key::{KeyRecord, SigningAlg};
 use crate::model::page::Listed;
 use crate::model::{Issuer, IssuerId, Timestamp};
@@ -51,6 +51,8 @@ pub struct NewIssuer {
     /// How long a session without `expires_at` is taken to live, in seconds; 30 days unless said.
     #[schema(minimum = 60, maximum = 31_622_400)]
     session_max_age: Option<u64>,
+    /// Which of its sessions end here by themselves; `absolute` unless said.
+    expiry: Option<text::Expiry>,
     /// Networks its clients may be at although they are not public; only inside what the deployment allows.
     allow_networks: Option<Vec<text::IpNetwork>>,
     /// Certificate authorities trusted beside the system's, in PEM; null for none.
@@ -71,6 +73,8 @@ pub struct ChangedIssuer {
     /// How long a session without `expires_at` is taken to live, in seconds; 30 days unless said.
     #[schema(minimum = 60, maximum = 31_622_400)]
     session_max_age: Option<u64>,
+    /// Which of its sessions end here by themselves; `absolute` unless said.
+    expiry: Option<text::Expiry>,
     /// Networks its clients may be at although they are not public; only inside what the deployment allows.
     allow_networks: Option<Vec<text::IpNetwork>>,
     /// Certificate authorities trusted beside the system's, in PEM; null for none.
@@ -90,6 +94,8 @@ pub struct IssuerView {
     signing_algs: Vec<text::SigningAlg>,
     /// How long a session without `expires_at` is taken to live, in seconds.
     session_max_age: u64,
+    /// Which of its sessions end here by themselves.
+    expiry: text::Expiry,
     /// Exceptions from the address rule for its clients.
     allow_networks: Vec<text::IpNetwork>,
     /// Certificate authorities trusted beside the system's.
@@ -104,12 +110,13 @@ pub struct IssuerView {
 }
 
 fn view(record: IssuerRecord) -> IssuerView {
-    let IssuerRecord { id, issuer, signing_algs, session_max_age, network, created_at, updated_at, version: _ } = record;
+    let IssuerRecord { id, issuer, signing_algs, session_max_age, expiry, network, created_at, updated_at, version: _ } = record;
     IssuerView {
         id: id.into(),
         issuer: issuer.into(),
         signing_algs: signing_algs.into_iter().map(Into::into).collect(),
         session_max_age: session_max_age.as_secs(),
+        expiry: expiry.into(),
         allow_networks: network.allow.into_iter().map(Into::into).collect(),
         ca_pem: network.ca_pem,
         created_at: created_at.into(),
@@ -138,9 +145,9 @@ pub async fn create(
     Anywhere(caller, _): Anywhere<Administer>,
     Registration { body, ignored }: Registration<NewIssuer>,
 ) -> Result<Reply<IssuerView>, Problem> {
-    let NewIssuer { id, issuer, signing_algs, session_max_age, allow_networks, ca_pem } = body;
+    let NewIssuer { id, issuer, signing_algs, session_max_age, expiry, allow_networks, ca_pem } = body;
     let signing_algs = signing_algs.or_else(|| Some(vec![SigningAlg::Rs256.into()]));
-    let terms = Terms { issuer: None, signing_algs, session_max_age, allow_networks, ca_pem };
+    let terms = Terms { issuer: None, signing_algs, session_max_age, expiry, allow_networks, ca_pem };
     let record = terms.apply(&blank(id.0, issuer.0, app.clock.now()), &Judge::of(&app))?;
     let taken = || {
         Problem::new(Code::AlreadyExists, "this id or this issuer is registered")
@@ -245,8 +252,8 @@ pub async fn change(
     if body.id.as_ref().is_some_and(|text| text.0 != current.id) {
         return Err(Problem::invalid("/id", "never changes"));
     }
-    let ChangedIssuer { id: _, issuer, signing_algs, session_max_age, allow_networks, ca_pem } = body;
-    let terms = Terms { issuer: issuer.map(|text| text.0), signing_algs, session_max_age, allow_networks, ca_pem };
+    let ChangedIssuer { id: _, issuer, signing_algs, session_max_age, expiry, allow_networks, ca_pem } = body;
+    let terms = Terms { issuer: issuer.map(|text| text.0), signing_algs, session_max_age, expiry, allow_networks, ca_pem };
     for _ in 0..ATTEMPTS {
         if expected.is_some_and(|expected| expected != current.version) {
             return Err(Problem::of(Code::VersionMismatch));
@@ -298,6 +305,7 @@ struct Terms {
     issuer: Option<Issuer>,
     signing_algs: Option<Vec<text::SigningAlg>>,
     session_max_age: Option<u64>,
+    expiry: Option<text::Expiry>,
     allow_networks: Option<Vec<text::IpNetwork>>,
     ca_pem: Said<String>,
 }
@@ -318,7 +326,8 @@ impl Terms {
         };
         judge.egress.check_network(&network).map_err(|bad| bad_network("", bad))?;
         let signing_algs = self.algorithms(&before.signing_algs)?;
-        Ok(IssuerRecord { issuer, signing_algs, session_max_age: self.max_age(before.session_max_age)?, network, ..before.clone() })
+        let (session_max_age, expiry) = (self.max_age(before.session_max_age)?, self.expiry.map_or(before.expiry, |text| text.0));
+        Ok(IssuerRecord { issuer, signing_algs, session_max_age, expiry, network, ..before.clone() })
     }
 
     fn max_age(&self, before: Duration) -> Result<Duration, Problem> {
@@ -373,6 +382,7 @@ fn blank(id: IssuerId, issuer: Issuer, now: Timestamp) -> IssuerRecord {
         issuer,
         signing_algs: Vec::new(),
         session_max_age: SESSION_MAX_AGE_DEFAULT,
+        expiry: Expiry::Absolute,
         network: Network::default(),
         created_at: now,
         updated_at: now,
@@ -384,7 +394,7 @@ fn blank(id: IssuerId, issuer: Issuer, now: Timestamp) -> IssuerRecord {
 fn detail(record: &IssuerRecord, keys: &[KeyRecord]) -> Value {
     let algs: Vec<_> = record.signing_algs.iter().map(|alg| alg.as_str()).collect();
     let age = record.session_max_age.as_secs();
-    json!({ "issuer": record.issuer.as_str(), "signing_algs": algs, "session_max_age": age, "network": told(&record.network), "new_keys": names(keys) })
+    json!({ "issuer": record.issuer.as_str(), "signing_algs": algs, "session_max_age": age, "expiry": record.expiry.as_str(), "network": told(&record.network), "new_keys": names(keys) })
 }
 
 /// The issuer as it is stored now, and its version.
@@ -400,7 +410,7 @@ mod tests {
     use crate::egress::EgressConfig;
 
     fn said() -> Terms {
-        Terms { issuer: None, signing_algs: None, session_max_age: None, allow_networks: None, ca_pem: Said::Nothing }
+        Terms { issuer: None, signing_algs: None, session_max_age: None, expiry: None, allow_networks: None, ca_pem: Said::Nothing }
     }
 
     fn main() -> IssuerRecord {

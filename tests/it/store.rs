@@ -124,6 +124,7 @@ fn registered(who: &str, now: Timestamp) -> ClientRecord {
         delivery: DeliverySettings::DEFAULT,
         created_at: now,
         updated_at: now,
+        suspended_at: None,
         deleted_at: None,
         version: 1,
     }
@@ -139,6 +140,7 @@ impl Bench {
             issuer: Issuer::parse("https://op.example").unwrap(),
             signing_algs: vec![SigningAlg::Es256],
             session_max_age: Duration::from_secs(3600),
+            expiry: logoutd::model::issuer::Expiry::Absolute,
             network: Network::default(),
             created_at: now,
             updated_at: now,

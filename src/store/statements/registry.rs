@@ -6,14 +6,14 @@ use std::time::Duration;
 use super::{Builder, Conn, Db, corrupt, dialect, duration_ms, instant, listed, millis, number, push_page, word};
 use crate::model::access::{ApiTokenRecord, Role};
 use crate::model::audit::{Act, AuditRecord};
-use crate::model::client::{Claims, ClientRecord, DeliverySettings, Network, TokenTyp};
-use crate::model::issuer::IssuerRecord;
+use crate::model::client::{Claims, ClientRecord, DeliverySettings, Network, OnExpiry, TokenTyp};
+use crate::model::issuer::{Expiry, IssuerRecord};
 use crate::model::key::{KeyRecord, KeyState, SigningAlg};
 use crate::model::page::{Cursor, Listed, Page};
 use crate::model::{ApiTokenId, AuditId, ClientId, Digest, EventId, Issuer, IssuerId, Timestamp};
 use crate::store::{AuditEntry, AuditFilter, Change, Context, Ending, Pending, StoreError};
 
-const ISSUER: &str = "id, issuer, signing_algs, session_max_age_ms, allow_networks, ca_pem, created_at, updated_at, version";
+const ISSUER: &str = "id, issuer, signing_algs, session_max_age_ms, expiry, allow_networks, ca_pem, created_at, updated_at, version";
 
 #[derive(sqlx::FromRow)]
 struct IssuerRow {
@@ -21,6 +21,7 @@ struct IssuerRow {
     issuer: String,
     signing_algs: String,
     session_max_age_ms: i64,
+    expiry: String,
     allow_networks: String,
     ca_pem: Option<String>,
     created_at: i64,
@@ -36,6 +37,7 @@ impl IssuerRow {
             issuer: Issuer::stored(self.issuer),
             signing_algs: algs.collect::<Result<_, _>>()?,
             session_max_age: Duration::from_millis(number(self.session_max_age_ms, "issuers", "session_max_age_ms")?),
+            expiry: word(Expiry::parse(&self.expiry), "issuers", "expiry")?,
             network: Network { allow: networks(&self.allow_networks, "issuers")?, ca_pem: self.ca_pem },
             created_at: Timestamp::from_millis(self.created_at),
             updated_at: Timestamp::from_millis(self.updated_at),
@@ -87,10 +89,10 @@ pub(in crate::store) async fn create_issuer(
         return Ok(Ending::Undo(Change::Conflict));
     }
     sqlx::query(
-        "INSERT INTO issuers (id, issuer, signing_algs, session_max_age_ms, allow_networks, ca_pem, created_at, updated_at, version)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $7, $8)
+        "INSERT INTO issuers (id, issuer, signing_algs, session_max_age_ms, expiry, allow_networks, ca_pem, created_at, updated_at, version)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $8, $9)
          ON CONFLICT (id) DO UPDATE
-            SET signing_algs = excluded.signing_algs, session_max_age_ms = excluded.session_max_age_ms,
+            SET signing_algs = excluded.signing_algs, session_max_age_ms = excluded.session_max_age_ms, expiry = excluded.expiry,
                 allow_networks = excluded.allow_networks, ca_pem = excluded.ca_pem, updated_at = excluded.updated_at,
                 version = issuers.version + 1, deleted_at = NULL",
     )
@@ -98,6 +100,7 @@ pub(in crate::store) async fn create_issuer(
     .bind(issuer.issuer.as_str())
     .bind(words(&issuer.signing_algs))
     .bind(duration_ms(issuer.session_max_age))
+    .bind(issuer.expiry.as_str())
     .bind(words(&issuer.network.allow))
     .bind(issuer.network.ca_pem.as_deref())
     .bind(issuer.created_at.millis())
@@ -128,7 +131,7 @@ pub(in crate::store) async fn change_issuer(
     }
     sqlx::query(
         "UPDATE issuers
-            SET issuer = $2, signing_algs = $3, session_max_age_ms = $4, allow_networks = $5, ca_pem = $6, updated_at = $7,
+            SET issuer = $2, signing_algs = $3, session_max_age_ms = $4, expiry = $5, allow_networks = $6, ca_pem = $7, updated_at = $8,
                 version = version + 1
           WHERE id = $1",
     )
@@ -136,6 +139,7 @@ pub(in crate::store) async fn change_issuer(
     .bind(issuer.issuer.as_str())
     .bind(words(&issuer.signing_algs))
     .bind(duration_ms(issuer.session_max_age))
+    .bind(issuer.expiry.as_str())
     .bind(words(&issuer.network.allow))
     .bind(issuer.network.ca_pem.as_deref())
     .bind(issuer.updated_at.millis())
@@ -198,8 +202,8 @@ pub(in crate::store) async fn delete_issuer(
 }
 
 const CLIENT: &str = "issuer_id, client_id, client_name, backchannel_logout_uri, session_required, alg, auth_method, secret_digest, jwks, jwks_uri, \
-                      claims, typ, timeout_ms, max_in_flight, horizon_ms, confirm_rejections, retry_statuses, allow_networks, ca_pem, created_at, \
-                      updated_at, deleted_at, version";
+                      claims, typ, timeout_ms, max_in_flight, rate_per_s, horizon_ms, confirm_rejections, retry_statuses, on_expiry, \
+                      allow_networks, ca_pem, suspended_at, created_at, updated_at, deleted_at, version";
 
 #[derive(sqlx::FromRow)]
 struct ClientRow {
@@ -217,11 +221,14 @@ struct ClientRow {
     typ: String,
     timeout_ms: i64,
     max_in_flight: i64,
+    rate_per_s: Option<i64>,
     horizon_ms: i64,
     confirm_rejections: i64,
     retry_statuses: String,
+    on_expiry: String,
     allow_networks: String,
     ca_pem: Option<String>,
+    suspended_at: Option<i64>,
     created_at: i64,
     updated_at: i64,
     deleted_at: Option<i64>,
@@ -239,9 +246,11 @@ impl ClientRow {
             typ: word(TokenTyp::parse(&self.typ), "clients", "typ")?,
             timeout: Duration::from_millis(number(self.timeout_ms, "clients", "timeout_ms")?),
             max_in_flight: number(self.max_in_flight, "clients", "max_in_flight")?,
+            rate_per_s: self.rate_per_s.map(|rate| number(rate, "clients", "rate_per_s")).transpose()?,
             horizon: Duration::from_millis(number(self.horizon_ms, "clients", "horizon_ms")?),
             confirm_rejections: number(self.confirm_rejections, "clients", "confirm_rejections")?,
             retry_statuses: statuses.collect::<Result<_, _>>()?,
+            on_expiry: word(OnExpiry::parse(&self.on_expiry), "clients", "on_expiry")?,
             network: Network { allow: networks(&self.allow_networks, "clients")?, ca_pem: self.ca_pem },
         };
         Ok(ClientRecord {
@@ -256,6 +265,7 @@ impl ClientRow {
             jwks: self.jwks,
             jwks_uri: uri(self.jwks_uri, "jwks_uri")?,
             delivery,
+            suspended_at: instant(self.suspended_at),
             created_at: Timestamp::from_millis(self.created_at),
             updated_at: Timestamp::from_millis(self.updated_at),
             deleted_at: instant(self.deleted_at),
@@ -338,15 +348,15 @@ async fn write_client(conn: &mut Conn, client: &ClientRecord, created_at: Timest
     let delivery = &client.delivery;
     sqlx::query(
         "INSERT INTO clients (issuer_id, client_id, client_name, backchannel_logout_uri, session_required, alg, auth_method, secret_digest,
-                              jwks, jwks_uri, claims, typ, timeout_ms, max_in_flight, horizon_ms, confirm_rejections, retry_statuses,
-                              allow_networks, ca_pem, created_at, updated_at, deleted_at, version)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, NULL, $22)
+                              jwks, jwks_uri, claims, typ, timeout_ms, max_in_flight, rate_per_s, horizon_ms, confirm_rejections, retry_statuses,
+                              on_expiry, allow_networks, ca_pem, created_at, updated_at, deleted_at, version)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, NULL, $24)
          ON CONFLICT (issuer_id, client_id) DO UPDATE
             SET client_name = excluded.client_name, backchannel_logout_uri = excluded.backchannel_logout_uri,
                 session_required = excluded.session_required, alg = excluded.alg, auth_method = excluded.auth_method,
                 secret_digest = excluded.secret_digest, jwks = excluded.jwks, jwks_uri = excluded.jwks_uri, claims = excluded.claims,
                 typ = excluded.typ, timeout_ms = excluded.timeout_ms, max_in_flight = excluded.max_in_flight,
-                horizon_ms = excluded.horizon_ms, confirm_rejections = excluded.confirm_rejections,
+                rate_per_s = excluded.rate_per_s, on_expiry = excluded.on_expiry, horizon_ms = excluded.horizon_ms, confirm_rejections = excluded.confirm_rejections,
                 retry_statuses = excluded.retry_statuses, allow_networks = excluded.allow_networks, ca_pem = excluded.ca_pem,
                 created_at = excluded.created_at, updated_at = excluded.updated_at, deleted_at = NULL, version = excluded.version",
     )
@@ -364,9 +374,11 @@ async fn write_client(conn: &mut Conn, client: &ClientRecord, created_at: Timest
     .bind(delivery.typ.as_str())
     .bind(duration_ms(delivery.timeout))
     .bind(i64::from(delivery.max_in_flight))
+    .bind(delivery.rate_per_s.map(i64::from))
     .bind(duration_ms(delivery.horizon))
     .bind(i64::from(delivery.confirm_rejections))
     .bind(words(&delivery.retry_statuses))
+    .bind(delivery.on_expiry.as_str())
     .bind(words(&delivery.network.allow))
     .bind(delivery.network.ca_pem.as_deref())
     .bind(created_at.millis())
