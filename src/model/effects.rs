@@ -64,6 +64,8 @@ pub enum Opening {
     },
     /// It is settled at once: this client cannot be told.
     Unreachable(SettledReason),
+    /// Nothing is written: this client asked not to be told of such an end.
+    Untold,
 }
 
 /// What is known when a session is reported.

@@ -7,11 +7,12 @@
 use std::collections::BTreeSet;
 
 use super::cut_offs;
-use super::joins::{self, Duty, ToTell, class_number};
+use super::ending::{self, Ended, NewEvent, Scene, Terms};
+use super::joins::{self, ToTell, class_number};
 use super::reports::find;
-use super::sessions::{push_name, stored_sid};
+use super::sessions::push_name;
 use super::tokens::stored_name;
-use super::{Builder, Conn, count, dialect, name_lock, push_equal, push_list, push_text, subject_lock};
+use super::{Builder, Conn, dialect, name_lock, push_equal, push_list, push_text, subject_lock};
 use crate::model::audit::Act;
 use crate::model::cut_off::CutOff;
 use crate::model::delivery::Class;
@@ -28,19 +29,6 @@ const ENDED_MAX: usize = 1000;
 type Input = (Trigger, Reach, String, Mode, OpeningRule);
 type Outcome = Result<Ending<Result<Committed, CommitRefused>>, StoreError>;
 
-/// What every step of one commit shares.
-#[derive(Clone, Copy)]
-struct Scene<'a> {
-    issuer: &'a IssuerId,
-    reach: &'a Reach,
-    event: &'a EventId,
-    /// When what it tells happened.
-    at: Timestamp,
-    now: Timestamp,
-    /// Whose sessions are locked.
-    owned: &'a [Subject],
-}
-
 pub(in crate::store) async fn commit(conn: &mut Conn, context: &Context, input: &Input) -> Outcome {
     let (trigger, reach, target_json, mode, opening) = input;
     lock_issuer(conn, trigger).await?;
@@ -53,29 +41,23 @@ pub(in crate::store) async fn commit(conn: &mut Conn, context: &Context, input: 
     }
     let target = resolve(conn, &trigger.issuer, &reach.target).await?;
     let owned = lock(conn, &trigger.issuer, &target).await?;
-    let act = Scene { issuer: &trigger.issuer, reach, event: &event, at: trigger.occurred_at.unwrap_or(now), now, owned: &owned };
+    let at = trigger.occurred_at.unwrap_or(now);
+    let act = Scene { issuer: &trigger.issuer, event: &event, at, now, terms: Terms::of(reach), owned: &owned };
     if named(conn, act, &target).await? > ENDED_MAX {
         return Ok(Ending::Undo(Err(CommitRefused::TooMany { max: ENDED_MAX })));
     }
-    let ended = end(conn, act, &target).await?;
-    let tokens = revoke(conn, act, &target, &ended).await?;
+    let ending = end(conn, act, &target).await?;
+    let tokens = ending::revoked(conn, act, revocations(act, &target, &ending)).await?;
     if let (Resolved::Nothing, Target::RefreshToken { names, .. }) = (&target, &reach.target) {
         remember_token(conn, context, act, names).await?;
     }
-    insert_event(conn, act, trigger, target_json, &ended, tokens).await?;
-    adopt(conn, act, &target).await?;
-    let duty = Duty {
-        issuer: &trigger.issuer,
-        event: &event,
-        class: reach.class,
-        compromise: reach.compromise,
-        late_joiner: false,
-        occurred_at: act.at,
-        now,
-    };
-    joins::write_deliveries(conn, context, duty, &ended.told, *opening).await?;
-    leave_cut_off(conn, context, act).await?;
-    super::registry::record(conn, context, &audit_entry(trigger, target_json, &event, &ended)).await?;
+    insert_event(conn, act, trigger, target_json).await?;
+    let ended = Ended { tokens, ..ending.counted() };
+    ending::count_on_receipt(conn, &event, ended).await?;
+    adopt(conn, act, &target, reach.adopt).await?;
+    joins::write_deliveries(conn, context, ending::duty(act), &ending.told, *opening).await?;
+    leave_cut_off(conn, context, act, reach).await?;
+    super::registry::record(conn, context, &audit_entry(trigger, target_json, &event, ended)).await?;
     let receipt = super::events::receipt(conn, &trigger.issuer, &event).await?.ok_or_else(|| super::corrupt("events", "id"))?;
     let committed = Ok(Committed { receipt, replayed: false });
     Ok(match mode {
@@ -357,12 +339,12 @@ async fn named(conn: &mut Conn, act: Scene<'_>, target: &Resolved) -> Result<usi
         Resolved::Sessions(_) => {
             sql.push("sessions WHERE ended_at IS NULL AND issuer_id = ").push_bind(act.issuer.as_str().to_owned());
             push_sessions_of_target(&mut sql, target);
-            push_begun_before(&mut sql, "started_at", act.reach.begun_before);
+            push_begun_before(&mut sql, "started_at", act.terms.begun_before);
         }
         Resolved::Participations(of) => {
             sql.push("participants WHERE ended_at IS NULL");
             push_participations(&mut sql, act.issuer, of);
-            push_begun_before(&mut sql, "joined_at", act.reach.begun_before);
+            push_begun_before(&mut sql, "joined_at", act.terms.begun_before);
         }
         Resolved::Grant(_) | Resolved::Nothing => return Ok(0),
     }
@@ -373,117 +355,57 @@ async fn named(conn: &mut Conn, act: Scene<'_>, target: &Resolved) -> Result<usi
 
 /// What ended, and who was in it.
 #[derive(Default)]
-struct Ended {
+struct Over {
     sessions: Vec<SessionId>,
     participations: u64,
     told: Vec<ToTell>,
 }
 
-async fn end(conn: &mut Conn, act: Scene<'_>, target: &Resolved) -> Result<Ended, StoreError> {
+impl Over {
+    fn counted(&self) -> Ended {
+        Ended { sessions: self.sessions.len() as u64, participations: self.participations, tokens: 0 }
+    }
+}
+
+async fn end(conn: &mut Conn, act: Scene<'_>, target: &Resolved) -> Result<Over, StoreError> {
     match target {
         Resolved::Sessions(_) => {
-            let sessions = end_sessions(conn, act, target).await?;
-            let told = end_participants_of(conn, act, &sessions).await?;
-            Ok(Ended { sessions, participations: 0, told })
+            let sessions = ending::ended_sessions(conn, act, update(act, target)).await?;
+            let told = ending::end_participants_of(conn, act, &sessions).await?;
+            Ok(Over { sessions, participations: 0, told })
         }
         Resolved::Participations(_) => {
-            let told = ended_participants(conn, ending(act, target)).await?;
-            Ok(Ended { sessions: Vec::new(), participations: told.len() as u64, told })
+            let told = ending::ended_participants(conn, update(act, target)).await?;
+            Ok(Over { sessions: Vec::new(), participations: told.len() as u64, told })
         }
-        Resolved::Grant(_) | Resolved::Nothing => Ok(Ended::default()),
+        Resolved::Grant(_) | Resolved::Nothing => Ok(Over::default()),
     }
 }
 
 /// `UPDATE …` of the sessions or participations a target names.
-fn ending(act: Scene<'_>, target: &Resolved) -> Builder {
+fn update(act: Scene<'_>, target: &Resolved) -> Builder {
     match target {
         Resolved::Participations(of) => {
-            let mut sql = update_participants(act);
+            let mut sql = ending::participants_update(act);
             push_participations(&mut sql, act.issuer, of);
-            push_begun_before(&mut sql, "joined_at", act.reach.begun_before);
+            push_begun_before(&mut sql, "joined_at", act.terms.begun_before);
             sql
         }
         Resolved::Sessions(_) | Resolved::Grant(_) | Resolved::Nothing => {
-            let mut sql = Builder::new("UPDATE sessions SET ended_at = ");
-            sql.push_bind(act.at.millis()).push(", ended_by = ").push_bind(act.event.as_str().to_owned());
-            sql.push(", ended_offline = ").push_bind(act.reach.offline == Offline::Taken);
-            sql.push(", ended_grave = ").push_bind(act.reach.compromise);
-            sql.push(" WHERE ended_at IS NULL AND issuer_id = ").push_bind(act.issuer.as_str().to_owned());
+            let mut sql = ending::sessions_update(act);
             push_sessions_of_target(&mut sql, target);
-            push_begun_before(&mut sql, "started_at", act.reach.begun_before);
+            push_begun_before(&mut sql, "started_at", act.terms.begun_before);
             sql
         }
     }
 }
 
-async fn end_sessions(conn: &mut Conn, act: Scene<'_>, target: &Resolved) -> Result<Vec<SessionId>, StoreError> {
-    let mut sql = ending(act, target);
-    sql.push(" RETURNING id, sub");
-    let rows: Vec<(String, Option<String>)> = sql.build_query_as().fetch_all(conn).await?;
-    // A session that came to a device or token between look and lock belongs to somebody whose reports are not held off.
-    let is_owned = |sub: &String| act.owned.iter().any(|owned| owned.as_str() == sub);
-    if rows.iter().filter_map(|(_, sub)| sub.as_ref()).all(is_owned) {
-        Ok(rows.into_iter().map(|(id, _)| SessionId::stored(id)).collect())
-    } else {
-        Err(StoreError::raced())
-    }
-}
-
-/// Read after their session has ended, by ending them: nobody can join in between.
-async fn end_participants_of(conn: &mut Conn, act: Scene<'_>, sessions: &[SessionId]) -> Result<Vec<ToTell>, StoreError> {
-    if sessions.is_empty() {
-        return Ok(Vec::new());
-    }
-    let mut sql = update_participants(act);
-    sql.push(" AND session_id IN ");
-    push_list(&mut sql, sessions.iter().map(SessionId::as_str));
-    ended_participants(conn, sql).await
-}
-
-fn update_participants(act: Scene<'_>) -> Builder {
-    let mut sql = Builder::new("UPDATE participants SET ended_at = ");
-    sql.push_bind(act.at.millis()).push(", ended_by = ").push_bind(act.event.as_str().to_owned()).push(" WHERE ended_at IS NULL");
-    sql
-}
-
-async fn ended_participants(conn: &mut Conn, mut sql: Builder) -> Result<Vec<ToTell>, StoreError> {
-    sql.push(" RETURNING id, session_id, client_id, sid, sub");
-    let rows: Vec<(String, String, String, String, Option<String>)> = sql.build_query_as().fetch_all(conn).await?;
-    let told = rows.into_iter().map(|(id, session, client, sid, sub)| ToTell {
-        participant: ParticipantId::stored(id),
-        session: SessionId::stored(session),
-        client_id: ClientId::stored(client),
-        sid: stored_sid(sid),
-        sub: sub.map(Subject::stored),
-    });
-    Ok(told.collect())
-}
-
-/// Revokes the grants the target names, alive or not the sessions they came from; answers how many refresh tokens were good until now.
-///
-/// One statement for each way a grant is found: together in one, with OR, they would walk through all of the issuer's grants.
-async fn revoke(conn: &mut Conn, act: Scene<'_>, target: &Resolved, ended: &Ended) -> Result<u64, StoreError> {
-    let mut grants: Vec<String> = Vec::new();
-    for mut sql in revocations(act, target, ended) {
-        sql.push(" RETURNING id");
-        grants.extend(sql.build_query_scalar::<String>().fetch_all(&mut *conn).await?);
-    }
-    let mut good = 0;
-    for chunk in grants.chunks(super::ROWS_MAX) {
-        let mut sql = Builder::new("SELECT CAST(count(*) AS BIGINT) FROM refresh_tokens WHERE (expires_at IS NULL OR expires_at > ");
-        sql.push_bind(act.now.millis()).push(") AND grant_id IN ");
-        push_list(&mut sql, chunk.iter().map(String::as_str));
-        good += count(sql.build_query_scalar().fetch_one(&mut *conn).await?);
-    }
-    Ok(good)
-}
-
-/// `UPDATE grants …`, without an answer yet.
-fn revocations(act: Scene<'_>, target: &Resolved, ended: &Ended) -> Vec<Builder> {
+/// The grants the target names, alive or not the sessions they came from.
+fn revocations(act: Scene<'_>, target: &Resolved, ended: &Over) -> Vec<Builder> {
     match target {
         Resolved::Nothing => Vec::new(),
         Resolved::Grant(id) => {
-            let mut sql = revocation(act);
+            let mut sql = ending::revocation(act);
             push_equal(&mut sql, "id", id);
             vec![sql]
         }
@@ -492,31 +414,18 @@ fn revocations(act: Scene<'_>, target: &Resolved, ended: &Ended) -> Vec<Builder>
     }
 }
 
-fn revocation(act: Scene<'_>) -> Builder {
-    let mut sql = Builder::new("UPDATE grants SET revoked_at = ");
-    sql.push_bind(act.now.millis()).push(", revoked_by = ").push_bind(act.event.as_str().to_owned());
-    sql.push(" WHERE revoked_at IS NULL");
-    sql
-}
-
 fn revocations_of_sessions(act: Scene<'_>, target: &Resolved, of: &SessionsOf, ended: &[SessionId]) -> Vec<Builder> {
-    let mut all = Vec::with_capacity(3);
-    if !ended.is_empty() {
-        let mut sql = revocation(act);
-        sql.push(" AND session_id IN ");
-        push_list(&mut sql, ended.iter().map(SessionId::as_str));
-        all.push(sql);
-    }
+    let mut all = ending::revocations_with(Scene { terms: Terms { offline: Offline::Spared, ..act.terms }, ..act }, ended);
     if let SessionsOf::Subject { sub, .. } = of {
         all.push(unbound(act, sub));
     }
     // Offline grants, wherever they came from: a compromise after a plain logout still finds them.
-    if act.reach.offline == Offline::Taken {
-        let mut sql = revocation(act);
+    if act.terms.offline == Offline::Taken {
+        let mut sql = ending::revocation(act);
         sql.push(" AND offline AND origin_session_id IN (SELECT id FROM sessions WHERE issuer_id = ")
             .push_bind(act.issuer.as_str().to_owned());
         push_sessions_of_target(&mut sql, target);
-        push_begun_before(&mut sql, "started_at", act.reach.begun_before);
+        push_begun_before(&mut sql, "started_at", act.terms.begun_before);
         sql.push(")");
         all.push(sql);
     }
@@ -525,22 +434,22 @@ fn revocations_of_sessions(act: Scene<'_>, target: &Resolved, of: &SessionsOf, e
 
 /// Grants of a subject that are bound to no session of theirs.
 fn unbound(act: Scene<'_>, sub: &Subject) -> Builder {
-    let mut sql = revocation(act);
+    let mut sql = ending::revocation(act);
     push_equal(&mut sql, "issuer_id", act.issuer.as_str());
     push_equal(&mut sql, "sub", sub.as_str());
     push_text(&mut sql, " AND session_id IS NULL AND origin_session_id IS NULL");
-    push_offline(&mut sql, act.reach.offline);
-    push_begun_before(&mut sql, "begun_at", act.reach.begun_before);
+    push_offline(&mut sql, act.terms.offline);
+    push_begun_before(&mut sql, "begun_at", act.terms.begun_before);
     sql
 }
 
-fn revocations_of_participations(act: Scene<'_>, of: &ParticipationsOf, ended: &Ended) -> Vec<Builder> {
+fn revocations_of_participations(act: Scene<'_>, of: &ParticipationsOf, ended: &Over) -> Vec<Builder> {
     let mut all = Vec::with_capacity(5);
     // Whatever their age: a token drawn after the end it is about is the thief's as well as anybody's.
     let sessions: BTreeSet<&str> = ended.told.iter().map(|told| told.session.as_str()).collect();
     if !sessions.is_empty() {
-        for column in columns(act.reach.offline) {
-            let mut sql = revocation(act);
+        for column in ending::columns(act.terms.offline) {
+            let mut sql = ending::revocation(act);
             sql.push(format!(" AND {column} IN "));
             push_list(&mut sql, sessions.iter().copied());
             push_equal(&mut sql, "client_id", of.client().as_str());
@@ -555,25 +464,25 @@ fn revocations_of_participations(act: Scene<'_>, of: &ParticipationsOf, ended: &
 fn older_revocations(act: Scene<'_>, of: &ParticipationsOf) -> Vec<Builder> {
     let at_client = |mut sql: Builder| {
         push_equal(&mut sql, "client_id", of.client().as_str());
-        push_offline(&mut sql, act.reach.offline);
-        push_begun_before(&mut sql, "begun_at", act.reach.begun_before);
+        push_offline(&mut sql, act.terms.offline);
+        push_begun_before(&mut sql, "begun_at", act.terms.begun_before);
         sql
     };
     match of {
         ParticipationsOf::Client(_) => {
-            let mut sql = revocation(act);
+            let mut sql = ending::revocation(act);
             push_equal(&mut sql, "issuer_id", act.issuer.as_str());
             vec![at_client(sql)]
         }
         ParticipationsOf::SubjectAtClient(sub, _) => {
-            let mut sql = revocation(act);
+            let mut sql = ending::revocation(act);
             push_equal(&mut sql, "issuer_id", act.issuer.as_str());
             push_equal(&mut sql, "sub", sub.as_str());
             vec![at_client(sql)]
         }
         ParticipationsOf::SessionAtClient(..) | ParticipationsOf::ClientSid(..) | ParticipationsOf::ClientSub(..) => {
-            let of_sessions = columns(act.reach.offline).map(|column| {
-                let mut sql = revocation(act);
+            let of_sessions = ending::columns(act.terms.offline).map(|column| {
+                let mut sql = ending::revocation(act);
                 sql.push(format!(" AND {column} IN "));
                 push_session_ids(&mut sql, act.issuer, of);
                 at_client(sql)
@@ -589,15 +498,6 @@ fn older_revocations(act: Scene<'_>, of: &ParticipationsOf) -> Vec<Builder> {
             of_sessions.chain(unbound).collect()
         }
     }
-}
-
-/// How a grant says which session it came from: bound ones one way, offline ones the other.
-fn columns(offline: Offline) -> impl Iterator<Item = &'static str> {
-    let origin = match offline {
-        Offline::Taken => Some("origin_session_id"),
-        Offline::Spared => None,
-    };
-    ["session_id"].into_iter().chain(origin)
 }
 
 fn push_offline(sql: &mut Builder, offline: Offline) {
@@ -649,7 +549,7 @@ pub(super) fn hot() -> Vec<(&'static str, Builder)> {
         compromise: true,
         cut_off: None,
     };
-    let act = Scene { issuer: &issuer, reach: &reach, event: &event, at, now: at, owned: &[] };
+    let act = Scene { issuer: &issuer, event: &event, at, now: at, terms: Terms::of(&reach), owned: &[] };
     let told = ToTell {
         participant: ParticipantId::stored(word()),
         session: SessionId::stored(word()),
@@ -657,7 +557,7 @@ pub(super) fn hot() -> Vec<(&'static str, Builder)> {
         sid: None,
         sub: None,
     };
-    let ended = Ended { sessions: vec![SessionId::stored(word())], participations: 1, told: vec![told] };
+    let ended = Over { sessions: vec![SessionId::stored(word())], participations: 1, told: vec![told] };
     let targets = [
         ("a session", Resolved::Sessions(SessionsOf::Named { name: SessionName::Sid(sid.clone()), sub: Some(sub.clone()) })),
         ("a subject", Resolved::Sessions(SessionsOf::Subject { sub: sub.clone(), except: Some(sid.clone()) })),
@@ -670,7 +570,7 @@ pub(super) fn hot() -> Vec<(&'static str, Builder)> {
     let mut all = Vec::new();
     for (name, target) in &targets {
         all.extend(revocations(act, target, &ended).into_iter().map(|sql| (*name, sql)));
-        all.push((*name, ending(act, target)));
+        all.push((*name, update(act, target)));
         let mut earlier = Builder::new("SELECT id FROM deliveries WHERE state IN ('pending', 'rejected', 'expired')");
         push_earlier_deliveries(&mut earlier, act, target);
         all.push((*name, earlier));
@@ -678,14 +578,7 @@ pub(super) fn hot() -> Vec<(&'static str, Builder)> {
     all
 }
 
-async fn insert_event(
-    conn: &mut Conn,
-    act: Scene<'_>,
-    trigger: &Trigger,
-    target_json: &str,
-    ended: &Ended,
-    tokens: u64,
-) -> Result<(), StoreError> {
+async fn insert_event(conn: &mut Conn, act: Scene<'_>, trigger: &Trigger, target_json: &str) -> Result<(), StoreError> {
     let (sub, sid) = match &trigger.target {
         Target::Session(SessionName::Sid(sid)) | Target::SessionAtClient { sid, .. } => (None, Some(sid)),
         Target::Subject(sub)
@@ -699,41 +592,28 @@ async fn insert_event(
         | Target::Device(_)
         | Target::RefreshToken { .. } => (None, None),
     };
-    let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
-    sqlx::query(
-        "INSERT INTO events (id, issuer_id, target, target_sub, target_sid, reason, reason_detail, actor, correlation_id, note, caller,
-                             tell_provider, sessions_ended, participations_ended, refresh_tokens_revoked, occurred_at, created_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)",
-    )
-    .bind(act.event.as_str())
-    .bind(act.issuer.as_str())
-    .bind(target_json)
-    .bind(sub.map(Subject::as_str))
-    .bind(sid.map(Sid::as_str))
-    .bind(trigger.reason.as_str())
-    .bind(trigger.reason_detail.as_deref())
-    .bind(trigger.actor.as_deref())
-    .bind(trigger.correlation_id.as_deref())
-    .bind(trigger.note.as_deref())
-    .bind(&trigger.caller.identity)
-    .bind(trigger.tell_provider)
-    .bind(number(ended.sessions.len() as u64))
-    .bind(number(ended.participations))
-    .bind(number(tokens))
-    .bind(act.at.millis())
-    .bind(act.now.millis())
-    .execute(conn)
-    .await?;
-    Ok(())
+    let new = NewEvent {
+        target_json,
+        target_sub: sub.map(Subject::as_str),
+        target_sid: sid.map(Sid::as_str),
+        reason: trigger.reason.as_str(),
+        reason_detail: trigger.reason_detail.as_deref(),
+        actor: trigger.actor.as_deref(),
+        correlation_id: trigger.correlation_id.as_deref(),
+        note: trigger.note.as_deref(),
+        caller: &trigger.caller.identity,
+        tell_provider: trigger.tell_provider,
+    };
+    ending::insert_event(conn, act, new).await
 }
 
 /// Deliveries that earlier logouts wrote for what this one names: open ones are waited for, and for a security reason those that were given up are
 /// opened again.
-async fn adopt(conn: &mut Conn, act: Scene<'_>, target: &Resolved) -> Result<(), StoreError> {
+async fn adopt(conn: &mut Conn, act: Scene<'_>, target: &Resolved, how: Adopt) -> Result<(), StoreError> {
     if matches!(target, Resolved::Grant(_) | Resolved::Nothing) {
         return Ok(());
     }
-    if act.reach.adopt == Adopt::Reopen {
+    if how == Adopt::Reopen {
         reopen(conn, act, target).await?;
     }
     let mut sql = Builder::new("INSERT INTO adoptions (event_id, delivery_id) SELECT ");
@@ -748,14 +628,14 @@ async fn adopt(conn: &mut Conn, act: Scene<'_>, target: &Resolved) -> Result<(),
 
 /// Goes first, at once, and with new patience: open ones and those that were given up alike. What is in flight just now keeps its lease.
 async fn reopen(conn: &mut Conn, act: Scene<'_>, target: &Resolved) -> Result<(), StoreError> {
-    let (class, now) = (class_number(act.reach.class), act.now.millis());
+    let (class, now) = (class_number(act.terms.class), act.now.millis());
     let mut sql = Builder::new(
         "UPDATE deliveries SET state = 'pending', reason = NULL, settled_at = NULL, due_at = CASE WHEN lease_token IS NULL THEN ",
     );
     sql.push_bind(now).push(" ELSE due_at END, reopened_token = lease_token, horizon_at = horizon_ms + ").push_bind(now);
     sql.push(", recoverable = 0, refused = 0, config_fault = 0, redirected = 0, blocked = 0, ours = 0, class = CASE WHEN class > ");
     sql.push_bind(class).push(" THEN ").push_bind(class).push(" ELSE class END, compromise = (compromise OR ");
-    sql.push_bind(act.reach.compromise).push(") WHERE state IN ('pending', 'rejected', 'expired') AND event_id <> ");
+    sql.push_bind(act.terms.compromise).push(") WHERE state IN ('pending', 'rejected', 'expired') AND event_id <> ");
     sql.push_bind(act.event.as_str().to_owned());
     push_earlier_deliveries(&mut sql, act, target);
     sql.build().execute(conn).await?;
@@ -769,32 +649,32 @@ fn push_earlier_deliveries(sql: &mut Builder, act: Scene<'_>, target: &Resolved)
         Resolved::Sessions(_) => {
             sql.push(" AND session_id IN (SELECT id FROM sessions WHERE issuer_id = ").push_bind(issuer.to_owned());
             push_sessions_of_target(sql, target);
-            push_begun_before(sql, "started_at", act.reach.begun_before);
+            push_begun_before(sql, "started_at", act.terms.begun_before);
             sql.push(")");
         }
         Resolved::Participations(of) => {
             sql.push(" AND participant_id IN (SELECT id FROM participants WHERE 1 = 1");
             push_participations(sql, act.issuer, of);
-            push_begun_before(sql, "joined_at", act.reach.begun_before);
+            push_begun_before(sql, "joined_at", act.terms.begun_before);
             sql.push(")");
         }
         Resolved::Grant(_) | Resolved::Nothing => push_text(sql, " AND 1 = 0"),
     }
 }
 
-async fn leave_cut_off(conn: &mut Conn, context: &Context, act: Scene<'_>) -> Result<(), StoreError> {
-    let Some(scope) = &act.reach.cut_off else { return Ok(()) };
+async fn leave_cut_off(conn: &mut Conn, context: &Context, act: Scene<'_>, reach: &Reach) -> Result<(), StoreError> {
+    let Some(scope) = &reach.cut_off else { return Ok(()) };
     let cut_off = CutOff {
         scope: scope.clone(),
         not_before: act.at,
         event: act.event.clone(),
-        compromise: act.reach.compromise,
-        offline: act.reach.offline == Offline::Taken,
+        compromise: act.terms.compromise,
+        offline: act.terms.offline == Offline::Taken,
     };
     cut_offs::leave(conn, context, act.issuer, &cut_off, act.now).await
 }
 
-fn audit_entry(trigger: &Trigger, target_json: &str, event: &EventId, ended: &Ended) -> AuditEntry {
+fn audit_entry(trigger: &Trigger, target_json: &str, event: &EventId, ended: Ended) -> AuditEntry {
     let target: serde_json::Value = serde_json::from_str(target_json).unwrap_or(serde_json::Value::Null);
     let detail = serde_json::json!({
         "target": target,
@@ -802,7 +682,7 @@ fn audit_entry(trigger: &Trigger, target_json: &str, event: &EventId, ended: &En
         "reason_detail": trigger.reason_detail,
         "correlation_id": trigger.correlation_id,
         "note": trigger.note,
-        "sessions_ended": ended.sessions.len(),
+        "sessions_ended": ended.sessions,
         "participations_ended": ended.participations,
     });
     AuditEntry {

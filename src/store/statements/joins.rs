@@ -294,22 +294,26 @@ async fn insert_deliveries(
     clients: &[ClientRecord],
     opening: OpeningRule,
 ) -> Result<(), StoreError> {
-    if told.is_empty() {
+    let now = duty.now;
+    let mut opened = Vec::with_capacity(told.len());
+    for one in told {
+        let client = clients.iter().find(|client| client.client_id == one.client_id);
+        let names = Told { client_id: &one.client_id, sid: one.sid.as_ref(), sub: one.sub.as_ref() };
+        match opening(&names, client, now) {
+            Opening::Pending { horizon_at } => opened.push((one, DeliveryState::Pending, None, horizon_at, None)),
+            Opening::Unreachable(reason) => opened.push((one, DeliveryState::Unreachable, Some(reason.as_str()), now, Some(now.millis()))),
+            Opening::Untold => {}
+        }
+    }
+    if opened.is_empty() {
         return Ok(());
     }
-    let now = duty.now;
     let mut sql = Builder::new(
         "INSERT INTO deliveries (id, issuer_id, event_id, kind, client_id, lane, participant_id, session_id, sid, sub, state, reason, class, \
          compromise, late_joiner, attempts, recoverable, refused, config_fault, redirected, blocked, ours, due_at, horizon_at, horizon_ms, \
          occurred_at, created_at, settled_at) ",
     );
-    sql.push_values(told, |mut row, one| {
-        let client = clients.iter().find(|client| client.client_id == one.client_id);
-        let names = Told { client_id: &one.client_id, sid: one.sid.as_ref(), sub: one.sub.as_ref() };
-        let (state, reason, horizon_at, settled_at) = match opening(&names, client, now) {
-            Opening::Pending { horizon_at } => (DeliveryState::Pending, None, horizon_at, None),
-            Opening::Unreachable(reason) => (DeliveryState::Unreachable, Some(reason.as_str()), now, Some(now.millis())),
-        };
+    sql.push_values(opened, |mut row, (one, state, reason, horizon_at, settled_at)| {
         row.push_bind(context.entropy.id::<DeliveryId>(now).as_str().to_owned())
             .push_bind(duty.issuer.as_str().to_owned())
             .push_bind(duty.event.as_str().to_owned())

@@ -15,6 +15,7 @@ pub(in crate::store) mod sessions;
 pub(in crate::store) mod tokens;
 
 mod cut_offs;
+mod ending;
 mod joins;
 
 use crate::model::page::{Cursor, Listed, Page};
