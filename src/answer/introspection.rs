@@ -122,6 +122,7 @@ fn answer(record: TokenRecord, issuer: Issuer, now: Timestamp) -> Introspection 
 fn facts(record: &TokenRecord) -> TokenFacts {
     TokenFacts {
         issued_at: record.issued_at,
+        epoch: record.epoch,
         expires_at: record.expires_at,
         // A refresh token dies with its grant and never alone.
         revoked_at: None,
@@ -136,7 +137,7 @@ fn grant(record: &TokenRecord) -> GrantFact {
         _ if record.offline_access => GrantFact::Offline,
         None => GrantFact::Bound(SessionFact::None),
         Some(session) if session.ended_at.is_some() => GrantFact::Bound(SessionFact::Ended),
-        Some(session) => GrantFact::Bound(SessionFact::Live { started_at: session.started_at }),
+        Some(session) => GrantFact::Bound(SessionFact::Live { started_at: session.started_at, epoch: session.epoch }),
     }
 }
 
@@ -147,14 +148,15 @@ fn excepts(cut_off: &CutOff, sid: Option<&Sid>) -> bool {
 
 fn fact(cut_off: &CutOff) -> CutOffFact {
     let reach = match &cut_off.scope {
-        CutOffScope::Subject { .. } | CutOffScope::Session(_) => CutOffReach::Sessions,
+        CutOffScope::Subject { .. } | CutOffScope::Session(_) | CutOffScope::Device(_) | CutOffScope::Everyone => CutOffReach::Sessions,
         CutOffScope::Client(_)
         | CutOffScope::SubjectAtClient(..)
         | CutOffScope::SessionAtClient(..)
         | CutOffScope::ClientSid(..)
-        | CutOffScope::ClientSub(..) => CutOffReach::Participations,
+        | CutOffScope::ClientSub(..)
+        | CutOffScope::EveryoneAtClients => CutOffReach::Participations,
     };
-    CutOffFact { not_before: cut_off.not_before, compromise: cut_off.compromise, offline: cut_off.offline, reach }
+    CutOffFact { not_before: cut_off.not_before, compromise: cut_off.compromise, offline: cut_off.offline, reach, epoch: cut_off.epoch }
 }
 
 #[cfg(test)]
@@ -162,6 +164,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::model::trigger::Except;
     use crate::model::{ClientId, Jti, Subject};
     use crate::seams::Entropy;
     use crate::store::TokenSession;
@@ -185,8 +188,9 @@ mod tests {
             issued_at: Some(T),
             expires_at: Some(at(3600)),
             offline_access: false,
+            epoch: 0,
             grant_revoked_at: None,
-            session: Some(TokenSession { started_at: T, ended_at: None }),
+            session: Some(TokenSession { started_at: T, epoch: 0, ended_at: None }),
             cut_offs: Vec::new(),
             jti: Some(Jti::parse("j-1").unwrap()),
         }
@@ -197,7 +201,7 @@ mod tests {
     }
 
     fn cut(scope: CutOffScope, not_before: Timestamp, offline: bool) -> CutOff {
-        CutOff { scope, not_before, event: Entropy::seeded(1).id(T), compromise: false, offline }
+        CutOff { scope, except: Except::default(), not_before, event: Entropy::seeded(1).id(T), compromise: false, offline, epoch: None }
     }
 
     fn of_subject(except_sid: Option<Sid>) -> CutOffScope {
@@ -218,7 +222,7 @@ mod tests {
 
     #[test]
     fn of_a_token_that_is_not_active_nothing_else_is_told() {
-        let ended = Some(TokenSession { started_at: T, ended_at: Some(at(1)) });
+        let ended = Some(TokenSession { started_at: T, epoch: 0, ended_at: Some(at(1)) });
         for dead in [
             TokenRecord { grant_revoked_at: Some(T), ..record() },
             TokenRecord { expires_at: Some(at(60)), ..record() },
@@ -232,7 +236,7 @@ mod tests {
 
     #[test]
     fn an_offline_token_outlives_its_session_and_a_plain_cut_off() {
-        let ended = Some(TokenSession { started_at: T, ended_at: Some(at(1)) });
+        let ended = Some(TokenSession { started_at: T, epoch: 0, ended_at: Some(at(1)) });
         let offline = TokenRecord { offline_access: true, session: ended, cut_offs: vec![cut(of_subject(None), at(1), false)], ..record() };
         assert_eq!(told(offline)["active"], true);
     }

@@ -67,6 +67,7 @@ struct Addressee<'a> {
     timeout: Duration,
 }
 
+const UNDONE: Verdict = Verdict::Settled { state: DeliveryState::Cancelled, reason: SettledReason::Undone };
 const NO_URI: Verdict = Verdict::Settled { state: DeliveryState::Cancelled, reason: SettledReason::NoUri };
 
 /// Decides whom to tell what, or how the delivery settles without being sent.
@@ -74,6 +75,9 @@ fn addressee(claimed: &Claimed, timeout_max: Duration, now: Timestamp) -> Result
     let Claimed { leased, facts } = claimed;
     if let Some(expired) = settle::expired_before_send(leased.horizon_at, now) {
         return Err(expired);
+    }
+    if facts.undone {
+        return Err(UNDONE);
     }
     let client = facts.client.as_ref().ok_or(NO_URI)?;
     let uri = client.backchannel_logout_uri.as_ref().ok_or(NO_URI)?;
@@ -319,7 +323,7 @@ mod tests {
             updated_at: COMMITTED,
             version: 1,
         };
-        Claimed { leased, facts: AttemptFacts { issuer, client: Some(client), live: Vec::new() } }
+        Claimed { leased, facts: AttemptFacts { issuer, client: Some(client), live: Vec::new(), undone: false } }
     }
 
     fn client(claimed: &mut Claimed) -> &mut ClientRecord {

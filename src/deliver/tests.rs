@@ -201,6 +201,7 @@ impl House {
         let trigger = Trigger {
             issuer: issuer(),
             target: Target::Client(client_id.clone()),
+            except: crate::model::trigger::Except::default(),
             reason: Reason::Admin,
             reason_detail: None,
             occurred_at: None,

@@ -91,7 +91,7 @@ pub mod needs {
         )* };
     }
 
-    needs!(Report ReadSessions Kill ReadLogouts ReadDeliveries Introspect ReadRegistry Administer ManageApiTokens ReadAudit ReadMetrics);
+    needs!(Report ReadSessions Kill Undo ReadLogouts ReadDeliveries Introspect ReadRegistry Administer ManageApiTokens ReadAudit ReadMetrics);
 }
 
 /// A caller who may do it at the issuer the path names as `{iss}`.

@@ -116,6 +116,8 @@ pub struct ReceiptShape {
     clients: Option<Vec<LineShape>>,
     occurred_at: text::Timestamp,
     created_at: text::Timestamp,
+    /// When it was undone: nothing more is ended and nobody else is told.
+    undone_at: Option<text::Timestamp>,
     /// Null while anybody is waited for.
     settled_at: Option<text::Timestamp>,
 }
@@ -230,6 +232,7 @@ impl ReceiptShape {
             clients: None,
             occurred_at: Text(receipt.occurred_at),
             created_at: Text(receipt.created_at),
+            undone_at: receipt.undone_at.map(Text),
             settled_at: receipt.settled_at.map(Text),
         })
     }
@@ -283,6 +286,7 @@ mod tests {
             deliveries: vec![view(DeliveryState::Delivered, Some(T)), view(DeliveryState::Rejected, Some(T))],
             occurred_at: T,
             created_at: T,
+            undone_at: None,
             settled_at: None,
         }
     }
@@ -304,7 +308,8 @@ mod tests {
                 {"client_id": "wiki", "sid": "s-1", "state": "delivered", "reason": null, "attempts": 1, "delivered_at": "2026-09-21T14:13:20.000Z"},
                 {"client_id": "wiki", "sid": "s-1", "state": "rejected", "reason": null, "attempts": 1, "delivered_at": null},
             ],
-            "occurred_at": "2026-09-21T14:13:20.000Z", "created_at": "2026-09-21T14:13:20.000Z", "settled_at": null,
+            "occurred_at": "2026-09-21T14:13:20.000Z", "created_at": "2026-09-21T14:13:20.000Z",
+            "undone_at": null, "settled_at": null,
         });
         assert_eq!(written, expected);
     }

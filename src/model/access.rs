@@ -30,6 +30,8 @@ pub enum Permission {
     ReadSessions,
     /// End sessions and participations.
     Kill,
+    /// Undo a logout.
+    Undo,
     /// Read receipts and deliveries.
     ReadLogouts,
     /// Read deliveries; a client its own.
@@ -58,7 +60,9 @@ impl Role {
             }
             Self::Gateway => matches!(permission, P::Introspect),
             Self::Client => matches!(permission, P::ReadDeliveries),
-            Self::Operator => matches!(permission, P::ReadSessions | P::Kill | P::ReadLogouts | P::ReadDeliveries | P::ReadRegistry),
+            Self::Operator => {
+                matches!(permission, P::ReadSessions | P::Kill | P::Undo | P::ReadLogouts | P::ReadDeliveries | P::ReadRegistry)
+            }
             Self::Auditor => {
                 matches!(permission, P::ReadSessions | P::ReadLogouts | P::ReadDeliveries | P::ReadRegistry | P::ReadAudit | P::ReadMetrics)
             }

@@ -8,6 +8,8 @@ words! {
     Act, "an act" {
         /// A logout was posted.
         LogoutPosted = "logout_posted",
+        /// A logout was undone.
+        LogoutUndone = "logout_undone",
         /// An issuer was registered.
         IssuerCreated = "issuer_created",
         /// An issuer changed.

@@ -1,5 +1,6 @@
 //! Cut-offs: what an end leaves behind, so that a login reported late is told too.
 
+use super::trigger::Except;
 use super::{ClientId, EventId, Sid, Subject, Timestamp};
 
 /// What a cut-off covers.
@@ -24,6 +25,12 @@ pub enum CutOffScope {
     ClientSid(ClientId, Sid),
     /// What a client knows by its own `sub`.
     ClientSub(ClientId, Subject),
+    /// Sessions begun on a device, as far as they are registered.
+    Device(String),
+    /// Everybody's sessions.
+    Everyone,
+    /// Everybody's participations.
+    EveryoneAtClients,
 }
 
 /// A cut-off as it is looked up: everything inside its scope that began before `not_before` is over.
@@ -31,6 +38,8 @@ pub enum CutOffScope {
 pub struct CutOff {
     /// What it covers.
     pub scope: CutOffScope,
+    /// What it spares of that.
+    pub except: Except,
     /// The instant.
     pub not_before: Timestamp,
     /// The event that left it.
@@ -39,4 +48,6 @@ pub struct CutOff {
     pub compromise: bool,
     /// The event took offline grants along.
     pub offline: bool,
+    /// What was registered in an earlier epoch is over as well, whatever its time; none leaves it to the times.
+    pub epoch: Option<i64>,
 }

@@ -74,6 +74,8 @@ words! {
         NoSid = "no_sid",
         /// The client's tokens carry a `sub` that is not known.
         NoSub = "no_sub",
+        /// Its logout was undone.
+        Undone = "undone",
         /// The client was deleted and its deliveries with it.
         ClientDeleted = "client_deleted",
     }

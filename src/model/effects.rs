@@ -3,7 +3,7 @@
 use super::cut_off::{CutOff, CutOffScope};
 use super::delivery::{Class, SettledReason};
 use super::session::Life;
-use super::trigger::Target;
+use super::trigger::{Except, Target};
 use super::{ClientId, EventId, Sid, Subject, Timestamp};
 
 /// What a trigger reaches, decided before anything is read.
@@ -11,6 +11,8 @@ use super::{ClientId, EventId, Sid, Subject, Timestamp};
 pub struct Reach {
     /// What is selected.
     pub target: Target,
+    /// What is spared of it.
+    pub except: Except,
     /// Sessions, participations and grants that began at or after this instant are spared; none spares nothing that is registered.
     pub begun_before: Option<Timestamp>,
     /// Whether offline grants die too.
@@ -181,6 +183,15 @@ pub struct ReportRules {
 
 /// How a delivery to a client begins, given its registration.
 pub type OpeningRule = fn(&Told<'_>, Option<&super::client::ClientRecord>, Timestamp) -> Opening;
+
+/// How the deliveries of a work begin.
+#[derive(Clone, Copy, Debug)]
+pub struct WorkRules {
+    /// Those of a logout.
+    pub opening: OpeningRule,
+    /// Those of sessions that end by their age.
+    pub by_age: OpeningRule,
+}
 
 /// What is known when a refresh token is reported.
 #[derive(Clone, Debug)]

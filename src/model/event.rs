@@ -8,6 +8,8 @@ use super::{EventId, IssuerId, Timestamp};
 words! {
     /// Where a logout stands.
     EventState, "a state" {
+        /// Its sessions are still being ended, page by page; their tokens are inactive already.
+        Expanding = "expanding",
         /// Somebody has not answered yet.
         Delivering = "delivering",
         /// Nobody is waited for.
@@ -80,6 +82,8 @@ pub struct Receipt {
     pub occurred_at: Timestamp,
     /// When it was committed.
     pub created_at: Timestamp,
+    /// When it was undone: nothing more is ended and nobody else is told.
+    pub undone_at: Option<Timestamp>,
     /// When the last one answered.
     pub settled_at: Option<Timestamp>,
 }

@@ -207,7 +207,7 @@ macro_rules! read_back {
     )* };
 }
 
-read_back!(SessionId, ParticipantId, EventId, DeliveryId, AttemptId, ApiTokenId, AuditId);
+read_back!(SessionId, ParticipantId, EventId, DeliveryId, AttemptId, ApiTokenId, AuditId, WorkId);
 
 internal_id! {
     /// A session's row.
@@ -228,6 +228,8 @@ internal_id! {
     ApiTokenId;
     /// A cut-off.
     CutOffId;
+    /// A work: what is done page by page.
+    WorkId;
     /// An audit record.
     AuditId;
 }

@@ -22,6 +22,6 @@ pub mod trigger;
 
 pub use ids::{
     Alias, ApiTokenId, AttemptId, AuditId, ClientId, CutOffId, DeliveryId, Digest, EventId, GrantId, Id, Issuer, IssuerId, Jti, Malformed,
-    ParticipantId, ProviderKey, RefreshTokenId, SessionId, Sid, Subject,
+    ParticipantId, ProviderKey, RefreshTokenId, SessionId, Sid, Subject, WorkId,
 };
 pub use time::Timestamp;

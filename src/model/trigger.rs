@@ -111,6 +111,29 @@ pub enum Target {
         /// All that is kept and shown of it.
         digest: Digest,
     },
+    /// Everybody's sessions; where clients are spared, everybody's participations at the others instead, while the sessions go on.
+    Everyone,
+}
+
+/// Whom a logout of many spares.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Except {
+    /// These people, by the provider's `sub`.
+    pub sub: Vec<Subject>,
+    /// These clients.
+    pub client_id: Vec<ClientId>,
+}
+
+impl Except {
+    /// Whether it spares nobody.
+    pub const fn is_empty(&self) -> bool {
+        self.sub.is_empty() && self.client_id.is_empty()
+    }
+
+    /// Whether it spares what is known by these names.
+    pub fn spares(&self, sub: Option<&Subject>, client_id: Option<&ClientId>) -> bool {
+        sub.is_some_and(|sub| self.sub.contains(sub)) || client_id.is_some_and(|client_id| self.client_id.contains(client_id))
+    }
 }
 
 /// A verified reason to end something.
@@ -120,6 +143,8 @@ pub struct Trigger {
     pub issuer: IssuerId,
     /// Which.
     pub target: Target,
+    /// But not these.
+    pub except: Except,
     /// Why.
     pub reason: Reason,
     /// Why, in the caller's words.

@@ -11,7 +11,7 @@ use crate::model::attempt::OutcomeClass;
 use crate::model::delivery::{Class, DeliveryState, SettledReason};
 use crate::model::event::Counts;
 use crate::model::trigger::Reason;
-use crate::model::{ClientId, DeliveryId, EventId, IssuerId};
+use crate::model::{ClientId, DeliveryId, EventId, IssuerId, WorkId};
 
 /// A logout became true.
 #[derive(Debug)]
@@ -124,6 +124,33 @@ impl LeaseLost<'_> {
     pub fn emit(&self) {
         warn!(delivery = %self.delivery, "an outcome came after its lease was over");
         counter!(names::LEASES_LOST).increment(1);
+    }
+}
+
+/// A page of a work was done.
+#[derive(Debug)]
+pub struct WorkAdvanced<'a> {
+    /// Which.
+    pub work: &'a WorkId,
+    /// What it does.
+    pub kind: &'static str,
+    /// How many sessions and participations the page ended.
+    pub ended: u64,
+    /// Nothing is left to do.
+    pub done: bool,
+}
+
+impl WorkAdvanced<'_> {
+    /// Tells it, and the last page aloud: pages come by the hundred.
+    pub fn emit(&self) {
+        let Self { work, kind, ended, done } = self;
+        if *done {
+            info!(%work, kind, "a work is done");
+        } else {
+            debug!(%work, kind, ended, "a page of a work was done");
+        }
+        counter!(names::SESSIONS_ENDED).increment(*ended);
+        counter!(names::WORK_PAGES, "kind" => *kind).increment(1);
     }
 }
 

@@ -65,6 +65,7 @@ pub(super) fn with_buckets() -> PrometheusBuilder {
 
 pub(super) const LOGOUTS: &str = "logoutd_logouts_total";
 pub(super) const SESSIONS_ENDED: &str = "logoutd_sessions_ended_total";
+pub(super) const WORK_PAGES: &str = "logoutd_work_pages_total";
 pub(super) const DELIVERIES_PLANNED: &str = "logoutd_deliveries_planned_total";
 pub(super) const DELIVERIES_SETTLED: &str = "logoutd_deliveries_settled_total";
 pub(super) const SETTLED_AGE: &str = "logoutd_delivery_settled_age_seconds";
@@ -89,6 +90,7 @@ fn describe() {
     use metrics::{describe_counter, describe_gauge, describe_histogram};
     describe_counter!(LOGOUTS, "Logouts committed, by reason and class.");
     describe_counter!(SESSIONS_ENDED, "Sessions ended by committed logouts.");
+    describe_counter!(WORK_PAGES, "Pages of works done, by what they do.");
     describe_counter!(DELIVERIES_PLANNED, "Deliveries written by committed logouts.");
     describe_counter!(DELIVERIES_SETTLED, "Deliveries settled, by state and reason.");
     describe_histogram!(SETTLED_AGE, "Seconds from a delivery's commit to its settlement, by state.");

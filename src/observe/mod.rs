@@ -9,5 +9,5 @@ pub mod metrics;
 
 pub use events::{
     AttemptMade, AuthenticationFailed, DeliverySettled, Gauges, GroupCommitted, LeaseLost, LogoutCommitted, Method, Refusal, RequestFailed,
-    RequestServed, Started, Stopped, StoreFailed, StoreFault,
+    RequestServed, Started, Stopped, StoreFailed, StoreFault, WorkAdvanced,
 };

@@ -11,6 +11,8 @@ use crate::model::Timestamp;
 pub struct TokenFacts {
     /// When it was issued, by the provider's clock.
     pub issued_at: Option<Timestamp>,
+    /// The epoch its grant was registered in.
+    pub epoch: i64,
     /// When it expires by itself.
     pub expires_at: Option<Timestamp>,
     /// When it was revoked.
@@ -41,6 +43,8 @@ pub enum SessionFact {
     Live {
         /// When it began, by the provider's clock.
         started_at: Timestamp,
+        /// The epoch it was registered in.
+        epoch: i64,
     },
     /// It has ended, or the participation of the token's client in it has.
     Ended,
@@ -66,6 +70,8 @@ pub struct CutOffFact {
     pub offline: bool,
     /// What it ends.
     pub reach: CutOffReach,
+    /// It ends what was registered in an earlier epoch as well, whatever its time.
+    pub epoch: Option<i64>,
 }
 
 /// Whether a token is active.
@@ -106,12 +112,26 @@ pub fn activity(facts: &TokenFacts, now: Timestamp) -> Activity {
 }
 
 fn cuts(cut_off: &CutOffFact, facts: &TokenFacts) -> Coverage {
+    if cut_off.epoch.is_some_and(|epoch| registered(cut_off.reach, facts) < epoch) {
+        return match facts.grant {
+            GrantFact::Offline if !cut_off.offline => Coverage::NotCovered,
+            GrantFact::Offline | GrantFact::Bound(_) => Coverage::Covered,
+        };
+    }
     let begun = match facts.grant {
         GrantFact::Offline if !cut_off.offline => return Coverage::NotCovered,
         GrantFact::Offline | GrantFact::Bound(SessionFact::None | SessionFact::Ended) => facts.issued_at,
-        GrantFact::Bound(SessionFact::Live { started_at }) => Some(begun_in_session(cut_off.reach, started_at, facts.issued_at)),
+        GrantFact::Bound(SessionFact::Live { started_at, epoch: _ }) => Some(begun_in_session(cut_off.reach, started_at, facts.issued_at)),
     };
     covers(cut_off.not_before, gravity_of(cut_off.compromise), begun)
+}
+
+/// The epoch that counts: that of the session where sessions end, since a token may be drawn from a session that is over but not ended yet.
+const fn registered(reach: CutOffReach, facts: &TokenFacts) -> i64 {
+    match (reach, facts.grant) {
+        (CutOffReach::Sessions, GrantFact::Bound(SessionFact::Live { epoch, .. })) => epoch,
+        (CutOffReach::Sessions | CutOffReach::Participations, _) => facts.epoch,
+    }
 }
 
 /// A session that began after the end is untouched, and its tokens with it. One that began before is over, even if a token was drawn from it since;
@@ -139,20 +159,21 @@ mod tests {
 
     const NOTHING_AGAINST_IT: TokenFacts = TokenFacts {
         issued_at: None,
+        epoch: 0,
         expires_at: None,
         revoked_at: None,
         grant_revoked_at: None,
         grant: GrantFact::Bound(SessionFact::None),
         cut_offs: Vec::new(),
     };
-    const PLAIN: CutOffFact = CutOffFact { not_before: T, compromise: false, offline: false, reach: CutOffReach::Sessions };
+    const PLAIN: CutOffFact = CutOffFact { not_before: T, compromise: false, offline: false, reach: CutOffReach::Sessions, epoch: None };
 
     fn cut(grant: GrantFact, issued_at: Option<Timestamp>, cut_off: CutOffFact) -> Activity {
         activity(&TokenFacts { issued_at, grant, cut_offs: vec![cut_off], ..NOTHING_AGAINST_IT }, at(3600))
     }
 
     const fn live(started_at: Timestamp) -> GrantFact {
-        GrantFact::Bound(SessionFact::Live { started_at })
+        GrantFact::Bound(SessionFact::Live { started_at, epoch: 0 })
     }
 
     const CUT: Activity = Activity::Inactive(Why::CutOff);
@@ -216,7 +237,7 @@ mod tests {
 
     fn cut_off() -> impl Strategy<Value = CutOffFact> {
         (instant(), any::<bool>(), any::<bool>(), prop::sample::select(&[CutOffReach::Sessions, CutOffReach::Participations][..]))
-            .prop_map(|(not_before, compromise, offline, reach)| CutOffFact { not_before, compromise, offline, reach })
+            .prop_map(|(not_before, compromise, offline, reach)| CutOffFact { not_before, compromise, offline, reach, epoch: None })
     }
 
     fn grant() -> impl Strategy<Value = GrantFact> {
@@ -232,7 +253,7 @@ mod tests {
         let times = prop::array::uniform4(prop::option::weighted(0.3, instant()));
         (times, grant(), prop::collection::vec(cut_off(), 0..3)).prop_map(|(times, grant, cut_offs)| {
             let [issued_at, expires_at, revoked_at, grant_revoked_at] = times;
-            TokenFacts { issued_at, expires_at, revoked_at, grant_revoked_at, grant, cut_offs }
+            TokenFacts { issued_at, epoch: 0, expires_at, revoked_at, grant_revoked_at, grant, cut_offs }
         })
     }
 

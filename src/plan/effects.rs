@@ -9,7 +9,7 @@ use crate::model::cut_off::CutOffScope;
 use crate::model::delivery::{Class, SettledReason};
 use crate::model::effects::{Adopt, Offline, Opening, Reach, Told};
 use crate::model::session::SessionName;
-use crate::model::trigger::{Gravity, Target, Trigger};
+use crate::model::trigger::{Except, Gravity, Target, Trigger};
 
 /// What a trigger reaches.
 pub fn reach(trigger: &Trigger) -> Reach {
@@ -17,13 +17,23 @@ pub fn reach(trigger: &Trigger) -> Reach {
     let grave = gravity >= Gravity::Security;
     Reach {
         target: trigger.target.clone(),
+        except: trigger.except.clone(),
         // Without a time of its own a trigger happens when it is committed, and the order of commits alone says what came before it.
         begun_before: trigger.occurred_at.map(|at| first_spared(at, tie(&trigger.target, gravity))),
         offline: if grave || trigger.revoke_offline_access { Offline::Taken } else { Offline::Spared },
         adopt: if grave { Adopt::Reopen } else { Adopt::Open },
-        class: if gravity == Gravity::Compromise { Class::Compromise } else { Class::Interactive },
+        class: class(&trigger.target, gravity),
         compromise: gravity == Gravity::Compromise,
-        cut_off: left_behind(&trigger.target),
+        cut_off: left_behind(&trigger.target, &trigger.except),
+    }
+}
+
+/// Everybody's deliveries wait behind those of one person, whatever the reason.
+const fn class(target: &Target, gravity: Gravity) -> Class {
+    match (target, gravity) {
+        (Target::Everyone, _) => Class::Bulk,
+        (_, Gravity::Compromise) => Class::Compromise,
+        (_, Gravity::Plain | Gravity::Security) => Class::Interactive,
     }
 }
 
@@ -46,13 +56,14 @@ const fn tie(target: &Target, gravity: Gravity) -> Gravity {
         | Target::SessionAtClient { .. }
         | Target::ClientSid { .. }
         | Target::ClientSub { .. }
-        | Target::Device(_) => gravity,
+        | Target::Device(_)
+        | Target::Everyone => gravity,
     }
 }
 
 /// The cut-off a target leaves. A device is no identity of its own, a token names one grant, and the provider's key or an implicit session is
 /// found again by its own name: none of them can cover what is reported later under another.
-fn left_behind(target: &Target) -> Option<CutOffScope> {
+fn left_behind(target: &Target, except: &Except) -> Option<CutOffScope> {
     match target.clone() {
         Target::Subject(sub) => Some(CutOffScope::Subject { sub, except_sid: None }),
         Target::SubjectExcept { sub, except_sid } => Some(CutOffScope::Subject { sub, except_sid: Some(except_sid) }),
@@ -62,6 +73,8 @@ fn left_behind(target: &Target) -> Option<CutOffScope> {
         Target::SessionAtClient { sid, client_id } => Some(CutOffScope::SessionAtClient(sid, client_id)),
         Target::ClientSid { client_id, client_sid } => Some(CutOffScope::ClientSid(client_id, client_sid)),
         Target::ClientSub { client_id, client_sub } => Some(CutOffScope::ClientSub(client_id, client_sub)),
+        Target::Everyone if except.client_id.is_empty() => Some(CutOffScope::Everyone),
+        Target::Everyone => Some(CutOffScope::EveryoneAtClients),
         Target::Session(SessionName::Key(_) | SessionName::Subject(_)) | Target::Device(_) | Target::RefreshToken { .. } => None,
     }
 }
@@ -122,6 +135,7 @@ mod tests {
         Trigger {
             issuer: IssuerId::parse("main").unwrap(),
             target,
+            except: Except::default(),
             reason,
             reason_detail: None,
             occurred_at: None,
@@ -168,6 +182,7 @@ mod tests {
                 Some(CutOffScope::ClientSid(client_id.clone(), sid)),
             ),
             (Target::ClientSub { client_id: client_id.clone(), client_sub: sub.clone() }, Some(CutOffScope::ClientSub(client_id, sub))),
+            (Target::Everyone, Some(CutOffScope::Everyone)),
             (Target::Device("laptop".to_owned()), None),
             (Target::RefreshToken { names: Vec::new(), digest }, None),
         ]
@@ -194,7 +209,9 @@ mod tests {
         assert_eq!(matrix.map(|row| row.0).len(), Reason::ALL.len());
         for (reason, offline, adopt, class, compromise) in matrix {
             for (target, cut_off) in targets() {
-                let expected = Reach { target: target.clone(), begun_before: None, offline, adopt, class, compromise, cut_off };
+                let class = if target == Target::Everyone { Class::Bulk } else { class };
+                let except = Except::default();
+                let expected = Reach { target: target.clone(), except, begun_before: None, offline, adopt, class, compromise, cut_off };
                 assert_eq!(reach(&trigger(target, reason)), expected, "{reason}");
             }
         }

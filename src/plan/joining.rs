@@ -106,7 +106,10 @@ fn covers_session(scope: &CutOffScope, facts: &SessionFacts<'_>) -> bool {
     match scope {
         CutOffScope::Subject { sub, except_sid } => sub == facts.sub && (except_sid.is_none() || except_sid.as_ref() != facts.sid),
         CutOffScope::Session(sid) => Some(sid) == facts.sid,
-        CutOffScope::Client(_)
+        CutOffScope::Everyone => true,
+        CutOffScope::Device(_)
+        | CutOffScope::EveryoneAtClients
+        | CutOffScope::Client(_)
         | CutOffScope::SubjectAtClient(..)
         | CutOffScope::SessionAtClient(..)
         | CutOffScope::ClientSid(..)
@@ -121,8 +124,9 @@ const fn at_a_client(scope: &CutOffScope) -> bool {
         | CutOffScope::SubjectAtClient(..)
         | CutOffScope::SessionAtClient(..)
         | CutOffScope::ClientSid(..)
-        | CutOffScope::ClientSub(..) => true,
-        CutOffScope::Subject { .. } | CutOffScope::Session(_) => false,
+        | CutOffScope::ClientSub(..)
+        | CutOffScope::EveryoneAtClients => true,
+        CutOffScope::Subject { .. } | CutOffScope::Session(_) | CutOffScope::Device(_) | CutOffScope::Everyone => false,
     }
 }
 
@@ -136,6 +140,7 @@ mod tests {
 
     use super::*;
     use crate::model::effects::{EndedFact, LiveFact};
+    use crate::model::trigger::Except;
     use crate::model::{ClientId, EventId, Id, Sid, Subject};
 
     fn event(n: u128) -> EventId {
@@ -159,7 +164,7 @@ mod tests {
     }
 
     fn cut(scope: CutOffScope, millis: i64) -> CutOff {
-        CutOff { scope, not_before: at(millis), event: event(2), compromise: false, offline: false }
+        CutOff { scope, except: Except::default(), not_before: at(millis), event: event(2), compromise: false, offline: false, epoch: None }
     }
 
     fn of_subject(millis: i64) -> CutOff {

@@ -13,14 +13,16 @@ use super::prefer::{PREFERENCE_APPLIED, Wait, wait};
 use super::target::{TargetBody, shown};
 use crate::http::shapes::{Kept, ReceiptShape};
 use crate::http::wire::{text, value};
-use crate::http::{AppState, At, Problem, ProblemDocument, Reply, Seat, StrictJson, Text, needs};
+use crate::http::{AppState, At, Code, Path, Problem, ProblemDocument, Reply, Seat, StrictJson, Text, needs};
+use crate::model::EventId;
+use crate::model::audit::Act;
 use crate::model::delivery::Class;
 use crate::model::event::{EventState, Receipt};
 use crate::model::trigger::Trigger;
 use crate::observe::LogoutCommitted;
 use crate::plan::effects::{opening, reach};
 use crate::plan::time::occurred_at;
-use crate::store::{Committed, Mode, StoreError};
+use crate::store::{AuditEntry, Committed, Mode, StoreError};
 
 /// A logout.
 #[derive(Clone, Debug, Deserialize, Serialize, ToSchema)]
@@ -73,7 +75,7 @@ pub async fn post_logout(
     let trigger = trigger(body, at.0, &headers, &app)?;
     // The façade runs every request in a task of its own, so a caller who hangs up does not interrupt this.
     let reach = reach(&trigger);
-    let committed = app.store.commit(&trigger, &reach, shown(&trigger.target).to_string(), mode, opening).await?;
+    let committed = app.store.commit(&trigger, &reach, shown(&trigger.target, &trigger.except).to_string(), mode, opening).await?;
     match (mode, committed) {
         (Mode::Rehearse, Committed { receipt, .. }) => Ok(Reply::ok(ReceiptShape::whole(receipt, Kept::Rehearsed)?).into_response()),
         (Mode::Commit, Committed { receipt, replayed }) => {
@@ -107,6 +109,7 @@ fn trigger(body: LogoutBody, seat: Seat, headers: &HeaderMap, app: &AppState) ->
     occurred_at(said, app.clock.now()).map_err(|refused| Problem::invalid("/occurred_at", refused))?;
     Ok(Trigger {
         issuer: seat.issuer.id,
+        except: body.target.except()?,
         target: body.target.target()?,
         reason: body.reason.0,
         reason_detail: body.reason_detail.map(|Text(text)| text.into_string()),
@@ -132,7 +135,7 @@ async fn settled_within(app: &AppState, mut receipt: Receipt, wait: Option<Wait>
     let mut settled = app.settled.subscribe();
     let mut time_is_up = std::pin::pin!(tokio::time::sleep(wait.duration()));
     let mut over = false;
-    while receipt.state == EventState::Delivering && !over {
+    while receipt.state != EventState::Settled && !over {
         let something_settles = async {
             tokio::time::sleep(REREAD_PAUSE).await;
             tokio::time::timeout(REREAD_MAX, settled.changed()).await
@@ -157,12 +160,41 @@ fn reply(receipt: Receipt, replayed: bool, wait: Option<Wait>) -> Result<Respons
     let shape = ReceiptShape::whole(receipt, Kept::Committed)?;
     let reply = match (replayed, state) {
         (true, _) => Reply::ok(shape),
-        (false, EventState::Delivering) => Reply::accepted(shape),
+        (false, EventState::Expanding | EventState::Delivering) => Reply::accepted(shape),
         (false, EventState::Settled) => Reply::created(shape),
     };
     let mut response = reply.location(&location).into_response();
     response.headers_mut().extend(wait.and_then(Wait::applied).map(|applied| (PREFERENCE_APPLIED, applied)));
     Ok(response)
+}
+
+/// Undo a logout as far as that is possible: nothing more is ended, nobody else is told, its cut-off is lifted. What was ended or told stays so, as the
+/// receipt says; undoing again changes nothing.
+#[utoipa::path(post, path = "/v1/issuers/{iss}/logouts/{id}/undo", tag = "logouts", operation_id = "undoLogout", security(("bearer" = [])),
+    params(("iss" = String, Path, description = "The issuer's short id."), ("id" = String, Path, description = "The logout.")),
+    responses(
+        (status = 200, description = "The receipt, with what had already happened.", body = ReceiptShape),
+        (status = "default", description = "A problem; nothing was done.", body = ProblemDocument, content_type = "application/problem+json"),
+    ))]
+pub async fn undo_logout(
+    State(app): State<AppState>,
+    at: At<needs::Undo>,
+    Path((_, id)): Path<(String, String)>,
+) -> Result<Reply<ReceiptShape>, Problem> {
+    let unknown = || Problem::of(Code::UnknownLogout);
+    let id = EventId::parse(&id).ok_or_else(unknown)?;
+    let Seat { caller, issuer } = at.0;
+    let audit = AuditEntry {
+        act: Act::LogoutUndone,
+        caller,
+        actor: None,
+        issuer: Some(issuer.id.clone()),
+        event: Some(id.clone()),
+        detail: "{}".to_owned(),
+    };
+    let receipt = app.store.undo(&issuer.id, &id, audit).await?.ok_or_else(unknown)?;
+    app.settled.send_modify(|count| *count += 1);
+    Ok(Reply::ok(ReceiptShape::whole(receipt, Kept::Committed)?))
 }
 
 #[cfg(test)]
@@ -186,6 +218,7 @@ mod tests {
             (r#"{"target":{"sid":"s"}}"#.to_owned(), "/reason"),
             (r#"{"target":{"sid":"s"},"reason":"boredom"}"#.to_owned(), "/reason"),
             (r#"{"target":"everyone","reason":"admin"}"#.to_owned(), "/target"),
+            (r#"{"target":{"everyone":true,"except":{"sub":["a\u0000"]}},"reason":"admin"}"#.to_owned(), "/target/except/sub/0"),
             (r#"{"target":{"sid":"a\u0000"},"reason":"admin"}"#.to_owned(), "/target/sid"),
             (r#"{"target":{"device_id":"a\u0000"},"reason":"admin"}"#.to_owned(), "/target/device_id"),
             (logout(r#""occurred_at":"yesterday""#), "/occurred_at"),

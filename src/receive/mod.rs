@@ -28,6 +28,7 @@ pub fn routes() -> Routes {
         .add(routes!(reports::post_reports))
         .add(routes!(refresh_tokens::post_refresh_tokens))
         .add(routes!(logouts::post_logout))
+        .add(routes!(logouts::undo_logout))
 }
 
 #[cfg(test)]

@@ -6,10 +6,11 @@ use utoipa::ToSchema;
 
 use super::token::TokenValue;
 use crate::http::wire::text;
-use crate::http::{Code, FieldError, Problem, Text};
+use crate::http::{Problem, Text};
 use crate::model::access::{Caller, Role};
 use crate::model::session::SessionName;
-use crate::model::trigger::Target;
+use crate::model::trigger::{Except, Target};
+use crate::model::{ClientId, Subject};
 
 /// What a logout names: `sid`, `key`, `sub`, `sub` and `except_sid`, `client_id`, `sub` and `client_id`, `sid` and `client_id`, `client_id` and
 /// `client_sid`, `client_id` and `client_sub`, `device_id`, `refresh_token`, or `everyone`.
@@ -35,7 +36,26 @@ pub struct TargetBody {
     refresh_token: Option<TokenValue>,
     /// True: everybody.
     everyone: Option<bool>,
+    /// Whom `everyone`, or a `client_id` alone, spares.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    except: Option<ExceptBody>,
 }
+
+/// Whom a logout of many spares.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(test, derive(PartialEq))]
+pub struct ExceptBody {
+    /// These people, by the provider's `sub`; at most 1,000.
+    #[serde(default)]
+    sub: Vec<text::Subject>,
+    /// These clients; at most 1,000. Then everybody's participations at the other clients end, and the provider's sessions go on.
+    #[serde(default)]
+    client_id: Vec<text::ClientId>,
+}
+
+/// How many people, and how many clients, one logout may spare.
+const EXCEPT_MAX: usize = 1000;
 
 /// The legal combinations, larger ones first, so that the first that is contained tells what was meant.
 const COMBINATIONS: [&[&str]; 12] = [
@@ -76,11 +96,28 @@ impl TargetBody {
             Self { client_id: Some(Text(client_id)), .. } => Target::Client(client_id),
             Self { device_id: Some(Text(id)), .. } => Target::Device(id.into_string()),
             Self { refresh_token: Some(token), .. } => Target::RefreshToken { digest: token.digest(), names: token.names() },
-            Self { everyone: Some(true), .. } => {
-                let why = "everybody is more than one logout may end; name a client_id or a sub";
-                return Err(Problem::new(Code::TooManySessions, why).at(FieldError::pointer("/target/everyone", why)));
-            }
+            Self { everyone: Some(true), .. } => Target::Everyone,
             Self { everyone: Some(false) | None, .. } => return Err(Problem::invalid("/target/everyone", "must be true")),
+        })
+    }
+
+    /// Whom it spares, if it is a target of many.
+    pub fn except(&self) -> Result<Except, Problem> {
+        let Some(except) = &self.except else { return Ok(Except::default()) };
+        if self.mass() == Mass::Few {
+            return Err(Problem::invalid("/target/except", "goes with everyone, or with a client_id alone"));
+        }
+        if self.everyone.is_none() && !except.client_id.is_empty() {
+            return Err(Problem::invalid("/target/except/client_id", "goes with everyone"));
+        }
+        for (pointer, length) in [("/target/except/sub", except.sub.len()), ("/target/except/client_id", except.client_id.len())] {
+            if length > EXCEPT_MAX {
+                return Err(Problem::invalid(pointer, format!("must have at most {EXCEPT_MAX} members")));
+            }
+        }
+        Ok(Except {
+            sub: except.sub.iter().map(|Text(sub)| sub.clone()).collect(),
+            client_id: except.client_id.iter().map(|Text(client_id)| client_id.clone()).collect(),
         })
     }
 
@@ -146,8 +183,19 @@ impl Mass {
 }
 
 /// The target as receipts show it: of a refresh token only its digest.
-pub fn shown(target: &Target) -> Value {
+pub fn shown(target: &Target, except: &Except) -> Value {
+    let mut shown = shown_whole(target);
+    if let (false, Some(members)) = (except.is_empty(), shown.as_object_mut()) {
+        let sub: Vec<&str> = except.sub.iter().map(Subject::as_str).collect();
+        let client_id: Vec<&str> = except.client_id.iter().map(ClientId::as_str).collect();
+        members.insert("except".to_owned(), json!({ "sub": sub, "client_id": client_id }));
+    }
+    shown
+}
+
+fn shown_whole(target: &Target) -> Value {
     match target {
+        Target::Everyone => json!({ "everyone": true }),
         Target::Session(SessionName::Sid(sid)) => json!({ "sid": sid.as_str() }),
         Target::Session(SessionName::Key(key)) => json!({ "key": key.as_str() }),
         Target::Session(SessionName::Subject(sub)) | Target::Subject(sub) => json!({ "sub": sub.as_str() }),
@@ -167,6 +215,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::http::Code;
     use crate::http::json::parse;
 
     fn read(body: &str) -> Result<Target, Problem> {
@@ -186,22 +235,42 @@ mod tests {
             r#"{"client_id":"c","client_sid":"s"}"#,
             r#"{"client_id":"c","client_sub":"a"}"#,
             r#"{"device_id":"d"}"#,
+            r#"{"everyone":true}"#,
         ] {
             let target = read(body).expect(body);
-            assert_eq!(shown(&target), serde_json::from_str::<Value>(body).unwrap());
+            assert_eq!(shown(&target, &Except::default()), serde_json::from_str::<Value>(body).unwrap());
         }
     }
 
     #[test]
     fn a_refresh_token_is_shown_as_its_digest_alone() {
         let target = read(r#"{"refresh_token":"abc"}"#).unwrap();
-        assert_eq!(shown(&target), json!({"refresh_token_sha256": "ungWv48Bz-pBQUDeXa4iI7ADYaOWF3qctBD_YfIAFa0"}));
+        assert_eq!(shown(&target, &Except::default()), json!({"refresh_token_sha256": "ungWv48Bz-pBQUDeXa4iI7ADYaOWF3qctBD_YfIAFa0"}));
     }
 
     #[test]
-    fn everyone_is_too_many() {
-        assert_eq!(read(r#"{"everyone":true}"#).unwrap_err().code(), Code::TooManySessions);
+    fn everyone_is_true_or_nothing() {
+        assert_eq!(read(r#"{"everyone":true}"#).unwrap(), Target::Everyone);
         assert_eq!(read(r#"{"everyone":false}"#).unwrap_err().code(), Code::InvalidField);
+    }
+
+    #[test]
+    fn who_is_spared_is_read_and_shown_and_goes_only_with_a_target_of_many() {
+        let spared = |body: &str| parse::<TargetBody>(body.as_bytes()).unwrap().except();
+        let except = spared(r#"{"everyone":true,"except":{"sub":["a"],"client_id":["c"]}}"#).unwrap();
+        assert!(except.spares(Some(&Subject::parse("a").unwrap()), None) && except.spares(None, Some(&ClientId::parse("c").unwrap())));
+        assert_eq!(shown(&Target::Everyone, &except), json!({"everyone": true, "except": {"sub": ["a"], "client_id": ["c"]}}));
+        assert!(spared(r#"{"client_id":"c","except":{"sub":["a"]}}"#).is_ok());
+        assert!(spared(r#"{"everyone":true,"except":{}}"#).unwrap().is_empty());
+        let many = format!(r#"{{"everyone":true,"except":{{"sub":["a"{}]}}}}"#, r#","a""#.repeat(1000));
+        for (body, pointer) in [
+            (r#"{"sub":"a","except":{"sub":["a"]}}"#, "/target/except"),
+            (r#"{"sub":"a","client_id":"c","except":{}}"#, "/target/except"),
+            (r#"{"client_id":"c","except":{"client_id":["d"]}}"#, "/target/except/client_id"),
+            (many.as_str(), "/target/except/sub"),
+        ] {
+            assert_eq!(spared(body).unwrap_err().errors()[0].pointer.as_deref(), Some(pointer), "{body}");
+        }
     }
 
     #[test]
@@ -250,10 +319,10 @@ mod tests {
             match read(&Value::Object(body).to_string()) {
                 Ok(target) => {
                     prop_assert!(legal);
-                    prop_assert_eq!(shown(&target).as_object().map(serde_json::Map::len), Some(chosen.len()));
+                    prop_assert_eq!(shown(&target, &Except::default()).as_object().map(serde_json::Map::len), Some(chosen.len()));
                 }
                 Err(problem) => {
-                    prop_assert!(!legal || chosen == ["everyone"]);
+                    prop_assert!(!legal);
                     let pointer = problem.errors()[0].pointer.clone().unwrap();
                     let named = chosen.iter().any(|name| pointer == format!("/target/{name}"));
                     prop_assert!(named || chosen.is_empty(), "{}", pointer);

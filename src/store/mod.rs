@@ -30,7 +30,7 @@ use crate::model::attempt::AttemptRecord;
 use crate::model::audit::AuditRecord;
 use crate::model::client::ClientRecord;
 use crate::model::delivery::{DeliveryView, Lane, Leased};
-use crate::model::effects::{OpeningRule, Reach, ReportRules};
+use crate::model::effects::{OpeningRule, Reach, ReportRules, WorkRules};
 use crate::model::event::Receipt;
 use crate::model::issuer::IssuerRecord;
 use crate::model::key::KeyRecord;
@@ -38,7 +38,7 @@ use crate::model::page::{Listed, Page};
 use crate::model::report::{Report, ReportRefused, Reported, TokenName};
 use crate::model::session::{SessionName, SessionView};
 use crate::model::trigger::Trigger;
-use crate::model::{ApiTokenId, ClientId, DeliveryId, Digest, EventId, IssuerId, Subject, Timestamp};
+use crate::model::{ApiTokenId, ClientId, DeliveryId, Digest, EventId, IssuerId, Subject, Timestamp, WorkId};
 use crate::observe::GroupCommitted;
 use crate::seams::{Clock, Entropy};
 
@@ -250,7 +250,38 @@ impl Store {
         mode: Mode,
         opening: OpeningRule,
     ) -> Result<Committed, CommitRefused> {
+        if mode == Mode::Rehearse
+            && let Some(receipt) = self.rehearse_many(trigger, reach, &target_json, opening).await?
+        {
+            return Ok(Committed { receipt, replayed: false });
+        }
         write!(self, commit::commit((trigger.clone(), reach.clone(), target_json, mode, opening)))?
+    }
+
+    /// Counts beside the writer, which must not stand still for a million sessions.
+    async fn rehearse_many(
+        &self,
+        trigger: &Trigger,
+        reach: &Reach,
+        target_json: &str,
+        opening: OpeningRule,
+    ) -> Result<Option<Receipt>, StoreError> {
+        read!(self, commit::rehearse_many(&self.0.context, trigger, reach, target_json, opening))
+    }
+
+    /// Undoes a logout as far as that is possible: nothing more is ended, nobody else is told, its cut-offs are lifted. What was ended or told stays so.
+    pub async fn undo(&self, issuer: &IssuerId, id: &EventId, audit: AuditEntry) -> Result<Option<Receipt>, StoreError> {
+        write!(self, works::undo((issuer.clone(), id.clone(), audit)))
+    }
+
+    /// Works that are not done, the oldest first.
+    pub async fn open_works(&self) -> Result<Vec<WorkId>, StoreError> {
+        read!(self, works::open())
+    }
+
+    /// Does one page of a work; none when it is done or gone.
+    pub async fn advance_work(&self, id: &WorkId, rules: WorkRules) -> Result<Option<Advanced>, StoreError> {
+        write!(self, works::advance((id.clone(), rules)))
     }
 
     /// A logout's receipt as it stands now.

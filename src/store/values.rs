@@ -8,6 +8,7 @@ use crate::model::cut_off::CutOff;
 use crate::model::delivery::{DeliveryState, Lane, Tally, Verdict};
 use crate::model::event::{EventState, Receipt};
 use crate::model::issuer::IssuerRecord;
+use crate::model::key::words;
 use crate::model::session::{Life, SessionView};
 use crate::model::trigger::Reason;
 use crate::model::{Alias, ClientId, DeliveryId, EventId, IssuerId, Jti, Sid, Subject, Timestamp};
@@ -249,6 +250,8 @@ pub struct TokenRecord {
     pub expires_at: Option<Timestamp>,
     /// Granted with `offline_access`.
     pub offline_access: bool,
+    /// The epoch its grant was registered in.
+    pub epoch: i64,
     /// When its grant was revoked.
     pub grant_revoked_at: Option<Timestamp>,
     /// Its session, if it is bound to one.
@@ -264,6 +267,8 @@ pub struct TokenRecord {
 pub struct TokenSession {
     /// When it began.
     pub started_at: Timestamp,
+    /// The epoch it was registered in.
+    pub epoch: i64,
     /// When it ended.
     pub ended_at: Option<Timestamp>,
 }
@@ -316,6 +321,35 @@ pub struct AttemptFacts {
     pub client: Option<ClientRecord>,
     /// Live participations at that client under the same `sub` or `sid`, newest first, at most ten: when each was joined, and its `sid`.
     pub live: Vec<(Timestamp, Option<Sid>)>,
+    /// Its logout was undone, and no other waits for it.
+    pub undone: bool,
+}
+
+words! {
+    /// What a work does, page by page.
+    WorkKind, "a kind of work" {
+        /// It ends sessions or participations.
+        Expand = "expand",
+        /// It opens settled deliveries again.
+        Replay = "replay",
+        /// It cancels what an undone logout has not sent.
+        Cancel = "cancel",
+    }
+}
+
+/// What a page of a work did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Advanced {
+    /// What kind of work it is.
+    pub kind: WorkKind,
+    /// Its logout, if it belongs to one.
+    pub event: Option<EventId>,
+    /// How many sessions and participations it ended.
+    pub ended: u64,
+    /// How many deliveries it settled.
+    pub settled: u64,
+    /// Nothing is left to do.
+    pub done: bool,
 }
 
 /// Deliveries counted by state.

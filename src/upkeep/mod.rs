@@ -3,6 +3,8 @@
 //! Owns when a chore runs and who runs it. Each chore is an idempotent function that looks in the database for what is due; it takes no message, so that
 //! a restart, a second process and a silent bell are all the same to it. Never decides what a chore means: that is `plan`, and the vault's statements.
 
+mod works;
+
 use std::sync::Arc;
 
 use tokio::sync::{Notify, watch};

@@ -12,6 +12,7 @@ mod crash;
 mod guard;
 mod hang_up;
 mod introspection;
+mod many;
 mod roles;
 mod stop;
 mod store;

@@ -8,6 +8,9 @@ use crate::store::StoreError;
 /// Another claimer's rows are passed over instead of waited for.
 pub(in crate::store) const SKIP_LOCKED: &str = " FOR UPDATE SKIP LOCKED";
 
+/// The row stays as it is read until the transaction ends.
+pub(in crate::store) const HELD: &str = " FOR UPDATE";
+
 /// The server's clock, since replicas' clocks may differ by minutes.
 pub(in crate::store) async fn now(conn: &mut Conn, clock: &Clock) -> Result<Timestamp, StoreError> {
     let millis: i64 = sqlx::query_scalar("SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT)").fetch_one(conn).await?;

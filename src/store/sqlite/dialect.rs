@@ -8,6 +8,9 @@ use crate::store::StoreError;
 /// Rows cannot be locked and need not be.
 pub(in crate::store) const SKIP_LOCKED: &str = "";
 
+/// The same of a row that is to stay as it is read.
+pub(in crate::store) const HELD: &str = "";
+
 /// One process: its clock is the clock.
 #[expect(clippy::unused_async, reason = "the same call asks the server on PostgreSQL")]
 pub(in crate::store) async fn now(_: &mut Conn, clock: &Clock) -> Result<Timestamp, StoreError> {

@@ -8,18 +8,21 @@ use std::collections::BTreeSet;
 
 use super::cut_offs;
 use super::ending::{self, Ended, NewEvent, Scene, Terms};
+use super::expansion::{self, Plan};
 use super::joins::{self, ToTell, class_number};
 use super::reports::find;
 use super::sessions::push_name;
 use super::tokens::stored_name;
+use super::works;
 use super::{Builder, Conn, dialect, name_lock, push_equal, push_list, push_text, subject_lock};
 use crate::model::audit::Act;
-use crate::model::cut_off::CutOff;
+use crate::model::cut_off::{CutOff, CutOffScope};
 use crate::model::delivery::Class;
 use crate::model::effects::{Adopt, Offline, OpeningRule, Reach};
+use crate::model::event::{Counts, EventState, Receipt};
 use crate::model::report::TokenName;
 use crate::model::session::SessionName;
-use crate::model::trigger::{Idempotency, Target, Trigger};
+use crate::model::trigger::{Except, Idempotency, Target, Trigger};
 use crate::model::{ClientId, EventId, GrantId, IssuerId, ParticipantId, RefreshTokenId, SessionId, Sid, Subject, Timestamp};
 use crate::store::{AuditEntry, CommitRefused, Committed, Context, Ending, Mode, StoreError};
 
@@ -39,12 +42,16 @@ pub(in crate::store) async fn commit(conn: &mut Conn, context: &Context, input: 
     {
         return replay(conn, &trigger.issuer, key, known).await;
     }
+    let at = trigger.occurred_at.unwrap_or(now);
+    let act = Scene { issuer: &trigger.issuer, event: &event, at, now, terms: Terms::of(reach), owned: &[] };
+    if Plan::is_always_of_many(reach) {
+        return commit_many(conn, context, act, input).await;
+    }
     let target = resolve(conn, &trigger.issuer, &reach.target).await?;
     let owned = lock(conn, &trigger.issuer, &target).await?;
-    let at = trigger.occurred_at.unwrap_or(now);
-    let act = Scene { issuer: &trigger.issuer, event: &event, at, now, terms: Terms::of(reach), owned: &owned };
+    let act = Scene { owned: &owned, ..act };
     if named(conn, act, &target).await? > ENDED_MAX {
-        return Ok(Ending::Undo(Err(CommitRefused::TooMany { max: ENDED_MAX })));
+        return commit_many(conn, context, act, input).await;
     }
     let ending = end(conn, act, &target).await?;
     let tokens = ending::revoked(conn, act, revocations(act, &target, &ending)).await?;
@@ -56,7 +63,9 @@ pub(in crate::store) async fn commit(conn: &mut Conn, context: &Context, input: 
     ending::count_on_receipt(conn, &event, ended).await?;
     adopt(conn, act, &target, reach.adopt).await?;
     joins::write_deliveries(conn, context, ending::duty(act), &ending.told, *opening).await?;
-    leave_cut_off(conn, context, act, reach).await?;
+    if let Some(scope) = &reach.cut_off {
+        leave_cut_off(conn, context, act, scope.clone(), &reach.except, None).await?;
+    }
     super::registry::record(conn, context, &audit_entry(trigger, target_json, &event, ended)).await?;
     let receipt = super::events::receipt(conn, &trigger.issuer, &event).await?.ok_or_else(|| super::corrupt("events", "id"))?;
     let committed = Ok(Committed { receipt, replayed: false });
@@ -66,16 +75,81 @@ pub(in crate::store) async fn commit(conn: &mut Conn, context: &Context, input: 
     })
 }
 
+/// Of constant size, whatever the number of sessions: the cut-off makes it effective at once, and a work ends them page by page.
+async fn commit_many(conn: &mut Conn, context: &Context, act: Scene<'_>, (trigger, reach, target_json, mode, _): &Input) -> Outcome {
+    let epoch: i64 = sqlx::query_scalar("UPDATE issuers SET epoch = epoch + 1 WHERE id = $1 RETURNING epoch")
+        .bind(act.issuer.as_str())
+        .fetch_one(&mut *conn)
+        .await?;
+    let plan = match (Plan::of(reach, act.at, epoch), mode) {
+        (Some(plan), Mode::Commit) => plan,
+        // A rehearsal that counts without ending was tried before.
+        (Some(_), Mode::Rehearse) | (None, _) => return Ok(Ending::Undo(Err(CommitRefused::TooMany { max: ENDED_MAX }))),
+    };
+    insert_event(conn, act, trigger, target_json).await?;
+    if let Some(scope) = plan.cut_off(reach) {
+        // With a time of its own it reaches what began before that; without one, what was registered before this commit.
+        let epoch = if reach.begun_before.is_none() { Some(epoch) } else { None };
+        leave_cut_off(conn, context, act, scope, &reach.except, epoch).await?;
+    }
+    works::begin_expansion(conn, context, (act.issuer, act.event), &plan, act.now).await?;
+    super::registry::record(conn, context, &audit_entry(trigger, target_json, act.event, Ended::default())).await?;
+    let receipt = super::events::receipt(conn, act.issuer, act.event).await?.ok_or_else(|| super::corrupt("events", "id"))?;
+    Ok(Ending::Keep(Ok(Committed { receipt, replayed: false })))
+}
+
+/// What a logout of many would do, counted and not done; none where one transaction holds it.
+pub(in crate::store) async fn rehearse_many(
+    conn: &mut Conn,
+    context: &Context,
+    trigger: &Trigger,
+    reach: &Reach,
+    target_json: &str,
+    opening: OpeningRule,
+) -> Result<Option<Receipt>, StoreError> {
+    let now = dialect::now(conn, &context.clock).await?;
+    let (event, at): (EventId, _) = (context.entropy.id(now), trigger.occurred_at.unwrap_or(now));
+    let Some(plan) = Plan::of(reach, at, i64::MAX) else { return Ok(None) };
+    let most = ENDED_MAX + 1;
+    if !Plan::is_always_of_many(reach) && expansion::named(conn, &trigger.issuer, &plan, most).await? < most as u64 {
+        return Ok(None);
+    }
+    let page = expansion::Page { issuer: &trigger.issuer, event: &event, work: "", now, opening };
+    let counted = expansion::rehearsed(conn, page, &plan).await?;
+    let counts = Counts { pending: counted.pending, unreachable: counted.unreachable, adopted: counted.adopted, ..Counts::default() };
+    Ok(Some(Receipt {
+        issuer: trigger.issuer.clone(),
+        target: target_json.to_owned(),
+        reason: trigger.reason,
+        reason_detail: trigger.reason_detail.clone(),
+        actor: trigger.actor.clone(),
+        correlation_id: trigger.correlation_id.clone(),
+        note: trigger.note.clone(),
+        state: EventState::Expanding,
+        sessions_ended: counted.ended.sessions,
+        participations_ended: counted.ended.participations,
+        refresh_tokens_revoked: counted.ended.tokens,
+        counts,
+        deliveries: Vec::new(),
+        occurred_at: at,
+        created_at: now,
+        undone_at: None,
+        settled_at: None,
+        id: event,
+    }))
+}
+
 /// A client's participations are everybody's business: while they end, nobody reports.
 async fn lock_issuer(conn: &mut Conn, trigger: &Trigger) -> Result<(), StoreError> {
     match &trigger.target {
-        Target::Client(_) | Target::ClientSub { .. } | Target::ClientSid { .. } => dialect::own_issuer(conn, &trigger.issuer).await,
+        Target::Client(_) | Target::ClientSub { .. } | Target::ClientSid { .. } | Target::Device(_) | Target::Everyone => {
+            dialect::own_issuer(conn, &trigger.issuer).await
+        }
         Target::Session(_)
         | Target::Subject(_)
         | Target::SubjectExcept { .. }
         | Target::SubjectAtClient { .. }
         | Target::SessionAtClient { .. }
-        | Target::Device(_)
         | Target::RefreshToken { .. } => dialect::share_issuer(conn, &trigger.issuer).await,
     }
 }
@@ -179,6 +253,8 @@ async fn resolve(conn: &mut Conn, issuer: &IssuerId, target: &Target) -> Result<
         Target::ClientSub { client_id, client_sub } => {
             Resolved::Participations(ParticipationsOf::ClientSub(client_id.clone(), client_sub.clone()))
         }
+        // Never one transaction's.
+        Target::Everyone => Resolved::Nothing,
         Target::RefreshToken { names, .. } => {
             let mut sql = Builder::new(
                 "SELECT g.id, g.session_id FROM refresh_tokens AS t JOIN grants AS g ON g.id = t.grant_id WHERE t.issuer_id = ",
@@ -542,6 +618,7 @@ pub(super) fn hot() -> Vec<(&'static str, Builder)> {
     let (event, at) = (EventId::stored(word()), Timestamp::from_millis(1));
     let reach = Reach {
         target: Target::Subject(sub.clone()),
+        except: Except::default(),
         begun_before: Some(at),
         offline: Offline::Taken,
         adopt: Adopt::Reopen,
@@ -590,6 +667,7 @@ async fn insert_event(conn: &mut Conn, act: Scene<'_>, trigger: &Trigger, target
         | Target::ClientSid { .. }
         | Target::ClientSub { .. }
         | Target::Device(_)
+        | Target::Everyone
         | Target::RefreshToken { .. } => (None, None),
     };
     let new = NewEvent {
@@ -626,20 +704,26 @@ async fn adopt(conn: &mut Conn, act: Scene<'_>, target: &Resolved, how: Adopt) -
     Ok(())
 }
 
-/// Goes first, at once, and with new patience: open ones and those that were given up alike. What is in flight just now keeps its lease.
 async fn reopen(conn: &mut Conn, act: Scene<'_>, target: &Resolved) -> Result<(), StoreError> {
+    let mut sql = reopening(act);
+    push_earlier_deliveries(&mut sql, act, target);
+    sql.build().execute(conn).await?;
+    Ok(())
+}
+
+/// `UPDATE deliveries …` of earlier logouts: goes first, at once, and with new patience, open ones and those that were given up alike. What is in
+/// flight just now keeps its lease.
+pub(super) fn reopening(act: Scene<'_>) -> Builder {
     let (class, now) = (class_number(act.terms.class), act.now.millis());
     let mut sql = Builder::new(
-        "UPDATE deliveries SET state = 'pending', reason = NULL, settled_at = NULL, due_at = CASE WHEN lease_token IS NULL THEN ",
+        "UPDATE deliveries SET state = 'pending', reason = NULL, settled_at = NULL, retry = FALSE, due_at = CASE WHEN lease_token IS NULL THEN ",
     );
     sql.push_bind(now).push(" ELSE due_at END, reopened_token = lease_token, horizon_at = horizon_ms + ").push_bind(now);
     sql.push(", recoverable = 0, refused = 0, config_fault = 0, redirected = 0, blocked = 0, ours = 0, class = CASE WHEN class > ");
     sql.push_bind(class).push(" THEN ").push_bind(class).push(" ELSE class END, compromise = (compromise OR ");
     sql.push_bind(act.terms.compromise).push(") WHERE state IN ('pending', 'rejected', 'expired') AND event_id <> ");
     sql.push_bind(act.event.as_str().to_owned());
-    push_earlier_deliveries(&mut sql, act, target);
-    sql.build().execute(conn).await?;
-    Ok(())
+    sql
 }
 
 /// ` AND …` over `deliveries`.
@@ -662,14 +746,22 @@ fn push_earlier_deliveries(sql: &mut Builder, act: Scene<'_>, target: &Resolved)
     }
 }
 
-async fn leave_cut_off(conn: &mut Conn, context: &Context, act: Scene<'_>, reach: &Reach) -> Result<(), StoreError> {
-    let Some(scope) = &reach.cut_off else { return Ok(()) };
+async fn leave_cut_off(
+    conn: &mut Conn,
+    context: &Context,
+    act: Scene<'_>,
+    scope: CutOffScope,
+    except: &Except,
+    epoch: Option<i64>,
+) -> Result<(), StoreError> {
     let cut_off = CutOff {
-        scope: scope.clone(),
+        scope,
+        except: except.clone(),
         not_before: act.at,
         event: act.event.clone(),
         compromise: act.terms.compromise,
         offline: act.terms.offline == Offline::Taken,
+        epoch,
     };
     cut_offs::leave(conn, context, act.issuer, &cut_off, act.now).await
 }

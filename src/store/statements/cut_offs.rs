@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{Builder, Conn, corrupt, push_list};
 use crate::model::cut_off::{CutOff, CutOffScope};
+use crate::model::trigger::Except;
 use crate::model::{ClientId, CutOffId, EventId, IssuerId, Sid, Subject, Timestamp};
 use crate::store::{Context, StoreError};
 
@@ -20,7 +21,17 @@ fn scope_text(scope: &CutOffScope) -> String {
         CutOffScope::SessionAtClient(sid, client) => format!("session at client{PART}{client}{PART}{}", sid.as_str()),
         CutOffScope::ClientSid(client, sid) => format!("client sid{PART}{client}{PART}{}", sid.as_str()),
         CutOffScope::ClientSub(client, sub) => format!("client sub{PART}{client}{PART}{}", sub.as_str()),
+        CutOffScope::Device(device) => self::device(device),
+        CutOffScope::Everyone => EVERYONE.to_owned(),
+        CutOffScope::EveryoneAtClients => EVERYONE_AT_CLIENTS.to_owned(),
     }
+}
+
+const EVERYONE: &str = "everyone";
+const EVERYONE_AT_CLIENTS: &str = "everyone at clients";
+
+fn device(device: &str) -> String {
+    format!("device{PART}{device}")
 }
 
 fn subject(sub: &Subject) -> String {
@@ -45,8 +56,31 @@ fn read_scope(text: &str, except_sid: Option<String>) -> Result<CutOffScope, Sto
         ["subject at client", at, name] => CutOffScope::SubjectAtClient(sub(name), client(at)),
         ["session at client", at, name] => CutOffScope::SessionAtClient(sid(name), client(at)),
         ["client sid", at, name] => CutOffScope::ClientSid(client(at), sid(name)),
+        ["device", name] => CutOffScope::Device((*name).to_owned()),
+        ["everyone"] => CutOffScope::Everyone,
+        ["everyone at clients"] => CutOffScope::EveryoneAtClients,
         ["client sub", at, name] => CutOffScope::ClientSub(client(at), sub(name)),
         _ => return Err(corrupt("cut_offs", "scope")),
+    })
+}
+
+/// What is spared, as JSON; nothing where nothing is.
+fn except_text(except: &Except) -> Option<String> {
+    let sub: Vec<&str> = except.sub.iter().map(Subject::as_str).collect();
+    let client_id: Vec<&str> = except.client_id.iter().map(ClientId::as_str).collect();
+    (!except.is_empty()).then(|| serde_json::json!({ "sub": sub, "client_id": client_id }).to_string())
+}
+
+fn read_except(text: Option<&str>) -> Result<Except, StoreError> {
+    let Some(text) = text else { return Ok(Except::default()) };
+    let names = |value: &serde_json::Value| -> Option<Vec<String>> {
+        value.as_array()?.iter().map(|name| name.as_str().map(str::to_owned)).collect()
+    };
+    let value: serde_json::Value = serde_json::from_str(text).map_err(|_| corrupt("cut_offs", "except_names"))?;
+    let of = |member: &str| value.get(member).and_then(names).ok_or_else(|| corrupt("cut_offs", "except_names"));
+    Ok(Except {
+        sub: of("sub")?.into_iter().map(Subject::stored).collect(),
+        client_id: of("client_id")?.into_iter().map(ClientId::stored).collect(),
     })
 }
 
@@ -58,6 +92,8 @@ pub(super) struct Known<'a> {
     pub(super) client: Option<&'a ClientId>,
     pub(super) client_sub: Option<&'a Subject>,
     pub(super) client_sid: Option<&'a Sid>,
+    /// The device its session began on; looked for only where something registered may be covered by it.
+    pub(super) device: Option<&'a str>,
     /// The session it came from, which a cut-off of the subject may except, whether or not it is bound to it.
     pub(super) origin_sid: Option<&'a Sid>,
 }
@@ -65,10 +101,13 @@ pub(super) struct Known<'a> {
 impl Known<'_> {
     /// Every scope that covers it. A session is not covered by what names a client.
     fn scopes(self) -> Vec<String> {
-        let mut scopes = Vec::with_capacity(7);
+        let mut scopes = Vec::with_capacity(10);
+        scopes.push(EVERYONE.to_owned());
+        scopes.extend(self.device.map(device));
         scopes.extend(self.sub.map(subject));
         scopes.extend(self.sid.map(session));
         let Some(client) = self.client else { return scopes };
+        scopes.push(EVERYONE_AT_CLIENTS.to_owned());
         scopes.push(scope_text(&CutOffScope::Client(client.clone())));
         scopes.extend(self.sub.map(|sub| scope_text(&CutOffScope::SubjectAtClient(sub.clone(), client.clone()))));
         scopes.extend(self.sid.map(|sid| scope_text(&CutOffScope::SessionAtClient(sid.clone(), client.clone()))));
@@ -82,10 +121,12 @@ impl Known<'_> {
 struct Row {
     scope: String,
     except_sid: Option<String>,
+    except_names: Option<String>,
     not_before: i64,
     event_id: String,
     compromise: bool,
     offline: bool,
+    epoch: Option<i64>,
 }
 
 /// The latest cut-off of each kind whose scope covers something: an older one of the same kind covers nothing more.
@@ -107,18 +148,25 @@ pub(super) async fn covering_each(conn: &mut Conn, issuer: &IssuerId, known: &[K
     let of = |known: &Known<'_>, scopes: &Vec<String>| {
         let own_sid = known.sid.or(known.origin_sid).map(Sid::as_str);
         let excepted = |row: &Row| row.except_sid.is_some() && row.except_sid.as_deref() == own_sid;
-        rows.iter().filter(|row| scopes.contains(&row.scope) && !excepted(row)).map(Row::cut_off).collect()
+        let in_scope = rows.iter().filter(|row| scopes.contains(&row.scope) && !excepted(row)).map(Row::cut_off);
+        let spared = |cut_off: &CutOff| cut_off.except.spares(known.sub, known.client);
+        in_scope.filter(|cut_off| !cut_off.as_ref().is_ok_and(spared)).collect()
     };
     known.iter().zip(&scopes).map(|(known, scopes)| of(known, scopes)).collect()
 }
 
 pub(super) fn push_latest(sql: &mut Builder, issuer: &IssuerId, scopes: &[&str]) {
-    sql.push("SELECT scope, except_sid, not_before, event_id, compromise, offline FROM cut_offs AS c WHERE issuer_id = ");
+    sql.push(
+        "SELECT scope, except_sid, except_names, not_before, event_id, compromise, offline, epoch FROM cut_offs AS c \
+         WHERE lifted_at IS NULL AND issuer_id = ",
+    );
     sql.push_bind(issuer.as_str().to_owned()).push(" AND scope IN ");
     push_list(sql, scopes.iter().copied());
     sql.push(
         " AND NOT EXISTS (SELECT 1 FROM cut_offs AS o WHERE o.issuer_id = c.issuer_id AND o.scope = c.scope
                              AND o.compromise = c.compromise AND o.offline = c.offline AND o.except_sid IS NOT DISTINCT FROM c.except_sid
+                             AND o.except_names IS NOT DISTINCT FROM c.except_names AND o.lifted_at IS NULL
+                             AND COALESCE(o.epoch, 0) >= COALESCE(c.epoch, 0)
                              AND (o.not_before > c.not_before OR (o.not_before = c.not_before AND o.id > c.id)))",
     );
 }
@@ -127,10 +175,12 @@ impl Row {
     fn cut_off(&self) -> Result<CutOff, StoreError> {
         Ok(CutOff {
             scope: read_scope(&self.scope, self.except_sid.clone())?,
+            except: read_except(self.except_names.as_deref())?,
             not_before: Timestamp::from_millis(self.not_before),
             event: EventId::stored(self.event_id.clone()),
             compromise: self.compromise,
             offline: self.offline,
+            epoch: self.epoch,
         })
     }
 }
@@ -150,20 +200,25 @@ pub(super) async fn leave(
         | CutOffScope::SubjectAtClient(..)
         | CutOffScope::SessionAtClient(..)
         | CutOffScope::ClientSid(..)
-        | CutOffScope::ClientSub(..) => None,
+        | CutOffScope::ClientSub(..)
+        | CutOffScope::Device(_)
+        | CutOffScope::Everyone
+        | CutOffScope::EveryoneAtClients => None,
     };
     sqlx::query(
-        "INSERT INTO cut_offs (id, issuer_id, scope, except_sid, not_before, event_id, compromise, offline, created_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+        "INSERT INTO cut_offs (id, issuer_id, scope, except_sid, except_names, not_before, event_id, compromise, offline, epoch, created_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
     )
     .bind(context.entropy.id::<CutOffId>(now).as_str())
     .bind(issuer.as_str())
     .bind(scope_text(&cut_off.scope))
     .bind(except_sid)
+    .bind(except_text(&cut_off.except))
     .bind(cut_off.not_before.millis())
     .bind(cut_off.event.as_str())
     .bind(cut_off.compromise)
     .bind(cut_off.offline)
+    .bind(cut_off.epoch)
     .bind(now.millis())
     .execute(conn)
     .await?;

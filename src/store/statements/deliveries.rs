@@ -323,6 +323,7 @@ pub(in crate::store) async fn attempt_facts(conn: &mut Conn, leased: &[Leased]) 
     let clients = super::registry::clients_of(conn, &wanted.into_iter().collect::<Vec<_>>()).await?;
     let issuers = super::registry::issuers_of(conn, &issuers.into_iter().collect::<Vec<_>>()).await?;
     let mut live = live_participations(conn, leased).await?;
+    let undone = undone(conn, leased).await?;
     leased
         .iter()
         .enumerate()
@@ -330,9 +331,28 @@ pub(in crate::store) async fn attempt_facts(conn: &mut Conn, leased: &[Leased]) 
             let issuer =
                 issuers.iter().find(|issuer| issuer.id == one.issuer).cloned().ok_or_else(|| corrupt("deliveries", "issuer_id"))?;
             let client = clients.iter().find(|client| client.issuer == one.issuer && client.client_id == one.client_id).cloned();
-            Ok(AttemptFacts { issuer, client, live: live.remove(&position).unwrap_or_default() })
+            let undone = undone.contains(one.id.as_str());
+            Ok(AttemptFacts { issuer, client, live: live.remove(&position).unwrap_or_default(), undone })
         })
         .collect()
+}
+
+/// Those whose logout was undone and that no other logout waits for.
+async fn undone(conn: &mut Conn, leased: &[Leased]) -> Result<BTreeSet<String>, StoreError> {
+    let mut found = BTreeSet::new();
+    for chunk in leased.chunks(super::ROWS_MAX) {
+        let mut sql = Builder::new(
+            "SELECT d.id FROM deliveries AS d JOIN events AS e ON e.id = d.event_id WHERE e.undone_at IS NOT NULL AND d.id IN ",
+        );
+        push_list(&mut sql, chunk.iter().map(|one| one.id.as_str()));
+        push_text(
+            &mut sql,
+            " AND NOT EXISTS (SELECT 1 FROM adoptions AS a JOIN events AS o ON o.id = a.event_id
+                               WHERE a.delivery_id = d.id AND o.undone_at IS NULL)",
+        );
+        found.extend(sql.build_query_scalar::<String>().fetch_all(&mut *conn).await?);
+    }
+    Ok(found)
 }
 
 type Live = Vec<(Timestamp, Option<Sid>)>;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::deliveries::delivery_word;
-use super::{Builder, Conn, count, push_list, push_page, word};
+use super::{Builder, Conn, count, instant, push_list, push_page, word};
 use crate::model::delivery::DeliveryState;
 use crate::model::event::{Counts, EventState, RECEIPT_CLIENTS_MAX, Receipt};
 use crate::model::page::{Cursor, Listed, Page};
@@ -12,7 +12,8 @@ use crate::model::{EventId, IssuerId, Timestamp};
 use crate::store::{DeliveryFilter, EventFilter, StoreError};
 
 const EVENT: &str = "id, issuer_id, target, reason, reason_detail, actor, correlation_id, note, sessions_ended, participations_ended, \
-                     refresh_tokens_revoked, occurred_at, created_at";
+                     refresh_tokens_revoked, occurred_at, created_at, undone_at, \
+                     EXISTS (SELECT 1 FROM works AS w WHERE w.event_id = events.id AND w.kind = 'expand' AND w.done_at IS NULL) AS expanding";
 
 #[derive(sqlx::FromRow)]
 struct Row {
@@ -29,6 +30,8 @@ struct Row {
     refresh_tokens_revoked: i64,
     occurred_at: i64,
     created_at: i64,
+    undone_at: Option<i64>,
+    expanding: bool,
 }
 
 /// How the deliveries of one event stand, and when the last of them settled.
@@ -40,7 +43,13 @@ struct Standing {
 
 impl Row {
     fn into_receipt(self, standing: &Standing) -> Result<Receipt, StoreError> {
-        let open = standing.counts.pending + standing.counts.adopted > 0;
+        // What is undone waits for nobody else's deliveries.
+        let waits_for = if self.undone_at.is_none() { standing.counts.adopted } else { 0 };
+        let state = match standing.counts.pending + waits_for {
+            _ if self.expanding => EventState::Expanding,
+            0 => EventState::Settled,
+            _ => EventState::Delivering,
+        };
         Ok(Receipt {
             id: EventId::stored(self.id),
             issuer: IssuerId::stored(self.issuer_id),
@@ -50,7 +59,7 @@ impl Row {
             actor: self.actor,
             correlation_id: self.correlation_id,
             note: self.note,
-            state: if open { EventState::Delivering } else { EventState::Settled },
+            state,
             sessions_ended: count(self.sessions_ended),
             participations_ended: count(self.participations_ended),
             refresh_tokens_revoked: count(self.refresh_tokens_revoked),
@@ -58,7 +67,9 @@ impl Row {
             deliveries: Vec::new(),
             occurred_at: Timestamp::from_millis(self.occurred_at),
             created_at: Timestamp::from_millis(self.created_at),
-            settled_at: (!open).then(|| Timestamp::from_millis(standing.last_settled_at.unwrap_or(self.created_at))),
+            undone_at: instant(self.undone_at),
+            settled_at: (state == EventState::Settled)
+                .then(|| Timestamp::from_millis(standing.last_settled_at.or(self.undone_at).unwrap_or(self.created_at))),
         })
     }
 }
@@ -105,8 +116,15 @@ fn push_filter(sql: &mut Builder, filter: &EventFilter) {
     }
     match filter.state {
         None => {}
-        Some(EventState::Delivering) => push_open(sql, "IN", issuer),
-        Some(EventState::Settled) => push_open(sql, "NOT IN", issuer),
+        Some(EventState::Expanding) => push_expanding(sql, "IN", issuer),
+        Some(EventState::Delivering) => {
+            push_open(sql, "IN", issuer);
+            push_expanding(sql, "NOT IN", issuer);
+        }
+        Some(EventState::Settled) => {
+            push_open(sql, "NOT IN", issuer);
+            push_expanding(sql, "NOT IN", issuer);
+        }
     }
     if let Some(client) = &filter.client_id {
         sql.push(" AND id IN (SELECT event_id FROM deliveries WHERE issuer_id = ").push_bind(issuer.to_owned());
@@ -134,11 +152,22 @@ fn push_filter(sql: &mut Builder, filter: &EventFilter) {
     }
 }
 
+fn push_expanding(sql: &mut Builder, within: &str, issuer: &str) {
+    sql.push(format!(
+        " AND id {within} (SELECT event_id FROM works WHERE done_at IS NULL AND kind = 'expand' AND event_id IS NOT NULL AND issuer_id = "
+    ))
+    .push_bind(issuer.to_owned())
+    .push(")");
+}
+
 /// From the open deliveries, of which there are few, not from the events, of which there are many.
 fn push_open(sql: &mut Builder, within: &str, issuer: &str) {
     sql.push(format!(" AND id {within} (SELECT event_id FROM deliveries WHERE state = 'pending' AND issuer_id = "))
         .push_bind(issuer.to_owned());
-    sql.push(" UNION SELECT a.event_id FROM deliveries AS d JOIN adoptions AS a ON a.delivery_id = d.id WHERE d.state = 'pending' AND d.issuer_id = ");
+    sql.push(
+        " UNION SELECT a.event_id FROM deliveries AS d JOIN adoptions AS a ON a.delivery_id = d.id JOIN events AS e ON e.id = a.event_id
+           WHERE e.undone_at IS NULL AND d.state = 'pending' AND d.issuer_id = ",
+    );
     sql.push_bind(issuer.to_owned()).push(")");
 }
 

@@ -107,7 +107,7 @@ async fn participants_tokens(
 fn names_of<'a>(session: &'a Joined, reported: &'a ParticipantReport) -> Known<'a> {
     let (sub, sid) = (session.sub.as_ref(), session.sid.as_ref());
     let (client_sub, client_sid) = (reported.sub.as_ref().or(sub), reported.sid.as_ref().or(sid));
-    Known { sub, sid, client: Some(&reported.client_id), client_sub, client_sid, origin_sid: None }
+    Known { sub, sid, client: Some(&reported.client_id), client_sub, client_sid, device: None, origin_sid: None }
 }
 
 /// What one report of a participant comes to.
@@ -184,7 +184,7 @@ fn of_participations(cut_offs: Vec<CutOff>) -> Vec<CutOff> {
 async fn insert_participants(conn: &mut Conn, desk: Desk<'_>, session: &Joined, new: &[NewParticipant]) -> Result<(), StoreError> {
     for chunk in new.chunks(super::ROWS_MAX) {
         let mut sql = Builder::new(
-            "INSERT INTO participants (id, session_id, issuer_id, client_id, sid, sub, joined_at, created_at, ended_at, ended_by) ",
+            "INSERT INTO participants (id, session_id, issuer_id, client_id, sid, sub, joined_at, created_at, ended_at, ended_by, epoch) ",
         );
         sql.push_values(chunk, |mut row, (view, _)| {
             row.push_bind(view.id.as_str().to_owned())
@@ -196,7 +196,10 @@ async fn insert_participants(conn: &mut Conn, desk: Desk<'_>, session: &Joined, 
                 .push_bind(view.joined_at.millis())
                 .push_bind(desk.now.millis())
                 .push_bind(millis(view.ended_at))
-                .push_bind(view.ended_by.as_ref().map(|event| event.as_str().to_owned()));
+                .push_bind(view.ended_by.as_ref().map(|event| event.as_str().to_owned()))
+                .push("(SELECT epoch FROM issuers WHERE id = ")
+                .push_bind_unseparated(desk.issuer.as_str().to_owned())
+                .push_unseparated(")");
         });
         sql.build().execute(&mut *conn).await?;
     }
@@ -424,8 +427,8 @@ async fn insert_token(
     let grant: GrantId = desk.context.entropy.id(desk.now);
     let session_id = session.map(|session| session.id.as_str());
     sqlx::query(
-        "INSERT INTO grants (id, issuer_id, client_id, sub, session_id, origin_session_id, offline, begun_at, created_at, revoked_at, revoked_by)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+        "INSERT INTO grants (id, issuer_id, client_id, sub, session_id, origin_session_id, offline, begun_at, created_at, revoked_at, revoked_by, epoch)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, (SELECT epoch FROM issuers WHERE id = $2))",
     )
     .bind(grant.as_str())
     .bind(desk.issuer.as_str())

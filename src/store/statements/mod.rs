@@ -13,9 +13,11 @@ pub(in crate::store) mod registry;
 pub(in crate::store) mod reports;
 pub(in crate::store) mod sessions;
 pub(in crate::store) mod tokens;
+pub(in crate::store) mod works;
 
 mod cut_offs;
 mod ending;
+mod expansion;
 mod joins;
 
 use crate::model::page::{Cursor, Listed, Page};

@@ -1,6 +1,7 @@
 //! What providers report, applied in order: each item undone by itself when it is refused.
 
 use super::cut_offs::{self, Known};
+use super::expansion;
 use super::joins::{self, Desk, Joined, Owner, end_of};
 use super::sessions::{self, SessionRow};
 use super::{Builder, Conn, dialect, millis, name_lock, subject_lock};
@@ -25,6 +26,8 @@ pub(in crate::store) async fn report(
     let locks: Vec<String> = subjects.iter().map(subject_lock).chain(names).collect();
     dialect::own_names(conn, &issuer.id, &locks).await?;
     let desk = Desk { context, issuer: &issuer.id, rules: *rules, now: dialect::now(conn, &context.clock).await? };
+    let named: Vec<&SessionName> = reports.iter().filter_map(session_of).collect();
+    expansion::overtake(conn, context, &issuer.id, &named, &subjects, rules.opening, desk.now).await?;
     let mut outcomes = Vec::with_capacity(reports.len());
     for report in reports {
         sqlx::query("SAVEPOINT item").execute(&mut *conn).await?;
@@ -175,8 +178,8 @@ async fn begin(
     };
     sqlx::query(
         "INSERT INTO sessions (id, issuer_id, sid, provider_key, sub, started_at, expires_at, idle_expires_at, device_id, device_label,
-                               device_ip, device_agent, created_at, ended_at, ended_by, ended_offline, ended_grave)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)",
+                               device_ip, device_agent, created_at, ended_at, ended_by, ended_offline, ended_grave, epoch)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, (SELECT epoch FROM issuers WHERE id = $2))",
     )
     .bind(id.as_str())
     .bind(desk.issuer.as_str())

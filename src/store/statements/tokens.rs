@@ -27,6 +27,9 @@ struct Row {
     session_id: Option<String>,
     sid: Option<String>,
     started_at: Option<i64>,
+    device_id: Option<String>,
+    grant_epoch: i64,
+    session_epoch: Option<i64>,
     ended_at: Option<i64>,
 }
 
@@ -34,7 +37,8 @@ struct Row {
 /// session found ended here and a grant found revoked say the same thing; both are looked at.
 pub(in crate::store) async fn named(conn: &mut Conn, issuer: &IssuerId, names: &[TokenName]) -> Result<Option<TokenRecord>, StoreError> {
     let mut sql = Builder::new(
-        "SELECT t.name, g.client_id, g.sub, g.offline, t.scope, t.issued_at, t.expires_at, g.revoked_at, g.session_id, s.sid, s.started_at, s.ended_at
+        "SELECT t.name, g.client_id, g.sub, g.offline, t.scope, t.issued_at, t.expires_at, g.revoked_at, g.session_id, s.sid, s.started_at, s.device_id,
+                g.epoch AS grant_epoch, s.epoch AS session_epoch, s.ended_at
            FROM refresh_tokens AS t
            JOIN grants AS g ON g.id = t.grant_id
            LEFT JOIN sessions AS s ON s.id = COALESCE(g.session_id, g.origin_session_id)
@@ -48,12 +52,20 @@ pub(in crate::store) async fn named(conn: &mut Conn, issuer: &IssuerId, names: &
     let Some(row): Option<Row> = sql.build_query_as().fetch_optional(&mut *conn).await? else { return Ok(None) };
     let (client_id, sub, sid) = (ClientId::stored(row.client_id), row.sub.map(Subject::stored), row.sid.map(Sid::stored));
     let bound_sid = sid.as_ref().filter(|_| row.session_id.is_some());
-    let known = Known { sub: sub.as_ref(), sid: bound_sid, origin_sid: sid.as_ref(), client: Some(&client_id), ..Known::default() };
+    let known = Known {
+        sub: sub.as_ref(),
+        sid: bound_sid,
+        origin_sid: sid.as_ref(),
+        client: Some(&client_id),
+        device: row.device_id.as_deref(),
+        ..Known::default()
+    };
     let cut_offs = cut_offs::covering(conn, issuer, known).await?;
-    let session = row
-        .session_id
-        .and(row.started_at)
-        .map(|started_at| TokenSession { started_at: Timestamp::from_millis(started_at), ended_at: instant(row.ended_at) });
+    let session = row.session_id.and(row.started_at).map(|started_at| TokenSession {
+        started_at: Timestamp::from_millis(started_at),
+        epoch: row.session_epoch.unwrap_or(0),
+        ended_at: instant(row.ended_at),
+    });
     Ok(Some(TokenRecord {
         client_id,
         sub,
@@ -62,6 +74,7 @@ pub(in crate::store) async fn named(conn: &mut Conn, issuer: &IssuerId, names: &
         issued_at: instant(row.issued_at),
         expires_at: instant(row.expires_at),
         offline_access: row.offline,
+        epoch: row.grant_epoch,
         grant_revoked_at: instant(row.revoked_at),
         session,
         cut_offs,
