@@ -16,22 +16,26 @@ use std::time::Duration;
 use axum::Router;
 use axum::routing::get;
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Semaphore, watch};
 use tokio_util::task::TaskTracker;
 
 pub use sealing_key::KeyError;
 
+use crate::bells::{Bells, Doorbell};
 use crate::config::{Config, DatabaseUrl, Mode};
 use crate::deliver::{self, Courier, Parts};
 use crate::egress::{self, Egress, EgressConfig, EgressError, Names};
 use crate::http::Routes;
 use crate::http::state::{App, AppState, Settings};
 use crate::lifecycle::{Ended, Running, Signals, Stop, Tasks};
+use crate::model::ReplicaId;
 use crate::observe::metrics::Handle;
 use crate::observe::{self, Started, Stopped};
+use crate::plan::lane::Share;
 use crate::seams::{Clock, Entropy};
 use crate::store::{OpenError, Store, StoreError, StoreSettings};
 use crate::token::{Keyring, digest_of_token};
+use crate::upkeep::{self, Tools};
 use crate::{answer, receive, registry};
 
 /// How often what histograms have collected is folded.
@@ -90,6 +94,7 @@ pub struct Server {
     address: SocketAddr,
     metrics_address: Option<SocketAddr>,
     state: AppState,
+    share: watch::Receiver<Share>,
     grace: Duration,
     /// Sees to the order of the stop.
     house: Tasks,
@@ -123,7 +128,8 @@ impl Server {
 
         let stop = Stop::new();
         let (house, doors, cellar) = (Tasks::new(stop.clone()), Tasks::new(stop), Tasks::new(Stop::new()));
-        let (doorbell, settled, pulse) = (Arc::new(Notify::new()), watch::Sender::new(0), watch::Sender::new(None));
+        let (doorbell, settled, pulse) = (Doorbell::default(), watch::Sender::new(0), watch::Sender::new(None));
+        let bells = Bells::default();
         let keyring = Arc::new(Keyring::default());
         let state = AppState::new(App {
             store: store.clone(),
@@ -133,12 +139,22 @@ impl Server {
             keyring: Arc::clone(&keyring),
             egress: Arc::clone(&egress),
             metrics: handle.clone(),
-            doorbell: Arc::clone(&doorbell),
+            doorbell: doorbell.clone(),
+            bells: bells.clone(),
             settled: settled.clone(),
+            streams: Arc::new(Semaphore::new(config.http.streams_max)),
             pulse: pulse.subscribe(),
             tasks: doors.clone(),
             settings: door_settings(&config, address),
         });
+        let tools = Tools {
+            store: store.clone(),
+            clock: clock.clone(),
+            entropy: entropy.clone(),
+            doorbell: doorbell.clone(),
+            settled: settled.clone(),
+        };
+        let share = upkeep::begin(&tools, &bells, &upkeep_settings(&config, entropy.id(clock.now())), &cellar);
         let courier = Courier::new(Parts {
             store: store.clone(),
             egress,
@@ -147,7 +163,7 @@ impl Server {
             clock,
             entropy,
             tasks: cellar.clone(),
-            doorbell,
+            doorbell: Arc::clone(doorbell.here()),
             settled,
             pulse,
             settings: courier_settings(&config),
@@ -165,7 +181,7 @@ impl Server {
         });
         let order = house.spawn("order", stop_in_order(house.stop().clone(), doors.clone(), cellar.clone(), courier));
         tell_started(address, &store);
-        Ok(Self { address, metrics_address, state, grace: config.shutdown_grace, house, doors, cellar, keeper, order })
+        Ok(Self { address, metrics_address, state, share, grace: config.shutdown_grace, house, doors, cellar, keeper, order })
     }
 
     /// Where it listens.
@@ -181,6 +197,11 @@ impl Server {
     /// The stop it obeys.
     pub fn stop(&self) -> &Stop {
         self.house.stop()
+    }
+
+    /// Its part in what all processes on its database do.
+    pub fn share(&self) -> &watch::Receiver<Share> {
+        &self.share
     }
 
     /// What its handlers reach.
@@ -298,6 +319,11 @@ fn courier_settings(config: &Config) -> deliver::Settings {
         idle_poll: config.delivery.idle_poll,
         token_lifetime: config.token.lifetime,
     }
+}
+
+fn upkeep_settings(config: &Config, replica: ReplicaId) -> upkeep::Settings {
+    let timetable = config.schedule.timetable.clone();
+    upkeep::Settings { replica, timetable, hold: config.schedule.hold, beat: config.replica_beat }
 }
 
 fn tell_started(listen: SocketAddr, store: &Store) {

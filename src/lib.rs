@@ -38,7 +38,7 @@
 //! | [`deliver`] | the courier |
 //! | [`upkeep`] | the chores that run by themselves |
 //! | [`cli`] | the command line, a client of the HTTP API |
-//! | [`config`], [`lifecycle`], [`seams`], [`app`] | settings; start and stop; clock and chance; the wiring |
+//! | [`config`], [`lifecycle`], [`bells`], [`seams`], [`app`] | settings; start and stop; who wakes whom; clock and chance; the wiring |
 //!
 //! Direction: `main → cli → app → {receive, answer, registry, deliver, upkeep} → http → {token, plan, store, egress, observe} → model`. Nothing points
 //! upward; each foreign crate lives in one room. A test reads `src/` and fails when a room reaches outside its row.
@@ -53,6 +53,7 @@
 
 pub mod answer;
 pub mod app;
+pub mod bells;
 pub mod cli;
 pub mod config;
 pub mod deliver;

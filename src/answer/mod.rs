@@ -8,6 +8,7 @@ pub mod health;
 pub mod introspection;
 pub mod jwks;
 pub mod metadata;
+pub mod progress;
 pub mod receipts;
 pub mod sessions;
 pub mod subjects;
@@ -24,6 +25,7 @@ pub fn routes() -> Routes {
         .merge(subjects::routes())
         .merge(receipts::routes())
         .merge(deliveries::routes())
+        .merge(progress::routes())
         .merge(introspection::routes())
 }
 

@@ -20,6 +20,7 @@ use ipnet::IpNet;
 use url::Url;
 
 use crate::model::client::DeliverySettings;
+use crate::model::schedule::{Schedule, Timetable};
 pub use reader::{Mistake, Mistakes, Setting, Source};
 use reader::{Raw, Reader};
 pub use secret::{KeyOctets, Secret};
@@ -68,6 +69,10 @@ pub struct Config {
     pub delivery: Delivery,
     /// `[token]`.
     pub token: Token,
+    /// `[schedule]`.
+    pub schedule: Chores,
+    /// `replicas.beat_ms`: how often a process says that it lives; who was silent for three times as long is not counted any more.
+    pub replica_beat: Duration,
     /// `idempotency_keep_h`: how long a repeated request gets the first answer.
     pub idempotency_keep: Duration,
     /// `shutdown_grace_s`: how long what is in flight may take to finish after the first signal.
@@ -88,6 +93,8 @@ pub struct Http {
     pub body_bytes_max: usize,
     /// `http.connections_max`: how many connections are open at once.
     pub connections_max: usize,
+    /// `http.streams_max`: how many of them may follow a logout.
+    pub streams_max: usize,
     /// `http.request_timeout_ms`: how long one request may take; longer than the 30 s a caller may ask to wait.
     pub request_timeout: Duration,
 }
@@ -167,6 +174,15 @@ pub struct Token {
     pub lifetime: Duration,
 }
 
+/// When chores are done.
+#[derive(Clone, Debug)]
+pub struct Chores {
+    /// `schedule.works`, `.expiry`, `.horizon`, `.lanes`, `.retention`: cron expressions of six fields, in UTC.
+    pub timetable: Timetable,
+    /// `schedule.hold_ms`: how long a chore belongs to the process that began it; one that dies is replaced after that.
+    pub hold: Duration,
+}
+
 /// What is written to standard error.
 #[derive(Clone, Copy, Debug)]
 pub struct Log {
@@ -242,6 +258,8 @@ impl Config {
             network: Network { allow: reader.or("network.allow", Vec::new(), networks, |allow| listed(allow)) },
             delivery: Delivery::read(reader),
             token: Token { lifetime: reader.seconds("token.lifetime_s", 120, 10..=120) },
+            schedule: Chores::read(reader),
+            replica_beat: reader.millis("replicas.beat_ms", 5000, 100..=60_000),
             idempotency_keep: Duration::from_hours(reader.number("idempotency_keep_h", 24, 24..=720)),
             shutdown_grace: reader.seconds("shutdown_grace_s", 12, 1..=300),
             log: Log::read(reader),
@@ -293,6 +311,7 @@ impl Http {
             metrics_listen: reader.optional("http.metrics_listen", address, SocketAddr::to_string),
             body_bytes_max: reader.number("http.body_bytes_max", 4 << 20, 1 << 10..=64 << 20),
             connections_max: reader.number("http.connections_max", 1000, 1..=1_000_000),
+            streams_max: reader.number("http.streams_max", 200, 1..=1_000_000),
             request_timeout: reader.millis("http.request_timeout_ms", 45_000, 31_000..=600_000),
         }
     }
@@ -333,6 +352,31 @@ impl Delivery {
             idle_poll: reader.millis("delivery.idle_poll_ms", 5000, 10..=60_000),
         }
     }
+}
+
+impl Chores {
+    fn read(reader: &mut Reader) -> Self {
+        let often = "*/5 * * * * *";
+        Self {
+            timetable: Timetable {
+                works: schedule(reader, "schedule.works", often),
+                expiry: schedule(reader, "schedule.expiry", often),
+                horizon: schedule(reader, "schedule.horizon", often),
+                lanes: schedule(reader, "schedule.lanes", often),
+                retention: schedule(reader, "schedule.retention", "0 17 * * * *"),
+            },
+            hold: reader.millis("schedule.hold_ms", 30_000, 500..=600_000),
+        }
+    }
+}
+
+fn schedule(reader: &mut Reader, path: &'static str, default: &str) -> Schedule {
+    let default = Schedule::parse(default).expect("the defaults are schedules");
+    let parse = |raw: &Raw| {
+        let text = raw.text()?;
+        Schedule::parse(text).map_err(|refused| format!("{}, not {text:?}", refused.why))
+    };
+    reader.or(path, default, parse, Schedule::to_string)
 }
 
 /// The longest time-out of one attempt, in milliseconds.

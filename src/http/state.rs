@@ -5,8 +5,9 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Semaphore, watch};
 
+use crate::bells::{Bells, Doorbell};
 use crate::egress::{Egress, Mode};
 use crate::lifecycle::Tasks;
 use crate::model::client::DeliverySettings;
@@ -37,9 +38,13 @@ pub struct App {
     /// What was measured.
     pub metrics: Handle,
     /// Wakes the courier after a commit.
-    pub doorbell: Arc<Notify>,
+    pub doorbell: Doorbell,
+    /// Wake the chores after a commit that left them work.
+    pub bells: Bells,
     /// Changes whenever deliveries were settled: whoever waits for a receipt subscribes, looks, and waits for a change.
     pub settled: watch::Sender<u64>,
+    /// Places for those who follow a logout.
+    pub streams: Arc<Semaphore>,
     /// When the courier last finished a step.
     pub pulse: watch::Receiver<Option<Timestamp>>,
     /// Every request runs here, so that a stop waits for it and a caller who hangs up does not end it.

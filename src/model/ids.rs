@@ -207,7 +207,7 @@ macro_rules! read_back {
     )* };
 }
 
-read_back!(SessionId, ParticipantId, EventId, DeliveryId, AttemptId, ApiTokenId, AuditId, WorkId);
+read_back!(SessionId, ParticipantId, EventId, DeliveryId, AttemptId, ApiTokenId, AuditId, WorkId, ReplicaId);
 
 internal_id! {
     /// A session's row.
@@ -232,6 +232,8 @@ internal_id! {
     WorkId;
     /// An audit record.
     AuditId;
+    /// A process among those that share a database, from its start to its end.
+    ReplicaId;
 }
 
 /// A SHA-256 digest: all that is kept of a token.

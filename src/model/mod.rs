@@ -16,12 +16,13 @@ pub mod issuer;
 pub mod key;
 pub mod page;
 pub mod report;
+pub mod schedule;
 pub mod session;
 pub mod time;
 pub mod trigger;
 
 pub use ids::{
     Alias, ApiTokenId, AttemptId, AuditId, ClientId, CutOffId, DeliveryId, Digest, EventId, GrantId, Id, Issuer, IssuerId, Jti, Malformed,
-    ParticipantId, ProviderKey, RefreshTokenId, SessionId, Sid, Subject, WorkId,
+    ParticipantId, ProviderKey, RefreshTokenId, ReplicaId, SessionId, Sid, Subject, WorkId,
 };
 pub use time::Timestamp;

@@ -48,6 +48,15 @@ fn deal_round(dealt: &mut [(&LaneLoad, u16)], left: &mut u16) -> Round {
     round
 }
 
+/// A process's part in what all of them do together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// How many processes share the work.
+    pub replicas: u16,
+    /// Which of them this one is, counted from 0.
+    pub rank: u16,
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::{BTreeMap, BTreeSet};

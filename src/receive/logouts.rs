@@ -80,6 +80,9 @@ pub async fn post_logout(
         (Mode::Rehearse, Committed { receipt, .. }) => Ok(Reply::ok(ReceiptShape::whole(receipt, Kept::Rehearsed)?).into_response()),
         (Mode::Commit, Committed { receipt, replayed }) => {
             app.doorbell.notify_one();
+            if receipt.state == EventState::Expanding {
+                app.bells.works.notify_one();
+            }
             if !replayed {
                 tell(&receipt, reach.class);
             }
@@ -124,34 +127,40 @@ fn trigger(body: LogoutBody, seat: Seat, headers: &HeaderMap, app: &AppState) ->
     })
 }
 
-/// How soon the same receipt is read again, however often something settles meanwhile.
-const REREAD_PAUSE: Duration = Duration::from_millis(50);
-/// How late it is read again when nothing is heard, since another process may settle too.
-const REREAD_MAX: Duration = Duration::from_millis(500);
+/// How soon it is looked again, however often something settles meanwhile.
+const LOOK_PAUSE: Duration = Duration::from_millis(50);
+/// How many times as long as a look took nobody looks again: one at a huge logout is not cheap.
+const PAUSE_PER_LOOK: u32 = 10;
+/// How late it is looked again when nothing is heard, since another process may settle too.
+const LOOK_MAX: Duration = Duration::from_millis(500);
 
 /// The receipt when it is settled, or as it stands when the wait is over.
-async fn settled_within(app: &AppState, mut receipt: Receipt, wait: Option<Wait>) -> Result<Receipt, StoreError> {
-    let Some(wait) = wait else { return Ok(receipt) };
+async fn settled_within(app: &AppState, receipt: Receipt, wait: Option<Wait>) -> Result<Receipt, StoreError> {
+    let Some(wait) = wait.filter(|_| receipt.state != EventState::Settled) else { return Ok(receipt) };
     let mut settled = app.settled.subscribe();
     let mut time_is_up = std::pin::pin!(tokio::time::sleep(wait.duration()));
-    let mut over = false;
-    while receipt.state != EventState::Settled && !over {
+    let mut pause = LOOK_PAUSE;
+    loop {
         let something_settles = async {
-            tokio::time::sleep(REREAD_PAUSE).await;
-            tokio::time::timeout(REREAD_MAX, settled.changed()).await
+            tokio::time::sleep(pause).await;
+            tokio::time::timeout(LOOK_MAX, settled.changed()).await
         };
-        tokio::select! {
-            () = &mut time_is_up => over = true,
-            heard = something_settles => over = matches!(heard, Ok(Err(_))),
-        }
-        // Marked as seen before it is read again: what settles in between is not missed.
+        let over = tokio::select! {
+            () = &mut time_is_up => true,
+            heard = something_settles => matches!(heard, Ok(Err(_))),
+        };
+        // Marked as seen before it is looked for: what settles in between is not missed.
         settled.mark_unchanged();
-        match app.store.receipt(&receipt.issuer, &receipt.id).await? {
-            Some(fresh) => receipt = fresh,
-            None => break,
+        let begun = app.clock.instant();
+        // Whether anything is open is asked first, since counting all that is settled takes the longer the more there is.
+        if over || !app.store.is_open(&receipt.id).await? {
+            let Some(fresh) = app.store.receipt(&receipt.issuer, &receipt.id).await? else { return Ok(receipt) };
+            if over || fresh.state == EventState::Settled {
+                return Ok(fresh);
+            }
         }
+        pause = (begun.elapsed() * PAUSE_PER_LOOK).max(LOOK_PAUSE);
     }
-    Ok(receipt)
 }
 
 fn reply(receipt: Receipt, replayed: bool, wait: Option<Wait>) -> Result<Response, Problem> {
@@ -194,6 +203,7 @@ pub async fn undo_logout(
     };
     let receipt = app.store.undo(&issuer.id, &id, audit).await?.ok_or_else(unknown)?;
     app.settled.send_modify(|count| *count += 1);
+    app.bells.works.notify_one();
     Ok(Reply::ok(ReceiptShape::whole(receipt, Kept::Committed)?))
 }
 

@@ -132,7 +132,14 @@ async fn refuse_lazy_sqlite(connection: &mut SqliteConnection) -> Result<(), Ope
     if synchronous < 2 { Err(OpenError::NotDurable { setting: "synchronous", value: synchronous.to_string() }) } else { Ok(()) }
 }
 
-pub(super) async fn open_postgres(settings: &StoreSettings) -> Result<(PgPool, String), OpenError> {
+/// What opening PostgreSQL yields: a pool that works, and a small one for notices.
+pub(super) struct OpenedPostgres {
+    pub(super) pool: PgPool,
+    pub(super) side: PgPool,
+    pub(super) version: String,
+}
+
+pub(super) async fn open_postgres(settings: &StoreSettings) -> Result<OpenedPostgres, OpenError> {
     let timeout_ms = settings.statement_timeout.as_millis().to_string();
     let options = PgConnectOptions::from_str(&settings.url)?.application_name("logoutd").options([
         ("statement_timeout", timeout_ms.as_str()),
@@ -150,12 +157,16 @@ pub(super) async fn open_postgres(settings: &StoreSettings) -> Result<(PgPool, S
     let version: String = sqlx::query_scalar("SHOW server_version").fetch_one(&mut connection).await?;
     MIGRATIONS.run(&mut connection).await?;
     connection.close().await?;
+    let side = PgPoolOptions::new()
+        .max_connections(super::notices::CONNECTIONS)
+        .acquire_timeout(Duration::from_secs(5))
+        .connect_lazy_with(options.clone());
     let pool = PgPoolOptions::new()
         .max_connections(settings.max_connections)
         .acquire_timeout(Duration::from_secs(5))
         .connect_with(options)
         .await?;
-    Ok((pool, version))
+    Ok(OpenedPostgres { pool, side, version })
 }
 
 #[cfg(test)]

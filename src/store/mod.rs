@@ -11,17 +11,20 @@
 //! Methods are named for what happens in the world. Not found is `None`; an error means that nothing is known to be committed.
 
 mod engine;
+mod notices;
 mod values;
 mod writer;
 
 use std::fs::File;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use sqlx::{PgPool, SqlitePool};
 use tokio_util::task::TaskTracker;
 
 pub use engine::{OpenError, StoreSettings};
+pub use notices::{Ear, Notice};
 pub use values::*;
 use writer::Writer;
 
@@ -34,11 +37,11 @@ use crate::model::effects::{OpeningRule, Reach, ReportRules, WorkRules};
 use crate::model::event::Receipt;
 use crate::model::issuer::IssuerRecord;
 use crate::model::key::KeyRecord;
-use crate::model::page::{Listed, Page};
+use crate::model::page::{Cursor, Listed, Page};
 use crate::model::report::{Report, ReportRefused, Reported, TokenName};
 use crate::model::session::{SessionName, SessionView};
 use crate::model::trigger::Trigger;
-use crate::model::{ApiTokenId, ClientId, DeliveryId, Digest, EventId, IssuerId, Subject, Timestamp, WorkId};
+use crate::model::{ApiTokenId, ClientId, DeliveryId, Digest, EventId, IssuerId, ReplicaId, Subject, Timestamp, WorkId};
 use crate::observe::GroupCommitted;
 use crate::seams::{Clock, Entropy};
 
@@ -91,14 +94,11 @@ impl<T> Ending<T> {
 
 enum Engine {
     /// The lock is held as long as the store lives.
-    Sqlite {
-        read: SqlitePool,
-        writer: Writer,
-        version: String,
-        _lock: File,
-    },
+    Sqlite { read: SqlitePool, writer: Writer, version: String, _lock: File },
     Postgres {
         pool: PgPool,
+        /// For notices alone.
+        side: PgPool,
         version: String,
         tasks: TaskTracker,
     },
@@ -168,8 +168,8 @@ impl Store {
             tasks.spawn(task);
             Engine::Sqlite { read, writer, version, _lock: lock }
         } else if settings.url.starts_with("postgres:") || settings.url.starts_with("postgresql:") {
-            let (pool, version) = engine::open_postgres(settings).await?;
-            Engine::Postgres { pool, version, tasks: tasks.clone() }
+            let engine::OpenedPostgres { pool, side, version } = engine::open_postgres(settings).await?;
+            Engine::Postgres { pool, side, version, tasks: tasks.clone() }
         } else {
             return Err(OpenError::Url);
         };
@@ -188,7 +188,10 @@ impl Store {
     pub async fn close(&self) {
         match &self.0.engine {
             Engine::Sqlite { read, .. } => read.close().await,
-            Engine::Postgres { pool, .. } => pool.close().await,
+            Engine::Postgres { pool, side, .. } => {
+                side.close().await;
+                pool.close().await;
+            }
         }
     }
 
@@ -350,6 +353,48 @@ impl Store {
     /// Deliveries counted by state.
     pub async fn census(&self) -> Result<Census, StoreError> {
         read!(self, deliveries::census())
+    }
+
+    /// Deliveries of a logout that were settled after this position, in the order in which they were settled.
+    pub async fn settled_after(&self, event: &EventId, after: &Cursor, limit: u16) -> Result<Vec<DeliveryView>, StoreError> {
+        read!(self, deliveries::settled_after(event, after, limit))
+    }
+
+    /// Whether anything of a logout is still to come: a delivery of its own, one it adopted, or work that is not done.
+    pub async fn is_open(&self, event: &EventId) -> Result<bool, StoreError> {
+        read!(self, events::is_open(event))
+    }
+
+    // ---- chores and replicas ----
+
+    /// Takes a chore, unless another process holds it or has done it for this time.
+    pub async fn take_chore(&self, call: ChoreCall) -> Result<ChoreTurn, StoreError> {
+        write!(self, chores::take(call))
+    }
+
+    /// Holds a chore for longer; false when another process took it.
+    pub async fn hold_chore(&self, call: ChoreCall) -> Result<bool, StoreError> {
+        write!(self, chores::hold_on(call))
+    }
+
+    /// Lets go of a chore; `done` is when it was taken, if it was done to its end.
+    pub async fn leave_chore(&self, name: &'static str, holder: &ReplicaId, done: Option<Timestamp>) -> Result<(), StoreError> {
+        write!(self, chores::let_go((name, holder.clone(), done)))
+    }
+
+    /// Says that this process lives, and tells all that were seen within that time, in the order of their ids.
+    pub async fn beat(&self, id: &ReplicaId, within: Duration) -> Result<Vec<ReplicaId>, StoreError> {
+        write!(self, replicas::beat((id.clone(), within)))
+    }
+
+    /// Says that this process ends.
+    pub async fn leave(&self, id: &ReplicaId) -> Result<(), StoreError> {
+        write!(self, replicas::leave(id.clone()))
+    }
+
+    /// Forgets some of the processes that were not seen for that long; how many.
+    pub async fn forget_replicas(&self, unseen_for: Duration) -> Result<u64, StoreError> {
+        write!(self, replicas::forget(unseen_for))
     }
 
     // ---- the register ----
@@ -523,6 +568,10 @@ impl From<sqlx::Error> for StoreError {
 impl StoreError {
     fn closed() -> Self {
         Self::Unavailable("the database is being closed".into())
+    }
+
+    fn deaf() -> Self {
+        Self::Unavailable("the connection that hears notices was lost".into())
     }
 
     fn panicked() -> Self {

@@ -1,5 +1,7 @@
 //! What callers hand to the vault and what it hands back, beside the nouns of `model`.
 
+use std::time::Duration;
+
 use crate::model::access::Caller;
 use crate::model::attempt::AttemptRecord;
 use crate::model::audit::Act;
@@ -9,9 +11,10 @@ use crate::model::delivery::{DeliveryState, Lane, Tally, Verdict};
 use crate::model::event::{EventState, Receipt};
 use crate::model::issuer::IssuerRecord;
 use crate::model::key::words;
+use crate::model::schedule::Schedule;
 use crate::model::session::{Life, SessionView};
 use crate::model::trigger::Reason;
-use crate::model::{Alias, ClientId, DeliveryId, EventId, IssuerId, Jti, Sid, Subject, Timestamp};
+use crate::model::{Alias, ClientId, DeliveryId, EventId, IssuerId, Jti, ReplicaId, Sid, Subject, Timestamp};
 
 /// Why the vault did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -361,4 +364,43 @@ pub struct Census {
     pub by_state: Vec<(DeliveryState, u64)>,
     /// When the oldest pending one was written.
     pub oldest_pending: Option<Timestamp>,
+}
+
+/// A process's wish to do a chore.
+#[derive(Clone, Debug)]
+pub struct ChoreCall {
+    /// Which chore.
+    pub name: &'static str,
+    /// Which process.
+    pub holder: ReplicaId,
+    /// For how long at first.
+    pub hold: Duration,
+    /// Why now.
+    pub occasion: ChoreOccasion,
+}
+
+/// Why a chore is to be done now.
+#[derive(Clone, Debug)]
+pub enum ChoreOccasion {
+    /// Its time has come; once is enough for all processes.
+    Schedule(Schedule),
+    /// Something was left for it.
+    Ring,
+}
+
+/// What came of the wish to do a chore.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChoreTurn {
+    /// It is this process's to do.
+    Ours {
+        /// When it was taken.
+        at: Timestamp,
+    },
+    /// Another process does it.
+    Held {
+        /// For how long at most, unless it holds on.
+        left: Duration,
+    },
+    /// It was done since its time had come.
+    Done,
 }

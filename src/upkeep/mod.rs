@@ -1,16 +1,36 @@
-//! The cellar: chores that run by themselves.
+//! The cellar: chores that run by themselves, and the company of other processes.
 //!
 //! Owns when a chore runs and who runs it. Each chore is an idempotent function that looks in the database for what is due; it takes no message, so that
 //! a restart, a second process and a silent bell are all the same to it. Never decides what a chore means: that is `plan`, and the vault's statements.
+//!
+//! Why the schedule's bell is trusted with nothing: the scheduler reads the wall clock itself, runs detached, and may fall silent. It rings; whether a
+//! chore is due, and whether another process has done it already, is asked of the database by its own clock (`keeper.rs`), and a chore whose bell stays
+//! silent looks by itself.
 
+mod bell;
+mod forgetting;
+mod keeper;
+mod neighbours;
+mod replicas;
 mod works;
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use tokio::sync::{Notify, watch};
 
+pub use keeper::keep;
+pub use replicas::stay_counted;
+
+use crate::bells::{Bells, Doorbell};
+use crate::lifecycle::Tasks;
+use crate::model::ReplicaId;
+use crate::model::schedule::{Schedule, Timetable};
+use crate::observe::{StoreFailed, StoreFault};
+use crate::plan::lane::Share;
 use crate::seams::{Clock, Entropy};
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 
 /// What chores work with.
 #[derive(Clone, Debug)]
@@ -22,7 +42,7 @@ pub struct Tools {
     /// For ids.
     pub entropy: Entropy,
     /// Rung when a chore made deliveries due.
-    pub doorbell: Arc<Notify>,
+    pub doorbell: Doorbell,
     /// Changed whenever a chore settled deliveries.
     pub settled: watch::Sender<u64>,
 }
@@ -34,4 +54,80 @@ pub enum Step {
     More,
     /// Nothing is left to do now.
     Dry,
+}
+
+/// One step of a chore.
+pub type StepOf = Box<dyn for<'t> Fn(&'t Tools) -> BoxFuture<'t, Result<Step, StoreError>> + Send + Sync>;
+
+/// A chore: what is done, and when.
+pub struct Chore {
+    /// What it is called, in the database too.
+    pub name: &'static str,
+    /// When it is due.
+    pub schedule: Schedule,
+    /// Rung from inside when something was left for it.
+    pub bell: Arc<Notify>,
+    /// One step of it.
+    pub step: StepOf,
+}
+
+impl std::fmt::Debug for Chore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Chore").field("name", &self.name).field("schedule", &self.schedule).finish_non_exhaustive()
+    }
+}
+
+/// How chores and company are kept.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// This process, from its start to its end.
+    pub replica: ReplicaId,
+    /// When each chore is due.
+    pub timetable: Timetable,
+    /// How long a chore is held at first, and each time it is held on to.
+    pub hold: Duration,
+    /// How often this process says that it lives.
+    pub beat: Duration,
+}
+
+/// Every chore there is.
+pub fn chores(timetable: &Timetable, bells: &Bells) -> Vec<Chore> {
+    vec![
+        Chore {
+            name: "works",
+            schedule: timetable.works.clone(),
+            bell: Arc::clone(&bells.works),
+            step: Box::new(|tools| Box::pin(works::step(tools))),
+        },
+        Chore {
+            name: "replicas",
+            schedule: timetable.retention.clone(),
+            bell: Arc::default(),
+            step: Box::new(|tools| Box::pin(forgetting::step(tools))),
+        },
+    ]
+}
+
+/// Lets everything in this room run until the stop, and tells this process's share of what all of them do.
+pub fn begin(tools: &Tools, bells: &Bells, settings: &Settings, tasks: &Tasks) -> watch::Receiver<Share> {
+    let chores = chores(&settings.timetable, bells);
+    let rings = chores.into_iter().map(|chore| {
+        let (schedule, ring) = (chore.schedule.clone(), Arc::new(Notify::new()));
+        drop(tasks.spawn("chore", keep(chore, Arc::clone(&ring), tools.clone(), settings.clone(), tasks.clone())));
+        (schedule, ring)
+    });
+    let rings = rings.collect();
+    drop(tasks.spawn("bell", bell::ring(rings, tasks.stop().clone())));
+    neighbours::begin(tools, &settings.replica, tasks);
+    let (share, shared) = watch::channel(Share { replicas: 1, rank: 0 });
+    drop(tasks.spawn("replica", stay_counted(tools.store.clone(), settings.replica.clone(), settings.beat, share, tasks.stop().clone())));
+    shared
+}
+
+fn store_failed(operation: &'static str, error: &StoreError) {
+    let fault = match error {
+        StoreError::Unavailable(_) => StoreFault::Unavailable,
+        StoreError::Corrupt { .. } => StoreFault::Corrupt,
+    };
+    StoreFailed { operation, fault, error }.emit();
 }

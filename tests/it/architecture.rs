@@ -21,9 +21,9 @@ const ROWS: &[Row] = &[
         &["axum", "askama"],
     ),
     ("deliver", &["egress", "issuers", "lifecycle", "model", "observe", "plan", "seams", "store", "token"], &["tracing"]),
-    ("upkeep", &["issuers", "lifecycle", "model", "observe", "plan", "seams", "store"], &["tokio_cron_scheduler", "tracing"]),
+    ("upkeep", &["issuers", "bells", "lifecycle", "model", "observe", "plan", "seams", "store"], &["tokio_cron_scheduler", "tracing"]),
     // The façade digests the tokens callers present, and hands every handler its parts: the keyring, the sealing key and the URL check among them.
-    ("http", &["egress", "lifecycle", "model", "observe", "seams", "store", "token", ERRORS], &["axum", "utoipa", "utoipa_axum"]),
+    ("http", &["bells", "egress", "lifecycle", "model", "observe", "seams", "store", "token", ERRORS], &["axum", "utoipa", "utoipa_axum"]),
     ("issuers", &["egress", "lifecycle", "model", "observe", "seams", "token"], &["openidconnect", "tracing"]),
     ("store", &["lifecycle", "model", "observe", "seams"], &["sqlx", "tracing"]),
     ("egress", &["lifecycle", "model", "observe", "plan", "seams"], &["reqwest", "tracing"]),
@@ -32,8 +32,9 @@ const ROWS: &[Row] = &[
     ("observe", &["model"], &["metrics", "metrics_exporter_prometheus", "tracing", "tracing_subscriber"]),
     ("config", &["model"], &["toml"]),
     ("lifecycle", &[], &["tracing"]),
+    ("bells", &[], &[]),
     ("seams", &["model"], &[]),
-    ("model", &[], &[]),
+    ("model", &[], &["chrono", "croner"]),
 ];
 
 const DOOR: &[&str] = &["axum", "utoipa", "utoipa_axum"];
@@ -48,7 +49,9 @@ const GUARDED: &[&str] = &[
     "askama",
     "aws_lc_rs",
     "axum",
+    "chrono",
     "clap",
+    "croner",
     "jsonwebtoken",
     "metrics",
     "metrics_exporter_prometheus",

@@ -32,6 +32,7 @@ const MAY: &[(&str, &str)] = &[
     ("get /v1/issuers/{iss}/logouts", "provider operator auditor admin"),
     ("post /v1/issuers/{iss}/logouts/search", "provider operator auditor admin"),
     ("get /v1/issuers/{iss}/logouts/{id}", "provider operator auditor admin"),
+    ("get /v1/issuers/{iss}/logouts/{id}/events", "provider operator auditor admin"),
     ("get /v1/issuers/{iss}/logouts/{id}/deliveries", "provider client operator auditor admin"),
     ("get /v1/issuers/{iss}/deliveries", "provider client operator auditor admin"),
     ("get /v1/issuers/{iss}/deliveries/{id}", "provider client operator auditor admin"),

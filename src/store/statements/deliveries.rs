@@ -96,6 +96,26 @@ pub(in crate::store) async fn listed(conn: &mut Conn, filter: &DeliveryFilter, p
     Ok(super::listed(views, page, |view| Cursor { at: view.created_at, id: view.id.to_string() }))
 }
 
+/// In the order in which they were settled, a delivery that was reopened at its last place.
+pub(super) const SETTLED_AFTER: &str = "FROM deliveries WHERE event_id = $1 AND state <> 'pending' AND (settled_at, id) > ($2, $3)
+      ORDER BY settled_at, id LIMIT $4";
+
+pub(in crate::store) async fn settled_after(
+    conn: &mut Conn,
+    event: &EventId,
+    after: &Cursor,
+    limit: u16,
+) -> Result<Vec<DeliveryView>, StoreError> {
+    let rows: Vec<ViewRow> = sqlx::query_as(sqlx::AssertSqlSafe(format!("SELECT {VIEW} {SETTLED_AFTER}")))
+        .bind(event.as_str())
+        .bind(after.at.millis())
+        .bind(&after.id)
+        .bind(i64::from(limit))
+        .fetch_all(conn)
+        .await?;
+    rows.into_iter().map(ViewRow::into_view).collect()
+}
+
 type OneDelivery = (DeliveryView, Vec<AttemptRecord>);
 
 /// One statement, so that what is said of the delivery and of its attempts is said of one instant.

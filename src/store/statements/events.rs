@@ -94,6 +94,17 @@ pub(in crate::store) async fn caller(conn: &mut Conn, issuer: &IssuerId, id: &Ev
         .await?)
 }
 
+/// Asked again and again while somebody waits: each part ends at its first row, however many there are.
+pub(super) const IS_OPEN: &str = "
+    SELECT EXISTS (SELECT 1 FROM deliveries WHERE event_id = $1 AND state = 'pending')
+        OR EXISTS (SELECT 1 FROM adoptions AS a JOIN deliveries AS d ON d.id = a.delivery_id JOIN events AS e ON e.id = a.event_id
+                    WHERE a.event_id = $1 AND d.state = 'pending' AND e.undone_at IS NULL)
+        OR EXISTS (SELECT 1 FROM works WHERE event_id = $1 AND done_at IS NULL)";
+
+pub(in crate::store) async fn is_open(conn: &mut Conn, id: &EventId) -> Result<bool, StoreError> {
+    Ok(sqlx::query_scalar(IS_OPEN).bind(id.as_str()).fetch_one(conn).await?)
+}
+
 pub(in crate::store) async fn listed(conn: &mut Conn, filter: &EventFilter, page: &Page) -> Result<Listed<Receipt>, StoreError> {
     let mut sql = Builder::new(format!("SELECT {EVENT} FROM events WHERE 1 = 1"));
     push_filter(&mut sql, filter);

@@ -2,7 +2,7 @@
 
 use sqlx::Row as _;
 
-use super::{Builder, Conn, commit, cut_offs, deliveries, sessions};
+use super::{Builder, Conn, commit, cut_offs, deliveries, events, sessions};
 use crate::model::IssuerId;
 use crate::store::StoreError;
 
@@ -16,6 +16,8 @@ fn hot() -> Vec<(&'static str, String)> {
         ("claim", literal(deliveries::DUE, &["'a/b'", "1", "5", "8"])),
         ("ready lanes", literal(deliveries::READY_LANES, &["5", "64"])),
         ("next due", deliveries::NEXT_DUE.to_owned()),
+        ("settled after", literal(&format!("SELECT id {}", deliveries::SETTLED_AFTER), &["'a'", "5", "'b'", "8"])),
+        ("is open", literal(events::IS_OPEN, &["'a'"])),
         ("live session by sid", "SELECT id FROM sessions WHERE issuer_id = 'a' AND sid = 'b' AND ended_at IS NULL".to_owned()),
         ("live sessions by sub", "SELECT id FROM sessions WHERE issuer_id = 'a' AND sub = 'b' AND ended_at IS NULL".to_owned()),
         ("participants of a session", "SELECT id FROM participants WHERE session_id IN ('a', 'b') AND ended_at IS NULL".to_owned()),

@@ -4,12 +4,14 @@
 
 use super::{Conn, Db, dialect};
 
+pub(in crate::store) mod chores;
 pub(in crate::store) mod commit;
 pub(in crate::store) mod deliveries;
 pub(in crate::store) mod events;
 pub(in crate::store) mod explain;
 pub(in crate::store) mod meta;
 pub(in crate::store) mod registry;
+pub(in crate::store) mod replicas;
 pub(in crate::store) mod reports;
 pub(in crate::store) mod sessions;
 pub(in crate::store) mod tokens;
