@@ -1,6 +1,7 @@
 //! When chores are due: cron expressions in UTC, to the second.
 
 use std::fmt;
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use croner::Cron;
@@ -13,7 +14,7 @@ const CHARS_MAX: usize = 255;
 
 /// A cron expression of six fields: second, minute, hour, day of month, month, day of week.
 #[derive(Clone, PartialEq)]
-pub struct Schedule(Cron);
+pub struct Schedule(Arc<Cron>);
 
 impl Schedule {
     /// Reads an expression that comes round again and again.
@@ -25,7 +26,8 @@ impl Schedule {
         }
         // Read as the scheduler reads it that rings by it.
         let parser = CronParser::builder().seconds(Seconds::Required).dom_and_dow(true).build();
-        let schedule = Self(parser.parse(text).map_err(|_| refused("must be a cron expression such as */5 * * * * *"))?);
+        let cron = parser.parse(text).map_err(|_| refused("must be a cron expression such as */5 * * * * *"))?;
+        let schedule = Self(Arc::new(cron));
         match schedule.next(Timestamp::from_millis(0)) {
             Some(_) => Ok(schedule),
             None => Err(refused("must name a day that exists")),

@@ -17,3 +17,4 @@ mod roles;
 mod stop;
 mod store;
 mod tokens;
+mod upkeep;
