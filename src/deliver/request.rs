@@ -291,6 +291,7 @@ mod tests {
             attempts: 0,
             tally: Tally::default(),
             horizon_at: at(3600),
+            opened: crate::model::delivery::Opened::Once,
             lease_token: 7,
             lease_until: at(60),
         };

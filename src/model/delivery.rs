@@ -78,6 +78,8 @@ words! {
         Undone = "undone",
         /// The client was deleted and its deliveries with it.
         ClientDeleted = "client_deleted",
+        /// An operator cancelled it.
+        Operator = "operator",
     }
 }
 
@@ -124,6 +126,15 @@ pub struct Tally {
     pub ours: u16,
 }
 
+/// Whether a delivery was opened again since it was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opened {
+    /// It was not.
+    Once,
+    /// It was: by a graver logout, a retry or a replay.
+    Again,
+}
+
 /// A delivery that was claimed, with all that is needed to attempt it.
 #[derive(Clone, Debug)]
 pub struct Leased {
@@ -157,6 +168,8 @@ pub struct Leased {
     pub created_at: Timestamp,
     /// When it expires.
     pub horizon_at: Timestamp,
+    /// Whether it was opened again.
+    pub opened: Opened,
     /// Attempts charged so far.
     pub attempts: u32,
     /// Failures so far, by kind.

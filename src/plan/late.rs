@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::time::{gravity_of, is_newer};
 use crate::model::client::{Claims, ClientRecord};
-use crate::model::delivery::{DeliveryState, Leased, SettledReason, Verdict};
+use crate::model::delivery::{DeliveryState, Leased, Opened, SettledReason, Verdict};
 use crate::model::trigger::Gravity;
 use crate::model::{Sid, Subject, Timestamp};
 
@@ -54,6 +54,8 @@ pub struct LateFacts<'a> {
     pub occurred_at: Timestamp,
     /// When the delivery was written.
     pub created_at: Timestamp,
+    /// Whether it was opened again since.
+    pub opened: Opened,
     /// Attempts charged so far.
     pub attempts: u32,
     /// How grave the logout is.
@@ -74,6 +76,7 @@ impl<'a> LateFacts<'a> {
         Self {
             occurred_at: leased.occurred_at,
             created_at: leased.created_at,
+            opened: leased.opened,
             attempts: leased.attempts,
             gravity: gravity_of(leased.compromise),
             claims,
@@ -95,18 +98,18 @@ pub enum Sending {
     Superseded,
 }
 
-/// Whether newer logins have to be looked for before this attempt. A logout told or reported long after it happened is late from its first attempt on.
-pub fn lateness(occurred_at: Timestamp, created_at: Timestamp, attempts: u32, now: Timestamp) -> Lateness {
-    match (attempts, now.since(occurred_at.min(created_at))) {
-        (0, age) if age <= PROMPT_MAX => Lateness::Prompt,
-        _ => Lateness::Late,
+/// Whether newer logins have to be looked for before this attempt. A logout told or reported long after it happened is late from its first attempt on,
+/// and so is one that was opened again, however soon.
+pub fn lateness(facts: &LateFacts<'_>) -> Lateness {
+    match (facts.opened, facts.attempts, facts.now.since(facts.occurred_at.min(facts.created_at))) {
+        (Opened::Once, 0, age) if age <= PROMPT_MAX => Lateness::Prompt,
+        (Opened::Once | Opened::Again, _, _) => Lateness::Late,
     }
 }
 
 /// Decides whether and how a delivery may be sent now.
 pub fn before_attempt(facts: &LateFacts<'_>) -> Sending {
-    let lateness = lateness(facts.occurred_at, facts.created_at, facts.attempts, facts.now);
-    match (lateness, facts.gravity, facts.newer) {
+    match (lateness(facts), facts.gravity, facts.newer) {
         (Lateness::Prompt, _, _) | (Lateness::Late, Gravity::Compromise, _) | (Lateness::Late, _, Newer::None) => Sending::AsConfigured,
         (Lateness::Late, Gravity::Plain | Gravity::Security, Newer::SameSid) => Sending::Superseded,
         (Lateness::Late, Gravity::Plain | Gravity::Security, Newer::OtherSid) => beside_another_session(facts.claims, facts.sid),
@@ -212,7 +215,17 @@ mod tests {
     }
 
     fn late(gravity: Gravity, claims: Claims, sid: Option<&Sid>, newer: Newer) -> LateFacts<'_> {
-        LateFacts { occurred_at: OCCURRED, created_at: OCCURRED, attempts: 1, gravity, claims, sid, newer, now: after(60) }
+        LateFacts {
+            occurred_at: OCCURRED,
+            created_at: OCCURRED,
+            opened: Opened::Once,
+            attempts: 1,
+            gravity,
+            claims,
+            sid,
+            newer,
+            now: after(60),
+        }
     }
 
     #[test]
@@ -253,10 +266,12 @@ mod tests {
 
     #[test]
     fn only_a_first_attempt_within_ten_seconds_need_not_look_for_newer_logins() {
-        assert_eq!(lateness(OCCURRED, OCCURRED, 0, after(10)), Lateness::Prompt);
-        assert_eq!(lateness(OCCURRED, OCCURRED, 0, after(10).plus(Duration::from_millis(1))), Lateness::Late);
-        assert_eq!(lateness(OCCURRED, OCCURRED, 1, after(1)), Lateness::Late);
-        assert_eq!(lateness(after(60), OCCURRED, 0, after(1)), Lateness::Prompt);
+        let first = |now| LateFacts { attempts: 0, now, ..late(Gravity::Plain, Claims::Both, None, Newer::None) };
+        assert_eq!(lateness(&first(after(10))), Lateness::Prompt);
+        assert_eq!(lateness(&first(after(10).plus(Duration::from_millis(1)))), Lateness::Late);
+        assert_eq!(lateness(&LateFacts { attempts: 1, ..first(after(1)) }), Lateness::Late);
+        assert_eq!(lateness(&LateFacts { occurred_at: after(60), ..first(after(1)) }), Lateness::Prompt);
+        assert_eq!(lateness(&LateFacts { opened: Opened::Again, ..first(after(1)) }), Lateness::Late);
     }
 
     #[test]
@@ -331,7 +346,7 @@ mod tests {
             let facts = LateFacts {
                 attempts, created_at: after(commit_s), now: after(commit_s + age_s), ..late(gravity, claims, sid.as_ref(), newer)
             };
-            prop_assume!(lateness(facts.occurred_at, facts.created_at, facts.attempts, facts.now) == Lateness::Late);
+            prop_assume!(lateness(&facts) == Lateness::Late);
             let sent = names(claims, need, Names { sub: sub.as_ref(), sid: sid.as_ref() }, before_attempt(&facts));
             match sent {
                 Ok(carried) => {

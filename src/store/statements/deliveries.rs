@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{Builder, Conn, corrupt, count, dialect, instant, number, push_equal, push_list, push_page, push_text, word};
 use crate::model::attempt::{AttemptRecord, Failure, OutcomeClass};
-use crate::model::delivery::{Class, DeliveryKind, DeliveryState, DeliveryView, Lane, Leased, SettledReason, Tally, Verdict};
+use crate::model::delivery::{Class, DeliveryKind, DeliveryState, DeliveryView, Lane, Leased, Opened, SettledReason, Tally, Verdict};
 use crate::model::page::{Cursor, Listed, Page};
 use crate::model::{AttemptId, ClientId, DeliveryId, EventId, IssuerId, ParticipantId, SessionId, Sid, Subject, Timestamp};
 use crate::store::{AttemptFacts, Census, Context, DeliveryFilter, Ending, ReadyLane, Recorded, Settlement, StoreError};
@@ -243,6 +243,7 @@ struct LeasedRow {
     occurred_at: i64,
     created_at: i64,
     horizon_at: i64,
+    horizon_ms: i64,
     attempts: i64,
     recoverable: i64,
     refused: i64,
@@ -273,6 +274,8 @@ impl LeasedRow {
             occurred_at: Timestamp::from_millis(self.occurred_at),
             created_at: Timestamp::from_millis(self.created_at),
             horizon_at: Timestamp::from_millis(self.horizon_at),
+            // Whoever opens it again counts its patience from then on.
+            opened: if self.horizon_at - self.horizon_ms > self.created_at { Opened::Again } else { Opened::Once },
             attempts: number(self.attempts, "deliveries", "attempts")?,
             tally: Tally {
                 recoverable: times(self.recoverable, "recoverable")?,
@@ -327,7 +330,7 @@ pub(in crate::store) async fn claim_due(
     push_list(&mut sql, ids.iter().map(String::as_str));
     sql.push(
         " RETURNING id, event_id, issuer_id, client_id, lane, kind, participant_id, session_id, sid, sub, class, compromise, occurred_at, \
-         created_at, horizon_at, attempts, recoverable, refused, config_fault, redirected, blocked, ours, lease_token, lease_until",
+         created_at, horizon_at, horizon_ms, attempts, recoverable, refused, config_fault, redirected, blocked, ours, lease_token, lease_until",
     );
     let rows: Vec<LeasedRow> = sql.build_query_as().fetch_all(conn).await?;
     let leased = rows.into_iter().map(LeasedRow::into_leased).collect::<Result<_, _>>()?;
