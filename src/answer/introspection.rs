@@ -127,6 +127,7 @@ fn facts(record: &TokenRecord) -> TokenFacts {
         // A refresh token dies with its grant and never alone.
         revoked_at: None,
         grant_revoked_at: record.grant_revoked_at,
+        client_suspended_at: record.client_suspended_at,
         grant: grant(record),
         cut_offs: record.cut_offs.iter().filter(|cut_off| !excepts(cut_off, record.sid.as_ref())).map(fact).collect(),
     }
@@ -190,6 +191,7 @@ mod tests {
             offline_access: false,
             epoch: 0,
             grant_revoked_at: None,
+            client_suspended_at: None,
             session: Some(TokenSession { started_at: T, epoch: 0, ended_at: None }),
             cut_offs: Vec::new(),
             jti: Some(Jti::parse("j-1").unwrap()),
@@ -225,6 +227,7 @@ mod tests {
         let ended = Some(TokenSession { started_at: T, epoch: 0, ended_at: Some(at(1)) });
         for dead in [
             TokenRecord { grant_revoked_at: Some(T), ..record() },
+            TokenRecord { client_suspended_at: Some(T), ..record() },
             TokenRecord { expires_at: Some(at(60)), ..record() },
             TokenRecord { session: ended, ..record() },
             TokenRecord { cut_offs: vec![cut(of_subject(None), at(1), false)], ..record() },

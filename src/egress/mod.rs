@@ -36,6 +36,7 @@ use crate::plan::address::{PORTS_DEFAULT, Policy, check_url, within_ceiling};
 
 pub use self::resolve::{FixedNames, Names};
 pub use crate::plan::address::{BadUrl, Forbidden, Mode, effective, parse_url};
+pub use crate::plan::outcome::classify;
 
 /// How many pools are kept; the one unused for longest goes first.
 const POOLS_MAX: usize = 256;

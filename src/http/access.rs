@@ -91,7 +91,7 @@ pub mod needs {
         )* };
     }
 
-    needs!(Report ReadSessions Kill Undo ReadLogouts ReadDeliveries Introspect ReadRegistry Administer ManageApiTokens ReadAudit ReadMetrics);
+    needs!(Report ReadSessions Kill Undo ReadLogouts ReadDeliveries Introspect Operate RetryDeliveries TestClients ReadRegistry Administer ManageApiTokens ReadAudit ReadMetrics);
 }
 
 /// A caller who may do it at the issuer the path names as `{iss}`.
@@ -274,6 +274,9 @@ mod tests {
             P::ReadLogouts,
             P::ReadDeliveries,
             P::Introspect,
+            P::Operate,
+            P::RetryDeliveries,
+            P::TestClients,
             P::ReadRegistry,
             P::Administer,
             P::ManageApiTokens,
@@ -283,8 +286,20 @@ mod tests {
         let table: [(Role, &[P]); 6] = [
             (Role::Provider, &[P::Report, P::ReadSessions, P::Kill, P::ReadLogouts, P::ReadDeliveries, P::Introspect]),
             (Role::Gateway, &[P::Introspect]),
-            (Role::Client, &[P::ReadDeliveries]),
-            (Role::Operator, &[P::ReadSessions, P::Kill, P::ReadLogouts, P::ReadDeliveries, P::ReadRegistry]),
+            (Role::Client, &[P::ReadDeliveries, P::RetryDeliveries, P::TestClients]),
+            (
+                Role::Operator,
+                &[
+                    P::ReadSessions,
+                    P::Kill,
+                    P::ReadLogouts,
+                    P::ReadDeliveries,
+                    P::ReadRegistry,
+                    P::Operate,
+                    P::RetryDeliveries,
+                    P::TestClients,
+                ],
+            ),
             (Role::Auditor, &[P::ReadSessions, P::ReadLogouts, P::ReadDeliveries, P::ReadRegistry, P::ReadAudit, P::ReadMetrics]),
             (Role::Admin, &all),
         ];

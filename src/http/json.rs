@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::collections::HashSet;
 use std::fmt;
 
-use axum::body::{Body, BodyDataStream};
+use axum::body::{Body, BodyDataStream, HttpBody as _};
 use axum::extract::{FromRequest, Request};
 use axum::http::HeaderMap;
 use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPECT};
@@ -35,6 +35,28 @@ impl<T: DeserializeOwned> FromRequest<AppState> for StrictJson<T> {
         let (parts, body) = request.into_parts();
         let body = read(&parts.headers, body, "application/json", app.settings.body_bytes_max).await?;
         parse(&body).map(Self)
+    }
+}
+
+/// No body, or an empty object: for routes that are told everything by their path.
+#[derive(Clone, Copy, Debug)]
+pub struct NoBody;
+
+/// An object without members.
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Nothing {}
+
+impl FromRequest<AppState> for NoBody {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, app: &AppState) -> Result<Self, Problem> {
+        let (parts, body) = request.into_parts();
+        if body.is_end_stream() {
+            return Ok(Self);
+        }
+        let body = read(&parts.headers, body, "application/json", app.settings.body_bytes_max).await?;
+        parse::<Nothing>(&body).map(|Nothing {}| Self)
     }
 }
 

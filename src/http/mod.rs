@@ -21,7 +21,7 @@ pub mod wire;
 
 pub use access::{Anywhere, At, Authenticated, OauthAt, OauthCaller, Seat, Somewhere, needs, public_issuer};
 pub use form::Form;
-pub use json::{Registration, StrictJson};
+pub use json::{NoBody, Registration, StrictJson};
 pub use line::{Line, Note, Scope};
 pub use page::{List, page};
 pub use problem::{Code, FieldError, OauthError, Problem, ProblemDocument};

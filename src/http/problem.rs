@@ -94,6 +94,12 @@ codes! {
     OtherSubject = CONFLICT, "other-subject", "The live session belongs to another subject";
     /// The token is registered for somebody else.
     OtherOwner = CONFLICT, "other-owner", "The token is registered for another owner";
+    /// The delivery is not pending any more.
+    AlreadySettled = CONFLICT, "already-settled", "The delivery is settled";
+    /// Nothing could be sent to the client as it is registered.
+    CannotBeTold = CONFLICT, "cannot-be-told", "The client cannot be told";
+    /// The client is suspended.
+    ClientSuspended = CONFLICT, "client-suspended", "The client is suspended";
     /// `If-Match` names another version.
     VersionMismatch = PRECONDITION_FAILED, "version-mismatch", "It has changed since";
     /// The body is too large.
@@ -152,6 +158,9 @@ impl Code {
             | Self::SessionEnded
             | Self::OtherSubject
             | Self::OtherOwner
+            | Self::AlreadySettled
+            | Self::CannotBeTold
+            | Self::ClientSuspended
             | Self::VersionMismatch
             | Self::BodyTooLarge
             | Self::TooManyItems
@@ -492,6 +501,7 @@ impl From<ReportRefused> for Problem {
             ReportRefused::OtherSubject => Code::OtherSubject,
             ReportRefused::OtherOwner => Code::OtherOwner,
             ReportRefused::TooManyParticipants => Code::TooManyParticipants,
+            ReportRefused::ClientSuspended => Code::ClientSuspended,
         };
         Self::new(code, refused.to_string())
     }

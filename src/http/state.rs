@@ -33,7 +33,7 @@ pub struct App {
     pub sealing: Arc<SealingKey>,
     /// Parsed keys.
     pub keyring: Arc<Keyring>,
-    /// For checking what is registered; requests leave through the courier alone.
+    /// For checking what is registered, and for trying a client out; logouts leave through the courier alone.
     pub egress: Arc<Egress>,
     /// What was measured.
     pub metrics: Handle,

@@ -26,7 +26,7 @@ use crate::model::session::Life;
 use crate::model::trigger::Reason;
 use crate::model::{
     Alias, ApiTokenId, AuditId, ClientId, DeliveryId, Digest, EventId, Issuer, IssuerId, Jti, Malformed, ProviderKey, Sid, Subject,
-    Timestamp,
+    Timestamp, WorkId,
 };
 
 /// A type whose wire form is a string.
@@ -155,7 +155,7 @@ macro_rules! written {
 
 written!(strings: Subject Sid ClientId ProviderKey Alias Jti IssuerId Issuer);
 written!(words: Role Failure OutcomeClass Act Claims TokenTyp OnExpiry Expiry DeliveryKind DeliveryState Class SettledReason EventState KeyState SigningAlg Life Reason);
-written!(ids: EventId DeliveryId ApiTokenId AuditId);
+written!(ids: EventId DeliveryId ApiTokenId AuditId WorkId);
 
 impl Written for Timestamp {
     fn read(text: &str) -> Result<Self, Malformed> {
@@ -234,6 +234,7 @@ pub mod text {
         DeliveryId = model::DeliveryId;
         ApiTokenId = model::ApiTokenId;
         AuditId = model::AuditId;
+        WorkId = model::WorkId;
         Role = model::access::Role;
         Failure = model::attempt::Failure;
         OutcomeClass = model::attempt::OutcomeClass;

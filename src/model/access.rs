@@ -38,6 +38,12 @@ pub enum Permission {
     ReadDeliveries,
     /// Ask whether a token is active.
     Introspect,
+    /// Pause and suspend clients, cancel and replay deliveries.
+    Operate,
+    /// Have a delivery tried again; a client its own.
+    RetryDeliveries,
+    /// Send a client a token about nobody; a client itself.
+    TestClients,
     /// Read issuers, clients and public keys.
     ReadRegistry,
     /// Change issuers and clients.
@@ -59,10 +65,19 @@ impl Role {
                 matches!(permission, P::Report | P::ReadSessions | P::Kill | P::ReadLogouts | P::ReadDeliveries | P::Introspect)
             }
             Self::Gateway => matches!(permission, P::Introspect),
-            Self::Client => matches!(permission, P::ReadDeliveries),
-            Self::Operator => {
-                matches!(permission, P::ReadSessions | P::Kill | P::Undo | P::ReadLogouts | P::ReadDeliveries | P::ReadRegistry)
-            }
+            Self::Client => matches!(permission, P::ReadDeliveries | P::RetryDeliveries | P::TestClients),
+            Self::Operator => matches!(
+                permission,
+                P::ReadSessions
+                    | P::Kill
+                    | P::Undo
+                    | P::ReadLogouts
+                    | P::ReadDeliveries
+                    | P::ReadRegistry
+                    | P::Operate
+                    | P::RetryDeliveries
+                    | P::TestClients
+            ),
             Self::Auditor => {
                 matches!(permission, P::ReadSessions | P::ReadLogouts | P::ReadDeliveries | P::ReadRegistry | P::ReadAudit | P::ReadMetrics)
             }

@@ -20,6 +20,22 @@ words! {
         ClientPut = "client_put",
         /// A client was deleted.
         ClientDeleted = "client_deleted",
+        /// Deliveries to a client were paused.
+        ClientPaused = "client_paused",
+        /// Deliveries to a client were resumed.
+        ClientResumed = "client_resumed",
+        /// A client was suspended.
+        ClientSuspended = "client_suspended",
+        /// A client's suspension was lifted.
+        ClientUnsuspended = "client_unsuspended",
+        /// A client was sent a token about nobody.
+        ClientTested = "client_tested",
+        /// A delivery was opened again.
+        DeliveryRetried = "delivery_retried",
+        /// A pending delivery was cancelled.
+        DeliveryCancelled = "delivery_cancelled",
+        /// Settled deliveries were opened again.
+        DeliveriesReplayed = "deliveries_replayed",
         /// A signing key was made.
         KeyCreated = "key_created",
         /// An API token was minted.

@@ -184,6 +184,9 @@ pub enum ReportRefused {
     /// The session would have more than 1,000 participants.
     #[error("a session has at most 1,000 participants")]
     TooManyParticipants,
+    /// The client is suspended: no new tokens of it are taken.
+    #[error("the client is suspended, and no new tokens of it are taken until further notice")]
+    ClientSuspended,
 }
 
 /// The largest number of participants in a session.

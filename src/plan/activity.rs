@@ -19,6 +19,8 @@ pub struct TokenFacts {
     pub revoked_at: Option<Timestamp>,
     /// When its grant, and so every token of it, was revoked.
     pub grant_revoked_at: Option<Timestamp>,
+    /// Since when its client is suspended.
+    pub client_suspended_at: Option<Timestamp>,
     /// What its life hangs on.
     pub grant: GrantFact,
     /// The cut-offs whose scope it falls into.
@@ -96,6 +98,8 @@ pub enum Why {
     CutOff,
     /// Its time is up.
     Expired,
+    /// Its client is suspended until further notice.
+    ClientSuspended,
 }
 
 /// Decides whether a token is active.
@@ -106,8 +110,9 @@ pub fn activity(facts: &TokenFacts, now: Timestamp) -> Activity {
         Why::SessionEnded => facts.grant == GrantFact::Bound(SessionFact::Ended),
         Why::CutOff => facts.cut_offs.iter().any(|cut_off| cuts(cut_off, facts) == Coverage::Covered),
         Why::Expired => facts.expires_at.is_some_and(|expires_at| now >= expires_at),
+        Why::ClientSuspended => facts.client_suspended_at.is_some(),
     };
-    let all = [Why::Revoked, Why::GrantRevoked, Why::SessionEnded, Why::CutOff, Why::Expired];
+    let all = [Why::Revoked, Why::GrantRevoked, Why::SessionEnded, Why::CutOff, Why::Expired, Why::ClientSuspended];
     all.into_iter().find(applies).map_or(Activity::Active, Activity::Inactive)
 }
 
@@ -163,6 +168,7 @@ mod tests {
         expires_at: None,
         revoked_at: None,
         grant_revoked_at: None,
+        client_suspended_at: None,
         grant: GrantFact::Bound(SessionFact::None),
         cut_offs: Vec::new(),
     };
@@ -186,6 +192,7 @@ mod tests {
             (TokenFacts { grant: GrantFact::Bound(SessionFact::Ended), ..NOTHING_AGAINST_IT }, Why::SessionEnded),
             (TokenFacts { issued_at: Some(at(-1)), cut_offs: vec![PLAIN], ..NOTHING_AGAINST_IT }, Why::CutOff),
             (TokenFacts { expires_at: Some(T), ..NOTHING_AGAINST_IT }, Why::Expired),
+            (TokenFacts { client_suspended_at: Some(T), ..NOTHING_AGAINST_IT }, Why::ClientSuspended),
         ];
         for (facts, why) in reasons {
             assert_eq!(activity(&facts, T), Activity::Inactive(why));
@@ -250,10 +257,10 @@ mod tests {
     }
 
     fn facts() -> impl Strategy<Value = TokenFacts> {
-        let times = prop::array::uniform4(prop::option::weighted(0.3, instant()));
+        let times = prop::array::uniform5(prop::option::weighted(0.3, instant()));
         (times, grant(), prop::collection::vec(cut_off(), 0..3)).prop_map(|(times, grant, cut_offs)| {
-            let [issued_at, expires_at, revoked_at, grant_revoked_at] = times;
-            TokenFacts { issued_at, epoch: 0, expires_at, revoked_at, grant_revoked_at, grant, cut_offs }
+            let [issued_at, expires_at, revoked_at, grant_revoked_at, client_suspended_at] = times;
+            TokenFacts { issued_at, epoch: 0, expires_at, revoked_at, grant_revoked_at, client_suspended_at, grant, cut_offs }
         })
     }
 

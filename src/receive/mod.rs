@@ -1,4 +1,4 @@
-//! The doors: each reads one kind of request into reports or a trigger, commits it, and answers.
+//! The doors: each reads one kind of request into reports, a trigger or a word about deliveries, commits it, and answers.
 //!
 //! Owns the wire forms of what providers report and of what a logout names. Never sends anything, never decides what an end reaches and never keeps a
 //! token: what comes by value is digested while it is read.
@@ -7,6 +7,7 @@
 //! is well-formed and merely contradicts what is stored is refused by itself; its neighbours stand.
 
 pub mod bulk;
+pub mod deliveries;
 pub mod idempotency;
 pub mod logouts;
 pub mod prefer;
@@ -29,6 +30,9 @@ pub fn routes() -> Routes {
         .add(routes!(refresh_tokens::post_refresh_tokens))
         .add(routes!(logouts::post_logout))
         .add(routes!(logouts::undo_logout))
+        .add(routes!(deliveries::replay_deliveries))
+        .add(routes!(deliveries::retry_delivery))
+        .add(routes!(deliveries::cancel_delivery))
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::routes;
 
 use super::keys::{make, missing, names};
+use super::lanes::LaneShape;
 use super::{Done, bad_network, done, entry, told};
 use crate::egress::{Egress, effective, parse_url};
 use crate::http::needs::{Administer, ReadRegistry};
@@ -22,8 +23,10 @@ use crate::http::wire::{Said, text};
 use crate::http::{AppState, At, Code, FieldError, List, Path, Problem, Query, Registration, Reply, Routes, Seat, if_match, page};
 use crate::model::audit::Act;
 use crate::model::client::{ClientRecord, DeliverySettings, Network};
+use crate::model::delivery::Lane;
 use crate::model::issuer::IssuerRecord;
 use crate::model::key::{KeyRecord, SigningAlg};
+use crate::model::page::Listed;
 use crate::model::{ClientId, Digest, IssuerId, Timestamp};
 use crate::store::{Change, Pending};
 use crate::token::{JwkSet, SealingKey};
@@ -163,6 +166,12 @@ pub struct ClientView {
     jwks_uri: Option<String>,
     /// How it is told.
     delivery: DeliveryMetadataView,
+    /// Since when its tokens are inactive and no new ones are taken.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    suspended_at: Option<text::Timestamp>,
+    /// How its lane stands. Absent in the answer to a registration.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lane: Option<LaneShape>,
     /// When it was registered.
     created_at: text::Timestamp,
     /// When it last changed.
@@ -213,6 +222,8 @@ fn view(record: ClientRecord) -> ClientView {
         jwks: record.jwks.and_then(|jwks| serde_json::from_str(&jwks).ok()),
         jwks_uri: record.jwks_uri.map(Into::into),
         delivery: delivery_view(record.delivery),
+        suspended_at: record.suspended_at.map(Into::into),
+        lane: None,
         created_at: record.created_at.into(),
         updated_at: record.updated_at.into(),
         ignored: None,
@@ -370,7 +381,15 @@ pub async fn show(
     let client_id = ClientId::parse(client_id).map_err(|_| unknown())?;
     let record = app.store.client(&seat.issuer.id, &client_id).await?.ok_or_else(unknown)?;
     let version = record.version;
-    Ok(Reply::ok(view(record)).version(version))
+    let mut views = with_lanes(&app, vec![record]).await?;
+    Ok(Reply::ok(views.pop().ok_or_else(unknown)?).version(version))
+}
+
+/// Clients as they are shown, each with its lane.
+async fn with_lanes(app: &AppState, records: Vec<ClientRecord>) -> Result<Vec<ClientView>, Problem> {
+    let lanes: Vec<Lane> = records.iter().map(|record| Lane::of(&record.issuer, &record.client_id)).collect();
+    let lanes = app.store.lanes(&lanes, app.store.now().await?).await?;
+    Ok(records.into_iter().zip(lanes).map(|(record, lane)| ClientView { lane: Some(lane.into()), ..view(record) }).collect())
 }
 
 /// Which clients.
@@ -378,13 +397,25 @@ pub async fn show(
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct ClientsQuery {
+    /// `oldest`: the one that has waited longest to be told something first, those nothing waits for last. Left out, newest registration first.
+    #[param(inline)]
+    order: Option<Order>,
     /// How many at most; 100 unless said.
     limit: Option<text::Limit>,
     /// The `next` of the page before.
     after: Option<text::Cursor>,
 }
 
-/// The clients of an issuer, newest first.
+/// In which order.
+#[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Order {
+    /// By the oldest pending delivery.
+    Oldest,
+}
+
+/// The clients of an issuer, newest first, each with its lane. By the oldest pending delivery the order moves while things are delivered: a client may
+/// then be on two pages, or on none.
 #[utoipa::path(
     get,
     path = "/v1/issuers/{iss}/clients",
@@ -403,8 +434,13 @@ pub async fn list(
     At(seat, _): At<ReadRegistry>,
     Query(query): Query<ClientsQuery>,
 ) -> Result<Reply<List<ClientView>>, Problem> {
-    let listed = app.store.clients(&seat.issuer.id, page(query.limit, query.after)).await?;
-    Ok(Reply::ok(List::of(listed, view)))
+    let page = page(query.limit, query.after);
+    let Listed { items, next } = match query.order {
+        Some(Order::Oldest) => app.store.clients_by_oldest(&seat.issuer.id, page).await?,
+        None => app.store.clients(&seat.issuer.id, page).await?,
+    };
+    let items = with_lanes(&app, items).await?;
+    Ok(Reply::ok(List::of(Listed { items, next }, |view| view)))
 }
 
 /// What becomes of what is pending.

@@ -1,6 +1,7 @@
 //! The administration desk: issuers, clients, keys, API tokens, and the trail of what was done to them.
 //!
-//! Owns registration: what may be registered, its bounds and its wire forms. Never sends anything and never decides what a logout does. Every change
+//! Owns registration: what may be registered, its bounds and its wire forms, and what holds a client. Sends nothing but the one token a test is made
+//! of, which is about nobody, and never decides what a logout does. Every change
 //! is one call of the store, which writes the change, the keys it needs and one audit record in one transaction. No secret enters the audit trail, and
 //! none is shown again.
 
@@ -9,6 +10,8 @@ pub mod audit;
 pub mod clients;
 pub mod issuers;
 pub mod keys;
+pub mod lanes;
+pub mod trial;
 
 use serde::Serialize;
 use serde_json::Value;
@@ -23,7 +26,8 @@ use crate::store::{AuditEntry, Change};
 
 /// Every route of the desk.
 pub fn routes() -> Routes {
-    Routes::new().merge(issuers::routes()).merge(clients::routes()).merge(keys::routes()).merge(api_tokens::routes()).merge(audit::routes())
+    let registered = Routes::new().merge(issuers::routes()).merge(clients::routes()).merge(keys::routes());
+    registered.merge(api_tokens::routes()).merge(audit::routes()).merge(lanes::routes()).merge(trial::routes())
 }
 
 /// What a change that happened did.

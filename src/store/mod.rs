@@ -312,6 +312,81 @@ impl Store {
         read!(self, deliveries::one(issuer, id))
     }
 
+    // ---- what operators do ----
+
+    /// Holds a client's lane until it is resumed, and says since when; none for a client that is not registered.
+    pub async fn pause_client(&self, issuer: &IssuerId, id: &ClientId, audit: AuditEntry) -> Result<Option<Timestamp>, StoreError> {
+        write!(self, operators::pause((issuer.clone(), id.clone(), audit)))
+    }
+
+    /// Lets a paused lane go on.
+    pub async fn resume_client(&self, issuer: &IssuerId, id: &ClientId, audit: AuditEntry) -> Result<Change, StoreError> {
+        write!(self, operators::resume((issuer.clone(), id.clone(), audit)))
+    }
+
+    /// Makes all tokens of a client inactive until further notice, and says since when; none for a client that is not registered.
+    pub async fn suspend_client(&self, issuer: &IssuerId, id: &ClientId, audit: AuditEntry) -> Result<Option<Timestamp>, StoreError> {
+        write!(self, operators::suspend((issuer.clone(), id.clone(), audit)))
+    }
+
+    /// Lifts a client's suspension.
+    pub async fn unsuspend_client(&self, issuer: &IssuerId, id: &ClientId, audit: AuditEntry) -> Result<Change, StoreError> {
+        write!(self, operators::unsuspend((issuer.clone(), id.clone(), audit)))
+    }
+
+    /// What expires in a lane before each of these instants if nothing is delivered.
+    pub async fn forecast(&self, lane: &Lane, at: [Timestamp; 3]) -> Result<Forecast, StoreError> {
+        read!(self, operators::forecast(lane, at))
+    }
+
+    /// How lanes stand, in the order of `lanes`.
+    pub async fn lanes(&self, lanes: &[Lane], now: Timestamp) -> Result<Vec<LaneView>, StoreError> {
+        read!(self, operators::lanes(lanes, now))
+    }
+
+    /// Registered clients, the one with the oldest pending delivery first; those without any last, by name.
+    pub async fn clients_by_oldest(&self, issuer: &IssuerId, page: Page) -> Result<Listed<ClientRecord>, StoreError> {
+        read!(self, operators::clients_by_oldest(issuer, &page))
+    }
+
+    /// Opens a delivery again, with new patience and due at once; an attempt under way is not interrupted. `own` confines it to one client.
+    pub async fn retry_delivery(
+        &self,
+        issuer: &IssuerId,
+        id: &DeliveryId,
+        own: Option<ClientId>,
+        opening: OpeningRule,
+        audit: AuditEntry,
+    ) -> Result<Retried, StoreError> {
+        write!(self, operators::retry((issuer.clone(), id.clone(), own, opening, audit)))
+    }
+
+    /// Settles a pending delivery as cancelled; an attempt under way loses its lease.
+    pub async fn cancel_delivery(&self, issuer: &IssuerId, id: &DeliveryId, audit: AuditEntry) -> Result<Cancelled, StoreError> {
+        write!(self, operators::cancel((issuer.clone(), id.clone(), audit)))
+    }
+
+    /// How many deliveries a replay would find.
+    pub async fn replay_matches(&self, replay: &Replay) -> Result<u64, StoreError> {
+        read!(self, operators::matched(replay))
+    }
+
+    /// Opens settled deliveries again, the oldest first: as many as one transaction may hold, and a work for those beyond. They are looked for outside
+    /// of the transaction.
+    pub async fn replay(&self, replay: Replay, opening: OpeningRule, audit: AuditEntry) -> Result<Replayed, StoreError> {
+        let matched = self.replay_matches(&replay).await?;
+        if matched == 0 {
+            return Ok(Replayed::default());
+        }
+        let found = read!(self, operators::first_page(&replay))?;
+        write!(self, operators::replay((replay, matched, found, opening, audit)))
+    }
+
+    /// Writes an audit record of something that changed nothing else.
+    pub async fn record(&self, audit: AuditEntry) -> Result<(), StoreError> {
+        write!(self, operators::record(audit))
+    }
+
     // ---- the courier ----
 
     /// Lanes with work due, at most `limit`.

@@ -7,14 +7,14 @@ use crate::model::attempt::AttemptRecord;
 use crate::model::audit::Act;
 use crate::model::client::ClientRecord;
 use crate::model::cut_off::CutOff;
-use crate::model::delivery::{DeliveryState, Lane, Tally, Verdict};
+use crate::model::delivery::{DeliveryState, DeliveryView, Lane, SettledReason, Tally, Verdict};
 use crate::model::event::{EventState, Receipt};
 use crate::model::issuer::IssuerRecord;
 use crate::model::key::words;
 use crate::model::schedule::Schedule;
 use crate::model::session::{Life, SessionView};
 use crate::model::trigger::Reason;
-use crate::model::{Alias, ClientId, DeliveryId, EventId, IssuerId, Jti, ReplicaId, Sid, Subject, Timestamp};
+use crate::model::{Alias, ClientId, DeliveryId, EventId, IssuerId, Jti, ReplicaId, Sid, Subject, Timestamp, WorkId};
 
 /// Why the vault did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -257,6 +257,8 @@ pub struct TokenRecord {
     pub epoch: i64,
     /// When its grant was revoked.
     pub grant_revoked_at: Option<Timestamp>,
+    /// Since when its client is suspended.
+    pub client_suspended_at: Option<Timestamp>,
     /// Its session, if it is bound to one.
     pub session: Option<TokenSession>,
     /// The cut-offs whose scope covers it.
@@ -403,4 +405,104 @@ pub enum ChoreTurn {
     },
     /// It was done since its time had come.
     Done,
+}
+
+/// How a lane stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LaneView {
+    /// Which lane.
+    pub lane: Lane,
+    /// How many deliveries wait in it, those in flight included.
+    pub pending: u64,
+    /// When the oldest of them was written.
+    pub oldest: Option<Timestamp>,
+    /// How many attempts run now, over all processes.
+    pub in_flight: u64,
+    /// Since when an operator holds it.
+    pub paused_at: Option<Timestamp>,
+    /// Since when it is parked.
+    pub parked_at: Option<Timestamp>,
+    /// Since when every attempt has failed.
+    pub failing_since: Option<Timestamp>,
+    /// While it is set, nothing but a probe goes out, at this time.
+    pub probe_at: Option<Timestamp>,
+}
+
+/// What expires in a lane if nothing is delivered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Forecast {
+    /// Since when an operator holds the lane.
+    pub paused_at: Option<Timestamp>,
+    /// How many deliveries wait in it.
+    pub pending: u64,
+    /// When the first of them expires.
+    pub first_expires_at: Option<Timestamp>,
+    /// When the last of them expires.
+    pub last_expires_at: Option<Timestamp>,
+    /// How many expire before each of some instants.
+    pub expiring: Vec<(Timestamp, u64)>,
+}
+
+/// What became of a retry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Retried {
+    /// It is open, with new patience.
+    Opened(Box<DeliveryView>),
+    /// Nothing could be sent to the client as it is registered: it stays as it is.
+    CannotBeTold(SettledReason),
+    /// There is no such delivery.
+    Absent,
+}
+
+/// What became of a cancellation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cancelled {
+    /// It is cancelled.
+    Done(Box<DeliveryView>),
+    /// It was settled before, so.
+    Settled(DeliveryState),
+    /// There is no such delivery.
+    Absent,
+}
+
+/// Which settled deliveries are replayed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Replay {
+    /// Of which issuer.
+    pub issuer: IssuerId,
+    /// To which client.
+    pub client_id: Option<ClientId>,
+    /// In which settled states.
+    pub states: Vec<DeliveryState>,
+    /// Written at or after.
+    pub since: Option<Timestamp>,
+    /// Written before.
+    pub until: Option<Timestamp>,
+    /// Of logouts for this reason.
+    pub reason: Option<Reason>,
+    /// Settled until then: what a replay opens and is settled again is not replayed once more by it.
+    pub settled_before: Timestamp,
+}
+
+/// What a replay did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Replayed {
+    /// How many deliveries its filter found.
+    pub matched: u64,
+    /// How many of them were opened again at once.
+    pub reopened: u64,
+    /// How many are left to the work.
+    pub remaining: u64,
+    /// The work that goes on with them.
+    pub work: Option<WorkId>,
+}
+
+/// A delivery that may be opened again: whom it is to tell what.
+#[derive(Clone, Debug, sqlx::FromRow)]
+pub(in crate::store) struct Candidate {
+    pub(in crate::store) id: String,
+    pub(in crate::store) client_id: String,
+    pub(in crate::store) sid: Option<String>,
+    pub(in crate::store) sub: Option<String>,
+    pub(in crate::store) created_at: i64,
 }

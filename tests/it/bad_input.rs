@@ -124,6 +124,11 @@ fn full_bodies() -> Vec<(Method, &'static str, Value)> {
         (Method::POST, "/v1/issuers/main/sessions/search", json!({"alias": "a"})),
         (Method::POST, "/v1/issuers/main/sessions/search", json!({"device_id": "d"})),
         (Method::POST, "/v1/issuers/main/sessions/search", json!({"ip": "192.0.2.1"})),
+        (
+            Method::POST,
+            "/v1/issuers/main/deliveries/replay",
+            json!({"client_id": "wiki", "state": ["rejected"], "since": t, "until": "2099-01-01T00:00:00Z", "reason": "admin", "dry_run": true}),
+        ),
         (Method::POST, "/v1/issuers/main/logouts/search", json!({"sub": "alice"})),
         (Method::POST, "/v1/issuers/main/logouts/search", json!({"sid": "s"})),
         (Method::POST, "/v1/issuers/main/logouts/search", json!({"correlation_id": "c"})),
@@ -477,7 +482,7 @@ on_both_engines! {
                 ("after=".to_owned(), "invalid-parameter", "?after"),
                 (format!("after={}", cursor("x,y")), "invalid-parameter", "?after"),
                 (format!("after={}", cursor("1,a\0b")), "invalid-parameter", "?after"),
-                ("order=oldest".to_owned(), "unknown-parameter", "?order"),
+                ("sort=oldest".to_owned(), "unknown-parameter", "?sort"),
                 ("limit=1&limit=2".to_owned(), "malformed-request", "?limit"),
             ] {
                 let problem = stage.admin.get(&format!("{list}?{query}")).await.problem(400, code);
@@ -492,6 +497,7 @@ on_both_engines! {
         for (list, query, parameter) in [
             (SESSIONS, "state=dead", "?state"), (LOGOUTS, "state=expanding", "?state"), (LOGOUTS, "reason=boredom", "?reason"),
             (LOGOUTS, "since=yesterday", "?since"), (LOGOUTS, "client_id=a%00b", "?client_id"), ("/v1/issuers/main/deliveries", "state=live", "?state"),
+            ("/v1/issuers/main/clients", "order=youngest", "?order"),
             ("/v1/audit", "act=theft", "?act"), ("/v1/audit", "issuer=NO", "?issuer"),
         ] {
             assert_eq!(place(&stage.admin.get(&format!("{list}?{query}")).await.problem(400, "invalid-parameter")), parameter, "{list}?{query}");

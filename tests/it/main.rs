@@ -13,6 +13,7 @@ mod guard;
 mod hang_up;
 mod introspection;
 mod many;
+mod operators;
 mod roles;
 mod stop;
 mod store;

@@ -53,7 +53,7 @@ fn token_of(n: usize) -> TokenName {
 }
 
 /// One page of every open work; whether there was any.
-async fn pages(bench: &Bench) -> bool {
+pub(crate) async fn pages(bench: &Bench) -> bool {
     let mut any = false;
     for work in bench.store.open_works().await.unwrap() {
         any |= bench.store.advance_work(&work, WORKS).await.unwrap().is_some();
@@ -61,7 +61,7 @@ async fn pages(bench: &Bench) -> bool {
     any
 }
 
-async fn finish(bench: &Bench) {
+pub(crate) async fn finish(bench: &Bench) {
     for _ in 0..1000 {
         if !pages(bench).await {
             return;

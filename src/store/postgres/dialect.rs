@@ -7,9 +7,8 @@ use crate::store::StoreError;
 
 /// Another claimer's rows are passed over instead of waited for.
 pub(in crate::store) const SKIP_LOCKED: &str = " FOR UPDATE SKIP LOCKED";
-
-/// The row stays as it is read until the transaction ends.
-pub(in crate::store) const HELD: &str = " FOR UPDATE";
+/// Rows are held until the transaction ends: whoever wants them too waits, and then sees what became of them.
+pub(in crate::store) const FOR_UPDATE: &str = " FOR UPDATE";
 
 /// The server's clock, since replicas' clocks may differ by minutes.
 pub(in crate::store) async fn now(conn: &mut Conn, clock: &Clock) -> Result<Timestamp, StoreError> {

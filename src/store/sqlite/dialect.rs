@@ -7,9 +7,8 @@ use crate::store::StoreError;
 
 /// Rows cannot be locked and need not be.
 pub(in crate::store) const SKIP_LOCKED: &str = "";
-
-/// The same of a row that is to stay as it is read.
-pub(in crate::store) const HELD: &str = "";
+/// The one writer holds everything.
+pub(in crate::store) const FOR_UPDATE: &str = "";
 
 /// One process: its clock is the clock.
 #[expect(clippy::unused_async, reason = "the same call asks the server on PostgreSQL")]

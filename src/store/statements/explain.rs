@@ -2,7 +2,7 @@
 
 use sqlx::Row as _;
 
-use super::{Builder, Conn, commit, cut_offs, deliveries, events, sessions};
+use super::{Builder, Conn, commit, cut_offs, deliveries, events, operators, sessions};
 use crate::model::IssuerId;
 use crate::store::StoreError;
 
@@ -18,6 +18,9 @@ fn hot() -> Vec<(&'static str, String)> {
         ("next due", deliveries::NEXT_DUE.to_owned()),
         ("settled after", literal(&format!("SELECT id {}", deliveries::SETTLED_AFTER), &["'a'", "5", "'b'", "8"])),
         ("is open", literal(events::IS_OPEN, &["'a'"])),
+        ("clients by their oldest delivery", literal(operators::OLDEST, &["'a'", "5", "'b'", "100"])),
+        ("clients nothing waits for", literal(operators::IDLE, &["'a'", "'b'", "100"])),
+        ("forecast", literal(operators::FORECAST, &["'a/b'", "5", "6", "7"])),
         ("live session by sid", "SELECT id FROM sessions WHERE issuer_id = 'a' AND sid = 'b' AND ended_at IS NULL".to_owned()),
         ("live sessions by sub", "SELECT id FROM sessions WHERE issuer_id = 'a' AND sub = 'b' AND ended_at IS NULL".to_owned()),
         ("participants of a session", "SELECT id FROM participants WHERE session_id IN ('a', 'b') AND ended_at IS NULL".to_owned()),
@@ -38,7 +41,7 @@ fn hot() -> Vec<(&'static str, String)> {
 fn built() -> Vec<(&'static str, String)> {
     let mut cut_offs = Builder::new("");
     cut_offs::push_latest(&mut cut_offs, &IssuerId::stored("a".to_owned()), &["b", "c"]);
-    let statements = commit::hot().into_iter().chain([("cut-offs", cut_offs)]).chain(sessions::hot());
+    let statements = commit::hot().into_iter().chain([("cut-offs", cut_offs)]).chain(sessions::hot()).chain(operators::hot());
     statements.map(|(name, sql)| (name, with_literals(sql.sql().as_str()))).collect()
 }
 

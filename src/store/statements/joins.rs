@@ -95,6 +95,8 @@ async fn participants_tokens(
         match token(conn, desk, owner, &[names_of(session, participant)], details).await? {
             // The report is about the session; that it has ended is in the answer.
             Ok(_) | Err(ReportRefused::SessionEnded | ReportRefused::UnknownSession) => {}
+            // Whoever signs in takes part, also at a suspended client; only its token is not taken.
+            Err(ReportRefused::ClientSuspended) => {}
             Err(refused @ (ReportRefused::OtherSubject | ReportRefused::OtherOwner | ReportRefused::TooManyParticipants)) => {
                 return Ok(Err(refused));
             }
@@ -365,8 +367,9 @@ pub(super) async fn token(
     names: &[Known<'_>],
     details: &TokenDetails,
 ) -> Result<Registered, StoreError> {
+    let suspended = super::operators::is_suspended(conn, desk.issuer, owner.client_id).await?;
     if let Some(known) = registered(conn, desk, owner, details).await? {
-        return Ok(known);
+        return Ok(known.map(|(new, active)| (new, active && !suspended)));
     }
     let cut_offs: Vec<CutOff> = cut_offs::covering_each(conn, desk.issuer, names).await?.into_iter().flatten().collect();
     let decision = (desk.rules.token)(&TokenReportFacts {
@@ -378,6 +381,7 @@ pub(super) async fn token(
     });
     let revoked_by = match &decision {
         TokenDecision::UnknownSession => return Ok(Err(ReportRefused::UnknownSession)),
+        TokenDecision::Live if suspended => return Ok(Err(ReportRefused::ClientSuspended)),
         TokenDecision::Live => None,
         TokenDecision::Revoked(event) | TokenDecision::CutOff(event) => Some(event),
     };

@@ -10,6 +10,7 @@ pub(in crate::store) mod deliveries;
 pub(in crate::store) mod events;
 pub(in crate::store) mod explain;
 pub(in crate::store) mod meta;
+pub(in crate::store) mod operators;
 pub(in crate::store) mod registry;
 pub(in crate::store) mod replicas;
 pub(in crate::store) mod reports;

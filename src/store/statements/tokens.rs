@@ -24,6 +24,7 @@ struct Row {
     issued_at: Option<i64>,
     expires_at: Option<i64>,
     revoked_at: Option<i64>,
+    suspended_at: Option<i64>,
     session_id: Option<String>,
     sid: Option<String>,
     started_at: Option<i64>,
@@ -33,14 +34,15 @@ struct Row {
     ended_at: Option<i64>,
 }
 
-/// One statement for the token, its grant and its session, one for the cut-offs. A token's grant is what its session's end revokes, so that a
+/// One statement for the token, its grant, its client and its session, one for the cut-offs. A token's grant is what its session's end revokes, so that a
 /// session found ended here and a grant found revoked say the same thing; both are looked at.
 pub(in crate::store) async fn named(conn: &mut Conn, issuer: &IssuerId, names: &[TokenName]) -> Result<Option<TokenRecord>, StoreError> {
     let mut sql = Builder::new(
-        "SELECT t.name, g.client_id, g.sub, g.offline, t.scope, t.issued_at, t.expires_at, g.revoked_at, g.session_id, s.sid, s.started_at, s.device_id,
-                g.epoch AS grant_epoch, s.epoch AS session_epoch, s.ended_at
+        "SELECT t.name, g.client_id, g.sub, g.offline, t.scope, t.issued_at, t.expires_at, g.revoked_at, c.suspended_at, g.session_id, s.sid, s.started_at,
+                s.device_id, g.epoch AS grant_epoch, s.epoch AS session_epoch, s.ended_at
            FROM refresh_tokens AS t
            JOIN grants AS g ON g.id = t.grant_id
+           LEFT JOIN clients AS c ON c.issuer_id = g.issuer_id AND c.client_id = g.client_id
            LEFT JOIN sessions AS s ON s.id = COALESCE(g.session_id, g.origin_session_id)
           WHERE t.issuer_id = ",
     );
@@ -76,6 +78,7 @@ pub(in crate::store) async fn named(conn: &mut Conn, issuer: &IssuerId, names: &
         offline_access: row.offline,
         epoch: row.grant_epoch,
         grant_revoked_at: instant(row.revoked_at),
+        client_suspended_at: instant(row.suspended_at),
         session,
         cut_offs,
         jti: row.name.strip_prefix("jti:").map(|jti| Jti::stored(jti.to_owned())),

@@ -4,6 +4,7 @@
 //! goes on. A work that is stopped is done: its row is locked while a page runs, so that nothing happens after the stop has committed.
 
 use super::expansion::{self, Plan, Position};
+use super::operators;
 use super::{Builder, Conn, count, dialect, push_list};
 use crate::model::effects::WorkRules;
 use crate::model::event::Receipt;
@@ -68,7 +69,7 @@ pub(in crate::store) async fn advance(
     let now = dialect::now(conn, &context.clock).await?;
     let paged = match work.kind {
         WorkKind::Expand => expand(conn, context, &work, rules, now).await?,
-        WorkKind::Replay => return Err(super::corrupt("works", "kind")),
+        WorkKind::Replay => operators::replay_page(conn, &work, rules.opening, now).await?,
         WorkKind::Cancel => cancel(conn, &work, now).await?,
     };
     let done_at = if paged.next.is_none() { Some(now.millis()) } else { None };
@@ -91,7 +92,7 @@ pub(in crate::store) async fn advance(
 async fn held(conn: &mut Conn, id: &WorkId) -> Result<Option<Work>, StoreError> {
     type Row = (String, String, Option<String>, String, String);
     let mut sql = Builder::new("SELECT kind, issuer_id, event_id, plan, position FROM works WHERE done_at IS NULL AND id = ");
-    sql.push_bind(id.as_str().to_owned()).push(dialect::HELD);
+    sql.push_bind(id.as_str().to_owned()).push(dialect::FOR_UPDATE);
     let Some((kind, issuer, event, plan, position)): Option<Row> = sql.build_query_as().fetch_optional(conn).await? else {
         return Ok(None);
     };

@@ -1,0 +1,135 @@
+//! A client is tried out: one logout token about nobody, sent at once, and what comes back.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::State;
+use serde::Serialize;
+use serde_json::json;
+use utoipa::ToSchema;
+use utoipa_axum::routes;
+
+use super::entry;
+use crate::egress::{Answer, Post, classify, effective};
+use crate::http::needs::TestClients;
+use crate::http::problem::ProblemDocument;
+use crate::http::wire::text;
+use crate::http::{AppState, At, Code, NoBody, Path, Problem, Reply, Routes, Seat, Text};
+use crate::model::access::Role;
+use crate::model::attempt::{Failure, Outcome, OutcomeClass};
+use crate::model::audit::Act;
+use crate::model::client::ClientRecord;
+use crate::model::key::KeyState;
+use crate::model::{ClientId, DeliveryId, Sid, Timestamp};
+use crate::token::logout_token::LIFETIME_MAX;
+use crate::token::{LogoutToken, Named, SigningKey};
+
+/// The route of trials.
+pub fn routes() -> Routes {
+    Routes::new().add(routes!(test))
+}
+
+/// The longest a trial takes, whatever the client is registered with.
+const TRIAL_MAX: Duration = Duration::from_secs(10);
+
+/// What came back.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct TrialShape {
+    /// The HTTP status, if one came.
+    status: Option<u16>,
+    /// What it means: what an attempt with this outcome would be taken for.
+    class: text::OutcomeClass,
+    /// The failure, if no status came.
+    failure: Option<text::Failure>,
+    /// From the resolution of the name to the end of the answer.
+    duration_ms: u64,
+    /// The beginning of the answer, tokens removed.
+    excerpt: Option<String>,
+    /// The address that was connected to.
+    remote_addr: Option<String>,
+}
+
+/// Send a client one logout token about a made-up `sid` that belongs to nobody, and say what came back. It waits behind nothing, is not repeated and not
+/// kept; a client that refuses a token for its unknown `sid` answers 400, which is as good a sign.
+#[utoipa::path(post, path = "/v1/issuers/{iss}/clients/{client_id}/test", tag = "operations", security(("bearer" = [])),
+    params(("iss" = String, Path, description = "The issuer's short id"), ("client_id" = String, Path, description = "The client")),
+    responses(
+        (status = 200, description = "What came back", body = TrialShape),
+        (status = 404, description = "unknown-issuer, unknown-client", content_type = "application/problem+json", body = ProblemDocument),
+        (status = 409, description = "cannot-be-told", content_type = "application/problem+json", body = ProblemDocument),
+    ))]
+pub async fn test(
+    State(app): State<AppState>,
+    At(seat, _): At<TestClients>,
+    Path((_, client_id)): Path<(String, String)>,
+    NoBody: NoBody,
+) -> Result<Reply<TrialShape>, Problem> {
+    let unknown = || Problem::of(Code::UnknownClient);
+    let client_id = ClientId::parse(client_id).map_err(|_| unknown())?;
+    if seat.caller.role == Role::Client && seat.caller.client_id.as_ref() != Some(&client_id) {
+        return Err(unknown());
+    }
+    let client = app.store.client(&seat.issuer.id, &client_id).await?.ok_or_else(unknown)?;
+    let uri = client.backchannel_logout_uri.clone();
+    let uri = uri.ok_or_else(|| Problem::new(Code::CannotBeTold, "the client is registered without a backchannel_logout_uri"))?;
+    let now = app.store.now().await?;
+    let token = signed(&app, &seat, &client, now).await?;
+    let network = effective(&seat.issuer.network, &client.delivery.network);
+    let timeout = client.delivery.timeout.min(app.settings.delivery_timeout_max).min(TRIAL_MAX);
+    // A delivery of that id is nowhere, as the sid of its token is nobody's.
+    let delivery: DeliveryId = app.entropy.id(now);
+    let begun = app.clock.instant();
+    let post = Post { url: &uri, network: &network, token: &token, delivery: &delivery, attempt: 1, timeout, now };
+    let answer = app.egress.post_logout_token(post).await;
+    let shape = shape(answer, &client, app.clock.instant().saturating_duration_since(begun));
+    let detail = json!({ "client_id": client_id.as_str(), "class": shape.class.0.as_str(), "status": shape.status });
+    app.store.record(entry(Act::ClientTested, &seat.caller, Some(&seat.issuer.id), &detail)?).await?;
+    Ok(Reply::ok(shape))
+}
+
+fn shape(answer: Answer, client: &ClientRecord, duration: Duration) -> TrialShape {
+    let Answer { outcome, remote_addr, excerpt, detail: _ } = answer;
+    let class: OutcomeClass = classify(&outcome, &client.delivery.retry_statuses);
+    let (status, failure): (Option<u16>, Option<Failure>) = match outcome {
+        Outcome::Answered { status, .. } => (Some(status), None),
+        Outcome::Failed(failure) => (None, Some(failure)),
+    };
+    TrialShape {
+        status,
+        class: Text(class),
+        failure: failure.map(Text),
+        duration_ms: u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
+        excerpt,
+        remote_addr: remote_addr.map(|address| address.to_string()),
+    }
+}
+
+/// There is no key to sign with, although registering a client makes one.
+#[derive(Debug, thiserror::Error)]
+#[error("there is no active key of the client's algorithm")]
+struct NoKey;
+
+/// A token that is good in everything but in being about anybody. It never carries a `sub`: without a `sid` it would end all sessions of somebody.
+async fn signed(app: &AppState, seat: &Seat, client: &ClientRecord, now: Timestamp) -> Result<String, Problem> {
+    let keys = app.store.keys(&seat.issuer.id).await?;
+    let active = keys.iter().find(|key| key.alg == client.alg && key.state == KeyState::Active);
+    let key = app.keyring.key_of(active.ok_or_else(|| Problem::internal(NoKey))?, &app.sealing).map_err(Problem::internal)?;
+    let sid = Sid::parse(format!("test-{}", app.entropy.token())).map_err(Problem::internal)?;
+    let (issuer, audience, typ, jti) = (seat.issuer.issuer.clone(), client.client_id.clone(), client.delivery.typ, app.entropy.token());
+    let sign = move |key: &Arc<SigningKey>| {
+        let named = Named::Sid(&sid);
+        LogoutToken {
+            issuer: &issuer,
+            audience: &audience,
+            named,
+            jti: &jti,
+            issued_at: now,
+            lifetime: LIFETIME_MAX,
+            occurred_at: now,
+            typ,
+        }
+        .sign(key)
+    };
+    let signed = app.tasks.spawn_blocking("sign", move || sign(&key)).await.map_err(Problem::from)?;
+    signed.map_err(Problem::internal)
+}
