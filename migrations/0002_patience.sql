@@ -56,6 +56,8 @@ CREATE TABLE lanes (
     probes        BIGINT NOT NULL DEFAULT 0,
     -- When it closed last: whoever sees that begins with one attempt at a time.
     closed_at     BIGINT,
+    -- How much of its oldest delivery's horizon had passed when somebody was told last, in percent.
+    told          BIGINT NOT NULL DEFAULT 0,
     CHECK ((issuer_id IS NULL) = (client_id IS NULL))
 );
 

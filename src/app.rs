@@ -165,6 +165,8 @@ impl Server {
             tasks: cellar.clone(),
             doorbell: Arc::clone(doorbell.here()),
             settled,
+            // Alone, as long as nobody counts the others.
+            share: share.clone(),
             pulse,
             settings: courier_settings(&config),
         });
@@ -318,6 +320,7 @@ fn courier_settings(config: &Config) -> deliver::Settings {
         poll: config.delivery.poll,
         idle_poll: config.delivery.idle_poll,
         token_lifetime: config.token.lifetime,
+        host_rate_per_s: config.delivery.host_rate_per_s,
     }
 }
 

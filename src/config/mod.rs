@@ -165,6 +165,8 @@ pub struct Delivery {
     pub poll: Duration,
     /// `delivery.idle_poll_ms`: the same, while nothing is pending.
     pub idle_poll: Duration,
+    /// `delivery.host_rate_per_s`: how many attempts may begin in a second at one host, over all processes.
+    pub host_rate_per_s: Option<u16>,
 }
 
 /// What logout tokens are like.
@@ -268,7 +270,7 @@ impl Config {
     }
 
     fn contradictions(&self, reader: &mut Reader) {
-        let Delivery { defaults, timeout_max, total_in_flight, lease, lease_margin, poll, idle_poll } = &self.delivery;
+        let Delivery { defaults, timeout_max, total_in_flight, lease, lease_margin, poll, idle_poll, host_rate_per_s: _ } = &self.delivery;
         if defaults.timeout > *timeout_max {
             reader.contradiction("delivery.timeout_ms", "delivery.timeout_max_ms", "the default time-out is longer than the longest");
         }
@@ -350,6 +352,7 @@ impl Delivery {
             lease_margin: Duration::from_millis(margin_ms),
             poll: reader.millis("delivery.poll_ms", 500, 10..=60_000),
             idle_poll: reader.millis("delivery.idle_poll_ms", 5000, 10..=60_000),
+            host_rate_per_s: reader.optional("delivery.host_rate_per_s", host_rate, u16::to_string),
         }
     }
 }
@@ -377,6 +380,11 @@ fn schedule(reader: &mut Reader, path: &'static str, default: &str) -> Schedule 
         Schedule::parse(text).map_err(|refused| format!("{}, not {text:?}", refused.why))
     };
     reader.or(path, default, parse, Schedule::to_string)
+}
+
+fn host_rate(raw: &Raw) -> Result<u16, String> {
+    let rate = raw.number()?;
+    u16::try_from(rate).ok().filter(|rate| (1..=10_000).contains(rate)).ok_or_else(|| "must be from 1 to 10000".to_owned())
 }
 
 /// The longest time-out of one attempt, in milliseconds.

@@ -6,7 +6,8 @@ use super::store_failed;
 use crate::lifecycle::Stop;
 use crate::model::delivery::DeliveryState;
 use crate::model::event::Counts;
-use crate::observe::Gauges;
+use crate::model::lane::LaneRecord;
+use crate::observe::{Gauges, LanesCounted};
 use crate::store::{Census, Store, StoreError};
 
 /// How often everything is counted.
@@ -16,7 +17,10 @@ const EVERY: Duration = Duration::from_secs(10);
 pub async fn keep_count(store: Store, stop: Stop) {
     while !stop.is_requested() {
         match count(&store).await {
-            Ok(gauges) => gauges.emit(),
+            Ok((gauges, lanes)) => {
+                gauges.emit();
+                lanes.emit();
+            }
             Err(error) => store_failed("census", &error),
         }
         tokio::select! {
@@ -26,10 +30,20 @@ pub async fn keep_count(store: Store, stop: Stop) {
     }
 }
 
-async fn count(store: &Store) -> Result<Gauges, StoreError> {
+async fn count(store: &Store) -> Result<(Gauges, LanesCounted), StoreError> {
     let Census { enqueued, by_state, oldest_pending } = store.census().await?;
     let now = store.now().await?;
-    Ok(Gauges { enqueued, counts: counts(&by_state), oldest_pending: oldest_pending.map(|at| now.since(at)) })
+    let gauges = Gauges { enqueued, counts: counts(&by_state), oldest_pending: oldest_pending.map(|at| now.since(at)) };
+    Ok((gauges, lanes(&store.lane_records().await?)))
+}
+
+fn lanes(records: &[LaneRecord]) -> LanesCounted {
+    let count = |is: fn(&LaneRecord) -> bool| u32::try_from(records.iter().filter(|record| is(record)).count()).unwrap_or(u32::MAX);
+    LanesCounted {
+        open: count(|record| record.probe_at.is_some()),
+        parked: count(|record| record.parked_at.is_some()),
+        paused: count(|record| record.paused_at.is_some()),
+    }
 }
 
 fn counts(by_state: &[(DeliveryState, u64)]) -> Counts {

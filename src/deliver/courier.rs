@@ -9,18 +9,22 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use tokio::sync::{mpsc, watch};
 
+use super::lanes::{Lanes, Sight, Survey, Wanted, host_of};
 use super::request::{self, Claimed, Ended};
 use super::settler::{self, Finished};
 use super::signer::Signer;
-use super::slots::{Slots, Waiting};
+use super::slots::{Slots, Snapshot, Use, Waiting};
 use super::{Parts, Settings, Tools, Watch, store_failed};
 use crate::model::Timestamp;
-use crate::model::delivery::{Lane, Leased};
-use crate::plan::lane::{LaneLoad, shares};
-use crate::store::{ReadyLane, StoreError};
+use crate::model::delivery::{Class, Lane, Leased};
+use crate::model::lane::Deal;
+use crate::plan::lane::Share;
+use crate::plan::lane::breaker::probe_wait;
+use crate::plan::lane::fair::{Dealt, Demand, Purse, deal};
+use crate::store::{Probe, Queue, StoreError};
 
-/// How many lanes with room are looked at in one step; the next step begins elsewhere.
-const LANES_MAX: u16 = 256;
+/// By how much one probe must be over before the next.
+const PROBE_MARGIN: Duration = Duration::from_secs(1);
 /// How long to wait before looking again when the database could not be asked.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(1);
 
@@ -29,6 +33,7 @@ pub struct Courier {
     tools: Arc<Tools>,
     slots: Slots,
     finished: mpsc::Sender<Finished>,
+    share: watch::Receiver<Share>,
     pub(super) pulse: watch::Sender<Option<Timestamp>>,
     turn: AtomicUsize,
 }
@@ -42,17 +47,32 @@ pub struct StepReport {
     pub claimed: usize,
 }
 
+/// What one step did, and when there is something to do that it could not.
+struct Looked {
+    report: StepReport,
+    next: Option<Timestamp>,
+}
+
+/// What became of the probes that were due.
+#[derive(Default)]
+struct Probed {
+    begun: usize,
+    /// There was no place for all of them.
+    short: bool,
+}
+
 impl Courier {
     /// A courier that has not looked yet. Its settler runs from here on; must be called within a runtime.
     pub fn new(parts: Parts) -> Self {
-        let Parts { store, egress, keyring, sealing, clock, entropy, tasks, doorbell, settled, pulse, settings } = parts;
+        let Parts { store, egress, keyring, sealing, clock, entropy, tasks, doorbell, settled, share, pulse, settings } = parts;
         let signer = Signer::new(store.clone(), keyring, sealing, tasks.clone());
         let slots = Slots::new(settings.in_flight_max, Arc::clone(&doorbell));
-        let tools = Arc::new(Tools { store, egress, signer, clock, entropy, tasks, doorbell, settled, settings });
+        let lanes = Lanes::default();
+        let tools = Arc::new(Tools { store, egress, signer, clock, entropy, tasks, doorbell, settled, lanes, settings });
         // As many places as slots: whoever has a slot finds a place and never waits for one.
         let (finished, coming) = mpsc::channel(usize::from(settings.in_flight_max).max(1));
         drop(tools.tasks.spawn("settler", settler::run(Arc::clone(&tools), coming)));
-        Self { tools, slots, finished, pulse, turn: AtomicUsize::new(0) }
+        Self { tools, slots, finished, share, pulse, turn: AtomicUsize::new(0) }
     }
 
     /// How many attempts are running or waiting to be recorded.
@@ -62,46 +82,88 @@ impl Courier {
 
     /// Looks once: claims what there are slots for and begins its attempts. They end on their own.
     pub async fn step(&self, now: Timestamp) -> Result<StepReport, StoreError> {
+        Ok(self.look_once(now).await?.report)
+    }
+
+    async fn look_once(&self, now: Timestamp) -> Result<Looked, StoreError> {
         // Where the look fails, interest stays told: whatever becomes free is a reason to look again.
-        let (report, waiting) = self.look(now).await?;
+        let (looked, waiting) = self.look(now).await?;
         self.slots.looked(waiting);
         self.pulse.send_replace(Some(self.tools.clock.now()));
-        Ok(report)
+        Ok(looked)
     }
 
-    async fn look(&self, now: Timestamp) -> Result<(StepReport, Waiting), StoreError> {
-        let free = self.slots.look();
-        if free == 0 {
-            return Ok((StepReport::default(), Waiting::ForAny));
+    async fn look(&self, now: Timestamp) -> Result<(Looked, Waiting), StoreError> {
+        let busy = self.slots.look();
+        if busy.in_flight.total() >= self.slots.max() {
+            return Ok((Looked { report: StepReport::default(), next: Some(now) }, Waiting::ForAny));
         }
-        let loads = self.loads(now).await?;
-        let dealt = shares(&loads, free, self.turn.fetch_add(1, Ordering::Relaxed));
-        let claimed = if dealt.is_empty() { Vec::new() } else { self.claim(&dealt, now).await? };
-        let report = StepReport { ready: loads.len(), claimed: claimed.len() };
-        let waiting = waiting(&loads, &dealt, &claimed, free);
-        self.begin(claimed, now).await?;
-        Ok((report, waiting))
+        let queues = self.tools.store.queues().await?;
+        let survey = self.survey(&queues, &busy, now).await?;
+        let purse = Purse { total: self.slots.max(), in_flight: busy.in_flight, passes: survey.passes };
+        let dealt = deal(purse, &survey.hosts, &survey.demands, self.turn.fetch_add(1, Ordering::Relaxed));
+        let claimed = if dealt.deals.is_empty() { Vec::new() } else { self.claim(&dealt.deals, now).await? };
+        self.tools.lanes.begun(&claimed);
+        let waiting = waiting(&survey.demands, &dealt, &claimed);
+        let mut report = StepReport { ready: survey.ready, claimed: claimed.len() };
+        self.begin(claimed, false, now).await?;
+        let probed = self.probe(&survey.probes, now).await?;
+        report.claimed += probed.begun;
+        // What is pending and waits for no time is looked for from time to time.
+        let next = survey.next.or_else(|| (!queues.is_empty()).then_some(now));
+        Ok((Looked { report, next }, if probed.short { Waiting::ForAny } else { waiting }))
     }
 
-    /// The lanes with something due. Those without room are asked for on top, so that they cannot hide the others.
-    async fn loads(&self, now: Timestamp) -> Result<Vec<LaneLoad>, StoreError> {
-        let in_flight = self.slots.in_flight();
-        let limit = LANES_MAX.saturating_add(u16::try_from(in_flight.len()).unwrap_or(u16::MAX));
-        let ready = self.tools.store.ready_lanes(now, limit).await?;
-        let load = |ReadyLane { lane, max_in_flight, .. }| {
-            let in_flight = in_flight.get(&lane).copied().unwrap_or(0);
-            LaneLoad { lane, in_flight, max_in_flight }
-        };
-        Ok(ready.into_iter().map(load).collect())
+    /// What may go out now, by what the database says of the lanes and by what this process remembers of them.
+    async fn survey(&self, queues: &[Queue], busy: &Snapshot, now: Timestamp) -> Result<Survey, StoreError> {
+        if queues.is_empty() {
+            return Ok(Survey::default());
+        }
+        let records = self.tools.store.lane_records().await?;
+        let asked = self.tools.lanes.unknown(queues, &records, now);
+        let settings = if asked.is_empty() { Vec::new() } else { self.tools.store.lane_settings(&asked).await? };
+        let (share, host_rate_per_s) = (*self.share.borrow(), self.tools.settings.host_rate_per_s);
+        Ok(self.tools.lanes.survey(Sight { queues, records: &records, settings, asked, busy, share, host_rate_per_s, now }))
     }
 
-    async fn claim(&self, dealt: &[(Lane, u16)], now: Timestamp) -> Result<Vec<Leased>, StoreError> {
-        let lease_token = i64::from_ne_bytes(self.tools.entropy.number().to_ne_bytes());
-        self.tools.store.claim_due(dealt, now, now.plus(self.tools.settings.lease), lease_token).await
+    async fn claim(&self, deals: &[Deal], now: Timestamp) -> Result<Vec<Leased>, StoreError> {
+        self.tools.store.claim_due(deals, now, now.plus(self.tools.settings.lease), self.lease_token()).await
+    }
+
+    fn lease_token(&self) -> i64 {
+        i64::from_ne_bytes(self.tools.entropy.number().to_ne_bytes())
+    }
+
+    /// Takes the probes that are due, as far as there are places for them.
+    async fn probe(&self, wanted: &[Wanted], now: Timestamp) -> Result<Probed, StoreError> {
+        let (mut probed, max) = (Probed::default(), self.slots.max());
+        for Wanted { of, from, probes } in wanted {
+            if !self.slots.in_flight().admits_probe(max) {
+                probed.short = true;
+                break;
+            }
+            // No shorter than a probe takes: there is one at a time.
+            let takes = self.tools.settings.timeout_max + PROBE_MARGIN;
+            let next_at = now.plus(probe_wait(probes.saturating_add(1), takes, self.tools.entropy.unit()));
+            let probe = Probe {
+                of: of.clone(),
+                from: from.clone(),
+                probes: *probes,
+                now,
+                next_at,
+                lease_until: now.plus(self.tools.settings.lease),
+                lease_token: self.lease_token(),
+            };
+            if let Some(leased) = self.tools.store.take_probe(probe).await? {
+                probed.begun += 1;
+                self.begin(vec![leased], true, now).await?;
+            }
+        }
+        Ok(probed)
     }
 
     /// Begins an attempt for each claimed delivery, or gives all of them back.
-    async fn begin(&self, claimed: Vec<Leased>, now: Timestamp) -> Result<(), StoreError> {
+    async fn begin(&self, claimed: Vec<Leased>, probe: bool, now: Timestamp) -> Result<(), StoreError> {
         if claimed.is_empty() {
             return Ok(());
         }
@@ -114,13 +176,15 @@ impl Courier {
         };
         let watch = Watch::set(self.tools.clock.clone(), now);
         for (leased, facts) in claimed.into_iter().zip(facts) {
-            self.begin_one(Arc::new(Claimed { leased, facts }), watch.clone());
+            self.begin_one(Arc::new(Claimed { leased, facts }), probe, watch.clone());
         }
         Ok(())
     }
 
-    fn begin_one(&self, claimed: Arc<Claimed>, watch: Watch) {
-        let slot = self.slots.take(&claimed.leased.lane);
+    fn begin_one(&self, claimed: Arc<Claimed>, probe: bool, watch: Watch) {
+        let uri = claimed.facts.client.as_ref().and_then(|client| client.backchannel_logout_uri.as_ref());
+        let Leased { lane, class, retry, .. } = &claimed.leased;
+        let slot = self.slots.take(Use { lane: lane.clone(), host: uri.and_then(host_of), class: *class, retry: *retry, probe });
         let (tools, finished) = (Arc::clone(&self.tools), self.finished.clone());
         let attempt = async move {
             let attempt = AssertUnwindSafe(request::attempt(&tools, Arc::clone(&claimed), &watch)).catch_unwind();
@@ -158,15 +222,16 @@ impl Courier {
     async fn until_dry(&self) -> Result<Duration, StoreError> {
         while !self.tools.tasks.stop().is_requested() {
             let now = self.tools.store.now().await?;
-            if self.step(now).await?.claimed == 0 {
-                return Ok(patience(&self.tools.settings, now, self.tools.store.next_due().await?));
+            let looked = self.look_once(now).await?;
+            if looked.report.claimed == 0 {
+                return Ok(patience(&self.tools.settings, now, looked.next));
             }
         }
         Ok(Duration::ZERO)
     }
 }
 
-/// How long nothing is to be done: until the next due time, at most until the next poll. What is due already waits for a slot, and a slot rings.
+/// How long nothing is to be done: until something may begin, at most until the next poll. What might begin already waits for a slot, and a slot rings.
 fn patience(settings: &Settings, now: Timestamp, next_due: Option<Timestamp>) -> Duration {
     match next_due {
         None => settings.idle_poll,
@@ -175,30 +240,47 @@ fn patience(settings: &Settings, now: Timestamp, next_due: Option<Timestamp>) ->
     }
 }
 
-/// Whose slots are waited for: those of lanes that took all they were dealt, or anybody's if no more could be dealt.
-fn waiting(loads: &[LaneLoad], dealt: &[(Lane, u16)], claimed: &[Leased], free: u16) -> Waiting {
-    let mut untaken: BTreeMap<&Lane, u16> = dealt.iter().map(|(lane, share)| (lane, *share)).collect();
-    if untaken.values().sum::<u16>() >= free {
+/// Whose slots are waited for: those of lanes that have more due than they were dealt, or anybody's if no more could be dealt.
+fn waiting(demands: &[Demand], dealt: &Dealt, claimed: &[Leased]) -> Waiting {
+    if dealt.short {
         return Waiting::ForAny;
     }
-    for leased in claimed {
-        untaken.entry(&leased.lane).and_modify(|left| *left = left.saturating_sub(1));
+    let mut left: BTreeMap<&Lane, BTreeMap<(Class, bool), u16>> = BTreeMap::new();
+    for deal in &dealt.deals {
+        left.entry(&deal.lane).or_default().insert((deal.class, deal.retry), deal.slots);
     }
-    let is_dry = |lane: &Lane| untaken.get(lane).is_some_and(|left| *left > 0);
-    Waiting::For(loads.iter().map(|load| &load.lane).filter(|lane| !is_dry(lane)).cloned().collect::<BTreeSet<_>>())
+    for leased in claimed {
+        let of_queue = left.get_mut(&leased.lane).and_then(|left| left.get_mut(&(leased.class, leased.retry)));
+        of_queue.into_iter().for_each(|left| *left = left.saturating_sub(1));
+    }
+    // A queue that gave less than was dealt to it is dry; one that was dealt nothing is not.
+    let is_dry = |demand: &Demand| {
+        let left = left.get(&demand.lane);
+        let kinds = Class::ALL.iter().flat_map(|class| [(*class, false), (*class, true)]);
+        let mut due = kinds.filter(|(class, retry)| *demand.due.of(*class).of(*retry));
+        due.all(|kind| left.and_then(|left| left.get(&kind)).is_some_and(|left| *left > 0))
+    };
+    Waiting::For(demands.iter().filter(|demand| !is_dry(demand)).map(|demand| demand.lane.clone()).collect::<BTreeSet<_>>())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::model::{ClientId, IssuerId};
+    use crate::plan::lane::Turns;
+    use crate::plan::lane::fair::{Busy, Due, Passes};
 
     fn lane(client: &str) -> Lane {
         Lane::of(&IssuerId::parse("main").unwrap(), &ClientId::parse(client).unwrap())
     }
 
-    fn load(client: &str) -> LaneLoad {
-        LaneLoad { lane: lane(client), in_flight: 0, max_in_flight: 8 }
+    fn demand(client: &str) -> Demand {
+        let due = Due { interactive: Turns { first: true, retry: false }, ..Due::default() };
+        Demand { lane: lane(client), room: 8, host: None, busy: Busy::default(), passes: Passes::default(), due }
+    }
+
+    fn dealt(client: &str, slots: u16, short: bool) -> Dealt {
+        Dealt { deals: vec![Deal { lane: lane(client), class: Class::Interactive, retry: false, slots }], short }
     }
 
     #[test]
@@ -210,6 +292,7 @@ mod tests {
             poll: Duration::from_millis(500),
             idle_poll: Duration::from_secs(5),
             token_lifetime: Duration::from_mins(2),
+            host_rate_per_s: None,
         };
         let now = Timestamp::from_seconds(1_790_000_000);
         let wait = |due: Option<i64>| patience(&settings, now, due.map(|ms| Timestamp::from_millis(now.millis() + ms))).as_millis();
@@ -218,12 +301,12 @@ mod tests {
 
     #[test]
     fn every_lane_is_waited_for_when_all_slots_were_dealt() {
-        assert_eq!(waiting(&[load("a")], &[(lane("a"), 4)], &[], 4), Waiting::ForAny);
+        assert_eq!(waiting(&[demand("a")], &dealt("a", 4, true), &[]), Waiting::ForAny);
     }
 
     #[test]
     fn a_lane_that_could_not_fill_its_share_is_dry_and_one_without_room_is_not() {
-        let waiting = waiting(&[load("dry"), load("full")], &[(lane("dry"), 3)], &[], 4);
+        let waiting = waiting(&[demand("dry"), demand("full")], &dealt("dry", 3, false), &[]);
         assert_eq!(waiting, Waiting::For(BTreeSet::from([lane("full")])));
     }
 }

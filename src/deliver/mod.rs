@@ -11,6 +11,7 @@
 
 mod census;
 mod courier;
+mod lanes;
 mod request;
 mod settler;
 mod signer;
@@ -30,6 +31,7 @@ use crate::egress::Egress;
 use crate::lifecycle::Tasks;
 use crate::model::Timestamp;
 use crate::observe::{StoreFailed, StoreFault};
+use crate::plan::lane::Share;
 use crate::seams::{Clock, Entropy};
 use crate::store::{Store, StoreError};
 use crate::token::{Keyring, SealingKey};
@@ -49,6 +51,8 @@ pub struct Settings {
     pub idle_poll: Duration,
     /// From a token's `iat` to its `exp`.
     pub token_lifetime: Duration,
+    /// How many attempts may begin in a second at one host, over all processes; none sets no limit.
+    pub host_rate_per_s: Option<u16>,
 }
 
 /// What the courier works with.
@@ -71,6 +75,8 @@ pub struct Parts {
     pub doorbell: Arc<Notify>,
     /// Changed whenever deliveries were settled.
     pub settled: watch::Sender<u64>,
+    /// How many processes share the work, and which one this is.
+    pub share: watch::Receiver<Share>,
     /// Told when a step was completed, by this process's clock: the courier is alive as long as this moves.
     pub pulse: watch::Sender<Option<Timestamp>>,
     /// How it works.
@@ -87,6 +93,7 @@ struct Tools {
     tasks: Tasks,
     doorbell: Arc<Notify>,
     settled: watch::Sender<u64>,
+    lanes: lanes::Lanes,
     settings: Settings,
 }
 

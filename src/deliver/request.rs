@@ -285,6 +285,7 @@ mod tests {
             sid: Some(sid("s-1")),
             sub: Some(Subject::parse("alice").unwrap()),
             class: Class::Interactive,
+            retry: false,
             compromise: false,
             occurred_at: COMMITTED,
             created_at: COMMITTED,

@@ -8,13 +8,15 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use super::request::{Claimed, Ended};
+use super::lanes::Ended;
+use super::request::{self, Claimed};
 use super::slots::Slot;
 use super::{Tools, store_failed};
-use crate::model::delivery::{DeliveryState, Leased, SettledReason, Verdict};
+use crate::model::delivery::{DeliveryState, Lane, Leased, SettledReason, Verdict};
+use crate::model::lane::LaneChange;
 use crate::model::{DeliveryId, Timestamp};
-use crate::observe::{AttemptMade, DeliverySettled, LeaseLost};
-use crate::store::{Recorded, Settlement, StoreError};
+use crate::observe::{AttemptMade, DeliverySettled, LaneClosed, LaneOpened, LaneParked, LeaseLost};
+use crate::store::{LaneNote, Recorded, Settlement, StoreError};
 
 /// How many outcomes are written in one statement.
 const BATCH_MAX: usize = 128;
@@ -25,7 +27,7 @@ const PAUSE: std::ops::RangeInclusive<Duration> = Duration::from_millis(50)..=Du
 #[derive(Debug)]
 pub(super) struct Finished {
     pub(super) claimed: Arc<Claimed>,
-    pub(super) ended: Ended,
+    pub(super) ended: request::Ended,
     pub(super) at: Timestamp,
     pub(super) slot: Slot,
 }
@@ -35,7 +37,7 @@ struct InHand {
     claimed: Arc<Claimed>,
     settlement: Box<Settlement>,
     at: Timestamp,
-    _slot: Slot,
+    slot: Slot,
 }
 
 /// Records what comes until nobody can send any more.
@@ -46,8 +48,8 @@ pub(super) async fn run(tools: Arc<Tools>, mut finished: mpsc::Receiver<Finished
         let mut unbegun = Vec::new();
         for Finished { claimed, ended, at, slot } in batch.drain(..) {
             match ended {
-                Ended::Settled(settlement) => in_hand.push(InHand { claimed, settlement, at, _slot: slot }),
-                Ended::Unbegun => unbegun.push((claimed, slot)),
+                request::Ended::Settled(settlement) => in_hand.push(InHand { claimed, settlement, at, slot }),
+                request::Ended::Unbegun => unbegun.push((claimed, slot)),
             }
         }
         if !unbegun.is_empty() {
@@ -69,7 +71,10 @@ pub(super) async fn give_back(tools: &Tools, unbegun: impl Iterator<Item = &Leas
 
 async fn settle(tools: &Tools, in_hand: Vec<InHand>) {
     match write(tools, &in_hand).await {
-        Ok(recorded) => tell(tools, in_hand, &recorded),
+        Ok(recorded) => {
+            let moved = note_lanes(tools, &in_hand).await;
+            tell(tools, in_hand, &recorded, moved);
+        }
         // One row that cannot be read must not keep the others from being settled.
         Err(Unreadable) if in_hand.len() > 1 => {
             for one in in_hand {
@@ -103,9 +108,46 @@ async fn write(tools: &Tools, in_hand: &[InHand]) -> Result<Vec<Recorded>, Unrea
     }
 }
 
+/// Writes down what the attempts say about their receivers, before their slots are free: who looks next sees it. Tried once, since the next attempt will
+/// say the same. Says whether anything changed.
+async fn note_lanes(tools: &Tools, in_hand: &[InHand]) -> bool {
+    let judged = |one: &InHand| {
+        let Some(attempt) = &one.settlement.attempt else { return Vec::new() };
+        let used = one.slot.used();
+        let (class, failure, began) = (attempt.class, attempt.failure, attempt.started_at);
+        let ended = Ended { lane: &used.lane, host: used.host.as_ref(), class, failure, began, at: one.at, probe: used.probe };
+        tools.lanes.judge(&ended, tools.entropy.unit())
+    };
+    let (notes, were_open): (Vec<LaneNote>, Vec<bool>) = in_hand.iter().flat_map(judged).unzip();
+    if notes.is_empty() {
+        return false;
+    }
+    let at = in_hand.iter().map(|one| one.at).max().unwrap_or_default();
+    match tools.store.note_lanes(notes.clone(), at).await {
+        Ok(changed) => {
+            let told = notes.iter().zip(were_open).zip(changed).filter(|(_, changed)| *changed);
+            told.for_each(|((note, was_open), _)| tell_lane(&note.lane, note.change, was_open));
+            true
+        }
+        Err(error) => {
+            store_failed("note_lanes", &error);
+            false
+        }
+    }
+}
+
+fn tell_lane(lane: &Lane, change: LaneChange, was_open: bool) {
+    match change {
+        LaneChange::Open { .. } => LaneOpened { lane: lane.as_str() }.emit(),
+        LaneChange::Close | LaneChange::Alive if was_open => LaneClosed { lane: lane.as_str() }.emit(),
+        LaneChange::Park => LaneParked { lane: lane.as_str() }.emit(),
+        LaneChange::Close | LaneChange::Alive | LaneChange::Failing => {}
+    }
+}
+
 /// Frees the slots and tells what happened, once for each delivery.
-fn tell(tools: &Tools, in_hand: Vec<InHand>, recorded: &[Recorded]) {
-    let (mut goes_on, mut changed) = (false, 0);
+fn tell(tools: &Tools, in_hand: Vec<InHand>, recorded: &[Recorded], moved: bool) {
+    let (mut goes_on, mut changed) = (moved, 0);
     for one in &in_hand {
         let leased = &one.claimed.leased;
         tell_attempt(one);

@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-use crate::model::delivery::Lane;
+use crate::model::delivery::{Class, Lane};
+use crate::plan::lane::fair::{Busy, InFlight};
 
 /// The slots of one process.
 #[derive(Clone, Debug)]
@@ -19,9 +20,29 @@ pub(super) struct Slots {
 
 #[derive(Debug)]
 struct Taken {
-    lanes: BTreeMap<Lane, u16>,
-    total: u16,
+    busy: Snapshot,
     waiting: Waiting,
+}
+
+/// What is in flight.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Snapshot {
+    /// In all.
+    pub(super) in_flight: InFlight,
+    /// In each lane that has any.
+    pub(super) lanes: BTreeMap<Lane, Busy>,
+    /// At each host that has any.
+    pub(super) hosts: BTreeMap<Lane, u16>,
+}
+
+/// What a slot is taken for.
+#[derive(Clone, Debug)]
+pub(super) struct Use {
+    pub(super) lane: Lane,
+    pub(super) host: Option<Lane>,
+    pub(super) class: Class,
+    pub(super) retry: bool,
+    pub(super) probe: bool,
 }
 
 /// Whose slot is waited for.
@@ -35,15 +56,20 @@ pub(super) enum Waiting {
 
 impl Slots {
     pub(super) fn new(max: u16, doorbell: Arc<Notify>) -> Self {
-        let taken = Taken { lanes: BTreeMap::new(), total: 0, waiting: Waiting::For(BTreeSet::new()) };
+        let taken = Taken { busy: Snapshot::default(), waiting: Waiting::For(BTreeSet::new()) };
         Self { max, taken: Arc::new(Mutex::new(taken)), doorbell }
     }
 
-    /// How many more attempts may begin. From here to [`Slots::looked`] every slot that becomes free rings: interest is told before the look.
-    pub(super) fn look(&self) -> u16 {
+    /// What is in flight. From here to [`Slots::looked`] every slot that becomes free rings: interest is told before the look.
+    pub(super) fn look(&self) -> Snapshot {
         let mut taken = self.lock();
         taken.waiting = Waiting::ForAny;
-        self.max.saturating_sub(taken.total)
+        taken.busy.clone()
+    }
+
+    /// How many attempts may run at once.
+    pub(super) const fn max(&self) -> u16 {
+        self.max
     }
 
     /// Ends a look: from here on only those slots ring when they become free.
@@ -51,36 +77,27 @@ impl Slots {
         self.lock().waiting = waiting;
     }
 
-    /// How many attempts run in each lane that has any.
-    pub(super) fn in_flight(&self) -> BTreeMap<Lane, u16> {
-        self.lock().lanes.clone()
+    pub(super) fn in_flight(&self) -> InFlight {
+        self.lock().busy.in_flight
     }
 
     pub(super) fn total(&self) -> u16 {
-        self.lock().total
+        self.lock().busy.in_flight.total()
     }
 
     /// Takes a slot until the guard is dropped.
-    pub(super) fn take(&self, lane: &Lane) -> Slot {
-        let mut taken = self.lock();
-        taken.total = taken.total.saturating_add(1);
-        let count = taken.lanes.entry(lane.clone()).or_default();
-        *count = count.saturating_add(1);
-        Slot { slots: self.clone(), lane: lane.clone() }
+    pub(super) fn take(&self, used: Use) -> Slot {
+        self.lock().busy.count(&used, |count| count.saturating_add(1));
+        Slot { slots: self.clone(), used }
     }
 
-    fn free(&self, lane: &Lane) {
+    fn free(&self, used: &Use) {
         let mut taken = self.lock();
-        taken.total = taken.total.saturating_sub(1);
-        if let Some(count) = taken.lanes.get_mut(lane) {
-            *count = count.saturating_sub(1);
-            if *count == 0 {
-                taken.lanes.remove(lane);
-            }
-        }
+        taken.busy.count(used, |count| count.saturating_sub(1));
         let rings = match &taken.waiting {
             Waiting::ForAny => true,
-            Waiting::For(lanes) => lanes.contains(lane),
+            // A probe's place is nobody's own.
+            Waiting::For(lanes) => used.probe || lanes.contains(&used.lane),
         };
         drop(taken);
         if rings {
@@ -94,16 +111,43 @@ impl Slots {
     }
 }
 
+impl Snapshot {
+    fn count(&mut self, used: &Use, with: impl Fn(u16) -> u16) {
+        let Use { lane, host, class, retry, probe } = used;
+        let in_all = if *probe { &mut self.in_flight.probes } else { self.in_flight.attempts.of_mut(*class).of_mut(*retry) };
+        *in_all = with(*in_all);
+        let busy = self.lanes.entry(lane.clone()).or_default();
+        let of_kind = busy.of_mut(*class).of_mut(*retry);
+        *of_kind = with(*of_kind);
+        if *busy == Busy::default() {
+            self.lanes.remove(lane);
+        }
+        let Some(host) = host else { return };
+        let at_host = self.hosts.entry(host.clone()).or_default();
+        *at_host = with(*at_host);
+        if *at_host == 0 {
+            self.hosts.remove(host);
+        }
+    }
+}
+
 /// One taken slot; free again when dropped.
 #[derive(Debug)]
 pub(super) struct Slot {
     slots: Slots,
-    lane: Lane,
+    used: Use,
+}
+
+impl Slot {
+    /// What it is taken for.
+    pub(super) const fn used(&self) -> &Use {
+        &self.used
+    }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.slots.free(&self.lane);
+        self.slots.free(&self.used);
     }
 }
 
@@ -116,6 +160,10 @@ mod tests {
         Lane::stored(name.to_owned())
     }
 
+    fn attempt(name: &str) -> Use {
+        Use { lane: lane(name), host: Some(Lane::of_host("a:1")), class: Class::Interactive, retry: false, probe: false }
+    }
+
     fn rang(doorbell: &Notify) -> bool {
         doorbell.notified().now_or_never().is_some()
     }
@@ -124,7 +172,7 @@ mod tests {
     fn a_freed_slot_rings_only_where_more_is_waiting() {
         let doorbell = Arc::new(Notify::new());
         let slots = Slots::new(4, doorbell.clone());
-        let (full, calm) = (slots.take(&lane("full")), slots.take(&lane("calm")));
+        let (full, calm) = (slots.take(attempt("full")), slots.take(attempt("calm")));
         slots.looked(Waiting::For(BTreeSet::from([lane("full")])));
 
         drop(calm);
@@ -137,8 +185,8 @@ mod tests {
     fn a_slot_freed_during_a_look_rings_whoever_it_belongs_to() {
         let doorbell = Arc::new(Notify::new());
         let slots = Slots::new(4, doorbell.clone());
-        let slot = slots.take(&lane("calm"));
-        assert_eq!(slots.look(), 3);
+        let slot = slots.take(attempt("calm"));
+        assert_eq!(slots.look().in_flight.total(), 1);
         drop(slot);
         assert!(rang(&doorbell));
     }
@@ -146,9 +194,11 @@ mod tests {
     #[test]
     fn counts_return_to_nothing_when_every_slot_is_free() {
         let slots = Slots::new(2, Arc::new(Notify::new()));
-        let (one, two) = (slots.take(&lane("a")), slots.take(&lane("a")));
-        assert_eq!((slots.look(), slots.in_flight()), (0, BTreeMap::from([(lane("a"), 2)])));
+        let (one, two) = (slots.take(attempt("a")), slots.take(Use { probe: true, retry: true, ..attempt("a") }));
+        let busy = slots.look();
+        assert_eq!((busy.in_flight.total(), busy.in_flight.probes, busy.hosts.values().sum::<u16>()), (2, 1, 2));
+        assert_eq!(busy.lanes.get(&lane("a")).map(|busy| (busy.interactive.first, busy.interactive.retry)), Some((1, 1)));
         drop((one, two));
-        assert_eq!((slots.look(), slots.total(), slots.in_flight()), (2, 0, BTreeMap::new()));
+        assert_eq!((slots.look(), slots.total()), (Snapshot::default(), 0));
     }
 }

@@ -124,6 +124,7 @@ impl House {
             poll: Duration::from_millis(50),
             idle_poll: Duration::from_millis(100),
             token_lifetime: Duration::from_mins(2),
+            host_rate_per_s: None,
         };
         let (doorbell, parties) = (Arc::new(Notify::new()), JoinSet::new());
         Self { store, clock, entropy, sealing, settings, doorbell, parties, _directory: directory }
@@ -141,6 +142,7 @@ impl House {
             tasks: tasks.clone(),
             doorbell: Arc::clone(&self.doorbell),
             settled: watch::Sender::new(0),
+            share: watch::channel(crate::plan::lane::Share::default()).1,
             pulse: watch::Sender::new(None),
             settings: self.settings,
         })

@@ -97,6 +97,17 @@ impl Lane {
         Self(text)
     }
 
+    /// What stands for all clients behind one host. No client's lane is called so: an issuer's id has no space in it.
+    pub fn of_host(authority: &str) -> Self {
+        Self(format!("host {authority}"))
+    }
+
+    /// Whose lane it is; nobody's, if it stands for a host.
+    pub fn parties(&self) -> Option<(IssuerId, ClientId)> {
+        let (issuer, client) = self.0.split_once('/').filter(|(issuer, _)| !issuer.contains(' '))?;
+        Some((IssuerId::stored(issuer.to_owned()), ClientId::stored(client.to_owned())))
+    }
+
     /// The lane as it is stored.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -160,6 +171,8 @@ pub struct Leased {
     pub sub: Option<Subject>,
     /// Its class.
     pub class: Class,
+    /// It was attempted before under its present patience.
+    pub retry: bool,
     /// It is sent even where it may end a newer login.
     pub compromise: bool,
     /// When what it tells happened.

@@ -14,6 +14,7 @@ pub mod event;
 pub mod ids;
 pub mod issuer;
 pub mod key;
+pub mod lane;
 pub mod page;
 pub mod report;
 pub mod schedule;

@@ -154,6 +154,91 @@ impl WorkAdvanced<'_> {
     }
 }
 
+/// A receiver is away: nothing but probes goes to it.
+#[derive(Debug)]
+pub struct LaneOpened<'a> {
+    /// Whose lane, or which host.
+    pub lane: &'a str,
+}
+
+impl LaneOpened<'_> {
+    /// Tells it.
+    pub fn emit(&self) {
+        warn!(lane = self.lane, "a lane was opened: its receiver is away, and is probed");
+        counter!(names::LANES_OPENED).increment(1);
+    }
+}
+
+/// A receiver is back.
+#[derive(Debug)]
+pub struct LaneClosed<'a> {
+    /// Whose lane, or which host.
+    pub lane: &'a str,
+}
+
+impl LaneClosed<'_> {
+    /// Tells it.
+    pub fn emit(&self) {
+        info!(lane = self.lane, "a lane was closed: its receiver is back");
+        counter!(names::LANES_CLOSED).increment(1);
+    }
+}
+
+/// A receiver has been failing for a day, or says that it is gone. It is still probed.
+#[derive(Debug)]
+pub struct LaneParked<'a> {
+    /// Whose lane.
+    pub lane: &'a str,
+}
+
+impl LaneParked<'_> {
+    /// Tells it.
+    pub fn emit(&self) {
+        error!(lane = self.lane, "a lane was parked: somebody must look at its receiver");
+        counter!(names::LANES_PARKED).increment(1);
+    }
+}
+
+/// Logouts are about to expire undelivered, or did.
+#[derive(Debug)]
+pub struct HorizonNear<'a> {
+    /// Whose lane.
+    pub lane: &'a str,
+    /// How much of the horizon of its oldest pending delivery has passed, in percent: one of a few thresholds.
+    pub percent: u8,
+    /// Whether the lane is parked.
+    pub parked: bool,
+}
+
+impl HorizonNear<'_> {
+    /// Tells it.
+    pub fn emit(&self) {
+        let Self { lane, percent, parked } = self;
+        error!(lane, percent, parked, "the oldest delivery of a lane nears its horizon");
+        counter!(names::HORIZONS_NEAR, "percent" => percent.to_string()).increment(1);
+    }
+}
+
+/// How many lanes and hosts are not simply well.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LanesCounted {
+    /// Those that are away.
+    pub open: u32,
+    /// Those that are parked.
+    pub parked: u32,
+    /// Those that somebody paused.
+    pub paused: u32,
+}
+
+impl LanesCounted {
+    /// Sets the gauges.
+    pub fn emit(&self) {
+        for (state, count) in [("open", self.open), ("parked", self.parked), ("paused", self.paused)] {
+            gauge!(names::LANES, "state" => state).set(f64::from(count));
+        }
+    }
+}
+
 /// A group of writes reached the disk.
 #[derive(Debug)]
 pub struct GroupCommitted {

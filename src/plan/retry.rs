@@ -94,7 +94,7 @@ fn at(seconds: &[u64], nth: u16) -> Option<u64> {
 }
 
 /// Spreads a wait over its upper half: between half of it and all of it, for `unit` in `[0, 1)`.
-fn jittered(seconds: u64, unit: f64) -> Duration {
+pub(super) fn jittered(seconds: u64, unit: f64) -> Duration {
     let half = Duration::from_secs(seconds) / 2;
     // A number that is none, or negative, is no reason to panic or to wait less.
     let spread = Duration::try_from_secs_f64(half.as_secs_f64() * unit).unwrap_or(Duration::ZERO);

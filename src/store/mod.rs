@@ -37,6 +37,7 @@ use crate::model::effects::{OpeningRule, Reach, ReportRules, WorkRules};
 use crate::model::event::Receipt;
 use crate::model::issuer::IssuerRecord;
 use crate::model::key::KeyRecord;
+use crate::model::lane::{Deal, LaneRecord};
 use crate::model::page::{Cursor, Listed, Page};
 use crate::model::report::{Report, ReportRefused, Reported, TokenName};
 use crate::model::session::{SessionName, SessionView};
@@ -389,20 +390,65 @@ impl Store {
 
     // ---- the courier ----
 
-    /// Lanes with work due, at most `limit`.
-    pub async fn ready_lanes(&self, now: Timestamp, limit: u16) -> Result<Vec<ReadyLane>, StoreError> {
-        read!(self, deliveries::ready_lanes(now, limit))
+    /// What is pending, by lane, class and turn, with the time when the first of each is due: at most 65,536 of them.
+    pub async fn queues(&self) -> Result<Vec<Queue>, StoreError> {
+        read!(self, deliveries::queues())
     }
 
-    /// Leases up to so many rows of each named lane, most urgent class first. `lease_token` is the claimer's fresh random number.
+    /// Leases up to so many rows as were dealt, oldest first. `lease_token` is the claimer's fresh random number.
     pub async fn claim_due(
         &self,
-        lanes: &[(Lane, u16)],
+        deals: &[Deal],
         now: Timestamp,
         lease_until: Timestamp,
         lease_token: i64,
     ) -> Result<Vec<Leased>, StoreError> {
-        write!(self, deliveries::claim_due((lanes.to_vec(), now, lease_until, lease_token)))
+        write!(self, deliveries::claim_due((deals.to_vec(), now, lease_until, lease_token)))
+    }
+
+    /// Takes an open lane's probe for this process, with one delivery that waits; none when another has it, or nothing waits.
+    pub async fn take_probe(&self, probe: Probe) -> Result<Option<Leased>, StoreError> {
+        write!(self, deliveries::take_probe(probe))
+    }
+
+    /// The lanes and hosts about which there is something to remember.
+    pub async fn lane_records(&self) -> Result<Vec<LaneRecord>, StoreError> {
+        read!(self, lanes::records())
+    }
+
+    /// What the clients of these lanes ask for; nothing for who is not registered.
+    pub async fn lane_settings(&self, of: &[Lane]) -> Result<Vec<LaneSettings>, StoreError> {
+        read!(self, lanes::settings(of))
+    }
+
+    /// Records changes of lanes in order, and says of each whether it was one.
+    pub async fn note_lanes(&self, notes: Vec<LaneNote>, now: Timestamp) -> Result<Vec<bool>, StoreError> {
+        write!(self, lanes::note((notes, now)))
+    }
+
+    /// Parks the lanes that have failed since before `since` while something is pending, and names them.
+    pub async fn park_lanes(&self, since: Timestamp, now: Timestamp) -> Result<Vec<Lane>, StoreError> {
+        write!(self, lanes::park((since, now)))
+    }
+
+    /// The oldest pending delivery of each lane that is not simply well.
+    pub async fn oldest_waiting(&self) -> Result<Vec<Oldest>, StoreError> {
+        read!(self, lanes::oldest())
+    }
+
+    /// Notes that this much of the horizon was told of, and says whether nobody else has.
+    pub async fn note_told(&self, lane: &Lane, percent: u8) -> Result<bool, StoreError> {
+        write!(self, lanes::told((lane.clone(), percent)))
+    }
+
+    /// Forgets the lanes about which there has been nothing to remember since then.
+    pub async fn forget_lanes(&self, closed_before: Timestamp, probed_before: Timestamp) -> Result<u64, StoreError> {
+        write!(self, lanes::forget((closed_before, probed_before)))
+    }
+
+    /// Expires pending deliveries that nobody is attempting and whose horizon has passed, at most `limit`.
+    pub async fn expire_passed(&self, now: Timestamp, limit: u16) -> Result<Vec<Passed>, StoreError> {
+        write!(self, lanes::expire((now, limit)))
     }
 
     /// What an attempt needs beside its lease, in the order of `leased`.
@@ -418,11 +464,6 @@ impl Store {
     /// Gives back leases whose work was never begun.
     pub async fn release(&self, leases: &[(DeliveryId, i64)]) -> Result<(), StoreError> {
         write!(self, deliveries::release(leases.to_vec()))
-    }
-
-    /// When the next pending delivery becomes due, or its lease runs out.
-    pub async fn next_due(&self) -> Result<Option<Timestamp>, StoreError> {
-        read!(self, deliveries::next_due())
     }
 
     /// Deliveries counted by state.

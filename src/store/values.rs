@@ -7,10 +7,11 @@ use crate::model::attempt::AttemptRecord;
 use crate::model::audit::Act;
 use crate::model::client::ClientRecord;
 use crate::model::cut_off::CutOff;
-use crate::model::delivery::{DeliveryState, DeliveryView, Lane, SettledReason, Tally, Verdict};
+use crate::model::delivery::{Class, DeliveryState, DeliveryView, Lane, SettledReason, Tally, Verdict};
 use crate::model::event::{EventState, Receipt};
 use crate::model::issuer::IssuerRecord;
 use crate::model::key::words;
+use crate::model::lane::LaneChange;
 use crate::model::schedule::Schedule;
 use crate::model::session::{Life, SessionView};
 use crate::model::trigger::Reason;
@@ -306,15 +307,94 @@ pub struct Recorded {
     pub fenced: bool,
 }
 
-/// A lane that has work due.
+/// What is pending of one lane, class and turn.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ReadyLane {
+pub struct Queue {
     /// Which lane.
     pub lane: Lane,
-    /// How many attempts its client takes at once.
+    /// Which class.
+    pub class: Class,
+    /// First attempts, or those that were attempted before.
+    pub retry: bool,
+    /// When the first of it is due, or its lease runs out.
+    pub due_at: Timestamp,
+}
+
+/// What a client's registration says about its lane.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LaneSettings {
+    /// Whose lane.
+    pub lane: Lane,
+    /// How many attempts may run at once, over all processes.
     pub max_in_flight: u16,
-    /// Since when its most urgent work is due.
-    pub oldest_due: Timestamp,
+    /// How many may begin in a second, over all processes.
+    pub rate_per_s: Option<u16>,
+    /// Where it is told.
+    pub uri: Option<url::Url>,
+}
+
+/// One delivery that is to find out whether a receiver is back.
+#[derive(Clone, Debug)]
+pub struct Probe {
+    /// The lane or host that is open.
+    pub of: Lane,
+    /// The lane the delivery is taken from.
+    pub from: Lane,
+    /// How many probes there were, as the prober has seen it.
+    pub probes: u32,
+    /// Now.
+    pub now: Timestamp,
+    /// When the next probe goes out, if this one does not close the lane.
+    pub next_at: Timestamp,
+    /// When its lease ends.
+    pub lease_until: Timestamp,
+    /// The prober's fresh random number.
+    pub lease_token: i64,
+}
+
+/// A change of a lane or host on its way into the database.
+#[derive(Clone, Debug)]
+pub struct LaneNote {
+    /// Which.
+    pub lane: Lane,
+    /// What becomes of it.
+    pub change: LaneChange,
+    /// When the first probe goes out, where it opens.
+    pub probe_at: Timestamp,
+    /// The lanes whose repeats are due at once, where it closes.
+    pub hasten: Vec<Lane>,
+}
+
+/// The oldest pending delivery of a lane that is not simply well.
+#[derive(Clone, Debug)]
+pub struct Oldest {
+    /// Which lane.
+    pub lane: Lane,
+    /// The largest share of its horizon that was told already, in percent.
+    pub told: u8,
+    /// Since when it is parked.
+    pub parked_at: Option<Timestamp>,
+    /// When the delivery expires.
+    pub horizon_at: Timestamp,
+    /// How long it is tried in all.
+    pub horizon: Duration,
+}
+
+/// A delivery whose horizon passed while it waited.
+#[derive(Clone, Debug)]
+pub struct Passed {
+    /// Which.
+    pub delivery: DeliveryId,
+    /// Its logout.
+    pub event: EventId,
+    /// Whom it was for.
+    pub client_id: ClientId,
+    /// The lane it waited in.
+    pub lane: Lane,
+    /// Attempts charged.
+    pub attempts: u32,
+    /// When it was written.
+    pub created_at: Timestamp,
 }
 
 /// What is read beside a claimed delivery, at each attempt.

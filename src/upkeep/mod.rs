@@ -14,6 +14,9 @@ mod neighbours;
 mod replicas;
 mod works;
 
+pub mod horizon;
+pub mod lanes;
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -7,10 +7,11 @@ use logoutd::model::access::{ApiTokenRecord, Caller, Role};
 use logoutd::model::attempt::{AttemptRecord, OutcomeClass};
 use logoutd::model::audit::Act;
 use logoutd::model::client::{ClientRecord, DeliverySettings, Network};
-use logoutd::model::delivery::{Class, DeliveryState, Lane, SettledReason, Tally, Verdict};
+use logoutd::model::delivery::{Class, DeliveryState, SettledReason, Tally, Verdict};
 use logoutd::model::event::EventState;
 use logoutd::model::issuer::IssuerRecord;
 use logoutd::model::key::SigningAlg;
+use logoutd::model::lane::Deal;
 use logoutd::model::page::Page;
 use logoutd::model::report::{
     ParticipantReport, Report, ReportRefused, Reported, SessionReport, TokenDetails, TokenName, TokenOwner, TokenReport,
@@ -22,7 +23,7 @@ use logoutd::plan::effects::{opening, reach};
 use logoutd::plan::joining::RULES;
 use logoutd::seams::{Clock, Entropy};
 use logoutd::store::{
-    AuditEntry, AuditFilter, Change, CommitRefused, Committed, DeliveryFilter, EventFilter, Mode, OpenWhy, Pending, SessionFilter,
+    AuditEntry, AuditFilter, Change, CommitRefused, Committed, DeliveryFilter, EventFilter, Mode, OpenWhy, Pending, Queue, SessionFilter,
     SessionSearch, Settlement, Store,
 };
 
@@ -192,9 +193,11 @@ impl Bench {
     /// Claims everything that is due.
     pub(crate) async fn claim(&self, lease_token: i64, lease: Duration) -> Vec<logoutd::model::delivery::Leased> {
         let now = self.now().await;
-        let lanes: Vec<(Lane, u16)> =
-            self.store.ready_lanes(now, 100).await.unwrap().into_iter().map(|ready| (ready.lane, ready.max_in_flight)).collect();
-        self.store.claim_due(&lanes, now, now.plus(lease), lease_token).await.unwrap()
+        let due = self.store.queues().await.unwrap().into_iter().filter(|queue| queue.due_at <= now);
+        let deals: Vec<Deal> = due
+            .map(|Queue { lane, class, retry, .. }| Deal { lane, class, retry, slots: DeliverySettings::DEFAULT.max_in_flight })
+            .collect();
+        self.store.claim_due(&deals, now, now.plus(lease), lease_token).await.unwrap()
     }
 
     pub(crate) async fn settle(&self, settlement: Settlement) -> logoutd::store::Recorded {
@@ -643,7 +646,7 @@ on_both_engines! {
         assert!(ids.len() >= 16);
     }
 
-    async fn a_compromise_goes_first_in_its_lane(database) {
+    async fn each_class_of_a_lane_is_a_queue_of_its_own(database) {
         let bench = Bench::on(database).await;
         for who in ["alice", "bob", "carol"] {
             bench.login(&format!("s-{who}"), who, &["wiki"]).await;
@@ -652,16 +655,19 @@ on_both_engines! {
         bench.commit(&of_subject("bob", Reason::UserLogout)).await;
         bench.commit(&of_subject("carol", Reason::Compromise)).await;
         let now = bench.now().await;
-        let lane = bench.store.ready_lanes(now, 10).await.unwrap().remove(0).lane;
-        let claimed = bench.store.claim_due(&[(lane, 1)], now, now.plus(LEASE), 1).await.unwrap();
-        assert_eq!(claimed[0].class, Class::Compromise);
+        let queues = bench.store.queues().await.unwrap();
+        assert_eq!(queues.iter().map(|queue| queue.class).collect::<Vec<_>>(), [Class::Compromise, Class::Interactive]);
+        let deal = |queue: &Queue| Deal { lane: queue.lane.clone(), class: queue.class, retry: queue.retry, slots: 1 };
+        let deals: Vec<Deal> = queues.iter().map(deal).collect();
+        let claimed = bench.store.claim_due(&deals, now, now.plus(LEASE), 1).await.unwrap();
+        assert_eq!(claimed.iter().map(|one| one.class).collect::<BTreeSet<_>>(), BTreeSet::from([Class::Compromise, Class::Interactive]));
     }
 
     async fn what_is_released_is_due_at_once_and_what_waits_is_due_in_its_time(database) {
         let bench = Bench::on(database).await;
         bench.login("s-1", "alice", &["wiki"]).await;
         bench.commit(&of_session("s-1", Reason::UserLogout)).await;
-        assert!(bench.store.next_due().await.unwrap().unwrap() <= bench.now().await);
+        assert!(bench.store.queues().await.unwrap()[0].due_at <= bench.now().await);
         let leased = bench.claim(1, LEASE).await.remove(0);
         bench.store.release(&[(leased.id.clone(), leased.lease_token)]).await.unwrap();
         let leased = bench.claim(2, LEASE).await.remove(0);
@@ -669,7 +675,8 @@ on_both_engines! {
         let again = Settlement { verdict: Verdict::Again { due_at }, ..settlement(&leased, DeliveryState::Delivered, SettledReason::Accepted) };
         bench.settle(again).await;
         assert!(bench.claim(3, LEASE).await.is_empty());
-        assert_eq!(bench.store.next_due().await.unwrap(), Some(due_at));
+        let queues = bench.store.queues().await.unwrap();
+        assert_eq!(queues.iter().map(|queue| (queue.retry, queue.due_at)).collect::<Vec<_>>(), [(true, due_at)]);
         bench.clock.advance(Duration::from_secs(61));
         assert_eq!(bench.claim(4, LEASE).await[0].attempts, 1);
     }
@@ -1046,9 +1053,7 @@ on_both_engines! {
 /// SQLite's word for walking through a whole table; walking through an index or a materialised step is something else.
 fn is_table_scan(line: &str) -> bool {
     let walked = line.trim().strip_prefix("SCAN ");
-    walked.is_some_and(|what| {
-        !what.contains("USING") && !what.contains("CONSTANT ROW") && !["lanes", "l", "c", "due", "classes"].contains(&what)
-    })
+    walked.is_some_and(|what| !what.contains("USING") && !what.contains("CONSTANT ROW") && !["l", "queues"].contains(&what))
 }
 
 /// An index that narrows to an issuer alone finds everything there is in a deployment with one issuer. SQLite plans by rules and says it of an

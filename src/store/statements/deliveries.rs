@@ -6,9 +6,10 @@ use std::time::Duration;
 use super::{Builder, Conn, corrupt, count, dialect, instant, number, push_equal, push_list, push_page, push_text, word};
 use crate::model::attempt::{AttemptRecord, Failure, OutcomeClass};
 use crate::model::delivery::{Class, DeliveryKind, DeliveryState, DeliveryView, Lane, Leased, Opened, SettledReason, Tally, Verdict};
+use crate::model::lane::Deal;
 use crate::model::page::{Cursor, Listed, Page};
 use crate::model::{AttemptId, ClientId, DeliveryId, EventId, IssuerId, ParticipantId, SessionId, Sid, Subject, Timestamp};
-use crate::store::{AttemptFacts, Census, Context, DeliveryFilter, Ending, ReadyLane, Recorded, Settlement, StoreError};
+use crate::store::{AttemptFacts, Census, Context, DeliveryFilter, Ending, Probe, Queue, Recorded, Settlement, StoreError};
 
 pub(super) fn delivery_word(state: &str) -> Result<DeliveryState, StoreError> {
     word(DeliveryState::parse(state), "deliveries", "state")
@@ -186,44 +187,28 @@ impl AttemptRow {
     }
 }
 
-/// Walks from lane to lane by the index, three seeks each: a lane with a million rows costs what a lane with one does.
-pub(super) const READY_LANES: &str = "
-    WITH RECURSIVE lanes (lane) AS (
-        SELECT (SELECT lane FROM deliveries WHERE state = 'pending' ORDER BY lane LIMIT 1)
+/// How many queues are looked at: more than a deployment has lanes, whatever their classes.
+pub(super) const QUEUES_MAX: i64 = 65_536;
+
+/// Walks from queue to queue by the index, one seek and one row each: a queue with a million rows costs what a queue with one does.
+pub(super) const QUEUES: &str = "
+    WITH RECURSIVE queues (lane, class, retry, due_at) AS (
+        SELECT * FROM (SELECT lane, class, retry, due_at FROM deliveries WHERE state = 'pending' ORDER BY lane, class, retry, due_at LIMIT 1) AS l
         UNION ALL
-        SELECT (SELECT d.lane FROM deliveries AS d WHERE d.state = 'pending' AND d.lane > l.lane ORDER BY d.lane LIMIT 1)
-          FROM lanes AS l WHERE l.lane IS NOT NULL
-    ), due (lane, due_at) AS (
-        SELECT l.lane, COALESCE(
-               (SELECT d.due_at FROM deliveries AS d WHERE d.state = 'pending' AND d.lane = l.lane AND d.class = 0 AND d.due_at <= $1
-                 ORDER BY d.due_at LIMIT 1),
-               (SELECT d.due_at FROM deliveries AS d WHERE d.state = 'pending' AND d.lane = l.lane AND d.class = 1 AND d.due_at <= $1
-                 ORDER BY d.due_at LIMIT 1),
-               (SELECT d.due_at FROM deliveries AS d WHERE d.state = 'pending' AND d.lane = l.lane AND d.class = 2 AND d.due_at <= $1
-                 ORDER BY d.due_at LIMIT 1))
-          FROM lanes AS l WHERE l.lane IS NOT NULL
+        SELECT d.lane, d.class, d.retry, d.due_at
+          FROM queues AS l JOIN deliveries AS d ON d.id = (
+               SELECT n.id FROM deliveries AS n
+                WHERE n.state = 'pending' AND (n.lane, n.class, n.retry) > (l.lane, l.class, l.retry)
+                ORDER BY n.lane, n.class, n.retry, n.due_at LIMIT 1)
     )
-    SELECT lane, due_at FROM due WHERE due_at IS NOT NULL ORDER BY due_at LIMIT $2";
+    SELECT lane, class, retry, due_at FROM queues AS l LIMIT $1";
 
-pub(in crate::store) async fn ready_lanes(conn: &mut Conn, now: Timestamp, limit: u16) -> Result<Vec<ReadyLane>, StoreError> {
-    let lanes: Vec<(String, i64)> = sqlx::query_as(READY_LANES).bind(now.millis()).bind(i64::from(limit)).fetch_all(&mut *conn).await?;
-    let wanted: Vec<(IssuerId, ClientId)> = lanes.iter().filter_map(|(lane, _)| parties(lane)).collect();
-    let clients = super::registry::clients_of(conn, &wanted).await?;
-    let in_flight: BTreeMap<Lane, u16> =
-        clients.iter().map(|client| (Lane::of(&client.issuer, &client.client_id), client.delivery.max_in_flight)).collect();
-    let ready = lanes.into_iter().map(|(lane, due_at)| {
-        let lane = Lane::stored(lane);
-        // A lane without a client is looked at once at a time: its deliveries settle as cancelled.
-        let max_in_flight = in_flight.get(&lane).copied().unwrap_or(1);
-        ReadyLane { lane, max_in_flight, oldest_due: Timestamp::from_millis(due_at) }
-    });
-    Ok(ready.collect())
-}
-
-/// Whose lane it is.
-fn parties(lane: &str) -> Option<(IssuerId, ClientId)> {
-    let (issuer, client) = lane.split_once('/')?;
-    Some((IssuerId::stored(issuer.to_owned()), ClientId::stored(client.to_owned())))
+pub(in crate::store) async fn queues(conn: &mut Conn) -> Result<Vec<Queue>, StoreError> {
+    let rows: Vec<(String, i64, bool, i64)> = sqlx::query_as(QUEUES).bind(QUEUES_MAX).fetch_all(conn).await?;
+    let queue = |(lane, class, retry, due_at)| {
+        Ok(Queue { lane: Lane::stored(lane), class: class_of(class)?, retry, due_at: Timestamp::from_millis(due_at) })
+    };
+    rows.into_iter().map(queue).collect()
 }
 
 #[derive(sqlx::FromRow)]
@@ -239,6 +224,7 @@ struct LeasedRow {
     sid: Option<String>,
     sub: Option<String>,
     class: i64,
+    retry: bool,
     compromise: bool,
     occurred_at: i64,
     created_at: i64,
@@ -270,6 +256,7 @@ impl LeasedRow {
             sid: self.sid.map(Sid::stored),
             sub: self.sub.map(Subject::stored),
             class: class_of(self.class)?,
+            retry: self.retry,
             compromise: self.compromise,
             occurred_at: Timestamp::from_millis(self.occurred_at),
             created_at: Timestamp::from_millis(self.created_at),
@@ -291,51 +278,144 @@ impl LeasedRow {
     }
 }
 
-/// The rows of one lane and class that are due, oldest first.
-pub(super) const DUE: &str =
-    "SELECT id FROM deliveries WHERE state = 'pending' AND lane = $1 AND class = $2 AND due_at <= $3 ORDER BY due_at LIMIT $4";
+/// The rows of one queue that are due, oldest first.
+pub(super) const DUE: &str = "SELECT id FROM deliveries WHERE state = 'pending' AND lane = $1 AND class = $2 AND retry = $3 AND due_at <= $4 ORDER BY due_at LIMIT $5";
 
-type Claim = (Vec<(Lane, u16)>, Timestamp, Timestamp, i64);
+/// How many queues one statement takes from.
+const DEALS_MAX: usize = 64;
+
+type Claim = (Vec<Deal>, Timestamp, Timestamp, i64);
 
 /// A claimed row's `due_at` moves to the end of its lease: what is in flight is not due, and a lease that is lost needs nobody to give it back.
 pub(in crate::store) async fn claim_due(
     conn: &mut Conn,
     _: &Context,
-    (lanes, now, lease_until, lease_token): &Claim,
+    (deals, now, lease_until, lease_token): &Claim,
 ) -> Result<Ending<Vec<Leased>>, StoreError> {
     let mut ids: Vec<String> = Vec::new();
-    for (lane, slots) in lanes {
-        let mut left = usize::from(*slots);
-        for class in 0..=2_i64 {
-            if left == 0 {
-                break;
-            }
-            let due: Vec<String> = sqlx::query_scalar(sqlx::AssertSqlSafe(format!("{DUE}{}", dialect::SKIP_LOCKED)))
-                .bind(lane.as_str())
-                .bind(class)
-                .bind(now.millis())
-                .bind(i64::try_from(left).unwrap_or(i64::MAX))
-                .fetch_all(&mut *conn)
-                .await?;
-            left -= due.len().min(left);
-            ids.extend(due);
+    for deals in deals.chunks(DEALS_MAX) {
+        let mut sql = Builder::new("");
+        for (position, deal) in deals.iter().enumerate() {
+            sql.push(if position == 0 { "SELECT * FROM (" } else { " UNION ALL SELECT * FROM (" });
+            sql.push("SELECT id FROM deliveries WHERE state = 'pending' AND lane = ").push_bind(deal.lane.as_str().to_owned());
+            sql.push(" AND class = ").push_bind(super::joins::class_number(deal.class));
+            sql.push(" AND retry = ").push_bind(deal.retry);
+            sql.push(" AND due_at <= ").push_bind(now.millis());
+            sql.push(" ORDER BY due_at LIMIT ").push_bind(i64::from(deal.slots));
+            sql.push(dialect::SKIP_LOCKED).push(format!(") AS d{position}"));
         }
+        let due: Vec<String> = sql.build_query_scalar().fetch_all(&mut *conn).await?;
+        ids.extend(due);
     }
     if ids.is_empty() {
         return Ok(Ending::Undo(Vec::new()));
     }
-    let mut sql = Builder::new("UPDATE deliveries SET lease_token = ");
-    sql.push_bind(*lease_token).push(", lease_until = ").push_bind(lease_until.millis());
-    sql.push(", due_at = ").push_bind(lease_until.millis()).push(" WHERE state = 'pending' AND id IN ");
-    push_list(&mut sql, ids.iter().map(String::as_str));
-    sql.push(
-        " RETURNING id, event_id, issuer_id, client_id, lane, kind, participant_id, session_id, sid, sub, class, compromise, occurred_at, \
-         created_at, horizon_at, horizon_ms, attempts, recoverable, refused, config_fault, redirected, blocked, ours, lease_token, lease_until",
-    );
-    let rows: Vec<LeasedRow> = sql.build_query_as().fetch_all(conn).await?;
-    let leased = rows.into_iter().map(LeasedRow::into_leased).collect::<Result<_, _>>()?;
-    Ok(Ending::Keep(leased))
+    Ok(Ending::Keep(lease(conn, &ids, *lease_until, *lease_token).await?))
 }
+
+async fn lease(conn: &mut Conn, ids: &[String], lease_until: Timestamp, lease_token: i64) -> Result<Vec<Leased>, StoreError> {
+    let mut leased = Vec::with_capacity(ids.len());
+    for ids in ids.chunks(super::ROWS_MAX) {
+        let mut sql = Builder::new("UPDATE deliveries SET lease_token = ");
+        sql.push_bind(lease_token).push(", lease_until = ").push_bind(lease_until.millis());
+        sql.push(", due_at = ").push_bind(lease_until.millis()).push(" WHERE state = 'pending' AND id IN ");
+        push_list(&mut sql, ids.iter().map(String::as_str));
+        sql.push(
+            " RETURNING id, event_id, issuer_id, client_id, lane, kind, participant_id, session_id, sid, sub, class, retry, compromise, \
+             occurred_at, created_at, horizon_at, horizon_ms, attempts, recoverable, refused, config_fault, redirected, blocked, ours, lease_token, \
+             lease_until",
+        );
+        let rows: Vec<LeasedRow> = sql.build_query_as().fetch_all(&mut *conn).await?;
+        for row in rows {
+            leased.push(row.into_leased()?);
+        }
+    }
+    Ok(leased)
+}
+
+/// What may be asked before its time: it waits for nothing but the network, so that no budget of its own is used up early.
+const WAITS_FOR_THE_NETWORK: &str = "lease_token IS NULL AND refused = 0 AND config_fault = 0 AND redirected = 0 AND blocked = 0";
+/// How many rows that are not due are looked through for one that may be asked before its time.
+const PROBES_SEEN: i64 = 64;
+
+/// What a probe may be, class by class: what is due, oldest first, or else what waits for nothing but the network. A row that was probed moves behind the
+/// others by its next due time, so that each probe is another one.
+const DUE_PROBE: &str = "SELECT id, due_at FROM deliveries WHERE state = 'pending' AND lane = $1 AND class = $2 AND retry = $3 AND due_at <= $4 ORDER BY due_at LIMIT 1";
+pub(super) const EARLY_PROBE: &str = "SELECT id, due_at, lease_token, refused, config_fault, redirected, blocked FROM deliveries
+      WHERE state = 'pending' AND lane = $1 AND class = $2 AND retry = $3 AND due_at > $4 ORDER BY due_at LIMIT $5";
+
+pub(in crate::store) async fn take_probe(conn: &mut Conn, _: &Context, probe: &Probe) -> Result<Ending<Option<Leased>>, StoreError> {
+    let taken = sqlx::query(
+        "UPDATE lanes SET probe_at = $4, probes = probes + 1 WHERE lane = $1 AND probe_at <= $2 AND probes = $3 AND paused_at IS NULL",
+    )
+    .bind(probe.of.as_str())
+    .bind(probe.now.millis())
+    .bind(i64::from(probe.probes))
+    .bind(probe.next_at.millis())
+    .execute(&mut *conn)
+    .await?;
+    if taken.rows_affected() == 0 {
+        return Ok(Ending::Undo(None));
+    }
+    let found = match probe_row(conn, probe, true).await? {
+        Some(id) => Some(id),
+        None => probe_row(conn, probe, false).await?,
+    };
+    let Some(id) = found else { return Ok(Ending::Undo(None)) };
+    Ok(Ending::Keep(lease(conn, &[id], probe.lease_until, probe.lease_token).await?.pop()))
+}
+
+async fn probe_row(conn: &mut Conn, probe: &Probe, due: bool) -> Result<Option<String>, StoreError> {
+    let mut first: Option<(i64, String)> = None;
+    for (class, retry) in [(0_i64, false), (0, true), (1, false), (1, true), (2, false), (2, true)] {
+        let sql = if due {
+            format!("{DUE_PROBE}{}", dialect::SKIP_LOCKED)
+        } else {
+            format!(
+                "SELECT id, due_at FROM ({EARLY_PROBE}{}) AS early WHERE {WAITS_FOR_THE_NETWORK} ORDER BY due_at LIMIT 1",
+                dialect::SKIP_LOCKED
+            )
+        };
+        let query = sqlx::query_as(sqlx::AssertSqlSafe(sql)).bind(probe.from.as_str()).bind(class).bind(retry).bind(probe.now.millis());
+        let query = if due { query } else { query.bind(PROBES_SEEN) };
+        let found: Option<(String, i64)> = query.fetch_optional(&mut *conn).await?;
+        if let Some((id, due_at)) = found
+            && first.as_ref().is_none_or(|(earliest, _)| due_at < *earliest)
+        {
+            first = Some((due_at, id));
+        }
+    }
+    Ok(first.map(|(_, id)| id))
+}
+
+/// Makes what waits for nothing but the network due at once, the first 500 of each class: the receiver is back.
+pub(super) async fn hasten(conn: &mut Conn, lane: &Lane, now: Timestamp) -> Result<(), StoreError> {
+    for class in 0..=2_i64 {
+        let ids: Vec<String> = sqlx::query_scalar(sqlx::AssertSqlSafe(format!(
+            "SELECT id FROM deliveries WHERE state = 'pending' AND lane = $1 AND class = $2 AND retry = $3 AND due_at > $4 \
+             AND {WAITS_FOR_THE_NETWORK} ORDER BY due_at LIMIT $5{}",
+            dialect::SKIP_LOCKED
+        )))
+        .bind(lane.as_str())
+        .bind(class)
+        .bind(true)
+        .bind(now.millis())
+        .bind(HASTENED_MAX)
+        .fetch_all(&mut *conn)
+        .await?;
+        if ids.is_empty() {
+            continue;
+        }
+        let mut sql = Builder::new("UPDATE deliveries SET due_at = ");
+        sql.push_bind(now.millis()).push(" WHERE state = 'pending' AND lease_token IS NULL AND id IN ");
+        push_list(&mut sql, ids.iter().map(String::as_str));
+        sql.build().execute(&mut *conn).await?;
+    }
+    Ok(())
+}
+
+/// How many repeats of one class are due at once when their receiver is back; later ones come in their time.
+const HASTENED_MAX: i64 = 500;
 
 pub(in crate::store) async fn attempt_facts(conn: &mut Conn, leased: &[Leased]) -> Result<Vec<AttemptFacts>, StoreError> {
     if leased.is_empty() {
@@ -468,6 +548,8 @@ async fn settle_held(conn: &mut Conn, settlements: &[Settlement], now: Timestamp
                   settled_at = CASE WHEN {goes_on} THEN NULL ELSE new_settled_at END, due_at = CASE WHEN {goes_on} THEN "
     ));
     sql.push_bind(now.millis()).push(" ELSE COALESCE(new_due_at, due_at) END, attempts = new_attempts");
+    // What was opened again meanwhile was not yet attempted under its new patience.
+    sql.push(format!(", retry = CASE WHEN {reopened} THEN FALSE ELSE TRUE END"));
     for tally in ["recoverable", "refused", "config_fault", "redirected", "blocked", "ours"] {
         sql.push(format!(", {tally} = CASE WHEN {reopened} THEN 0 ELSE new_{tally} END"));
     }
@@ -539,22 +621,6 @@ pub(in crate::store) async fn release(
         .await?;
     }
     Ok(Ending::Keep(()))
-}
-
-/// The earliest due time of any lane, three seeks each.
-pub(super) const NEXT_DUE: &str = "
-    WITH RECURSIVE lanes (lane) AS (
-        SELECT (SELECT lane FROM deliveries WHERE state = 'pending' ORDER BY lane LIMIT 1)
-        UNION ALL
-        SELECT (SELECT d.lane FROM deliveries AS d WHERE d.state = 'pending' AND d.lane > l.lane ORDER BY d.lane LIMIT 1)
-          FROM lanes AS l WHERE l.lane IS NOT NULL
-    ), classes (class) AS (VALUES (0), (1), (2))
-    SELECT min((SELECT d.due_at FROM deliveries AS d WHERE d.state = 'pending' AND d.lane = l.lane AND d.class = c.class ORDER BY d.due_at LIMIT 1))
-      FROM lanes AS l CROSS JOIN classes AS c WHERE l.lane IS NOT NULL";
-
-pub(in crate::store) async fn next_due(conn: &mut Conn) -> Result<Option<Timestamp>, StoreError> {
-    let due: Option<i64> = sqlx::query_scalar(NEXT_DUE).fetch_one(conn).await?;
-    Ok(instant(due))
 }
 
 pub(in crate::store) async fn census(conn: &mut Conn) -> Result<Census, StoreError> {

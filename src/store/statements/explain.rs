@@ -2,7 +2,7 @@
 
 use sqlx::Row as _;
 
-use super::{Builder, Conn, commit, cut_offs, deliveries, events, operators, sessions};
+use super::{Builder, Conn, commit, cut_offs, deliveries, events, lanes, operators, sessions};
 use crate::model::IssuerId;
 use crate::store::StoreError;
 
@@ -13,9 +13,11 @@ fn hot() -> Vec<(&'static str, String)> {
         numbered.fold(text.to_owned(), |text, (parameter, value)| text.replace(&parameter, value))
     };
     vec![
-        ("claim", literal(deliveries::DUE, &["'a/b'", "1", "5", "8"])),
-        ("ready lanes", literal(deliveries::READY_LANES, &["5", "64"])),
-        ("next due", deliveries::NEXT_DUE.to_owned()),
+        ("claim", literal(deliveries::DUE, &["'a/b'", "1", "TRUE", "5", "8"])),
+        ("queues", literal(deliveries::QUEUES, &["64"])),
+        ("probe", literal(deliveries::EARLY_PROBE, &["'a/b'", "1", "TRUE", "5", "64"])),
+        ("oldest waiting", lanes::OLDEST.to_owned()),
+        ("horizon", literal(lanes::PASSED, &["5", "500"])),
         ("settled after", literal(&format!("SELECT id {}", deliveries::SETTLED_AFTER), &["'a'", "5", "'b'", "8"])),
         ("is open", literal(events::IS_OPEN, &["'a'"])),
         ("clients by their oldest delivery", literal(operators::OLDEST, &["'a'", "5", "'b'", "100"])),

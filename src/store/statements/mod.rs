@@ -9,6 +9,7 @@ pub(in crate::store) mod commit;
 pub(in crate::store) mod deliveries;
 pub(in crate::store) mod events;
 pub(in crate::store) mod explain;
+pub(in crate::store) mod lanes;
 pub(in crate::store) mod meta;
 pub(in crate::store) mod operators;
 pub(in crate::store) mod registry;
