@@ -14,6 +14,7 @@ mod hang_up;
 mod introspection;
 mod many;
 mod operators;
+mod lanes;
 mod roles;
 mod stop;
 mod store;

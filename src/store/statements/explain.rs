@@ -16,7 +16,6 @@ fn hot() -> Vec<(&'static str, String)> {
         ("claim", literal(deliveries::DUE, &["'a/b'", "1", "TRUE", "5", "8"])),
         ("queues", literal(deliveries::QUEUES, &["64"])),
         ("probe", literal(deliveries::EARLY_PROBE, &["'a/b'", "1", "TRUE", "5", "64"])),
-        ("oldest waiting", lanes::OLDEST.to_owned()),
         ("horizon", literal(lanes::PASSED, &["5", "500"])),
         ("settled after", literal(&format!("SELECT id {}", deliveries::SETTLED_AFTER), &["'a'", "5", "'b'", "8"])),
         ("is open", literal(events::IS_OPEN, &["'a'"])),

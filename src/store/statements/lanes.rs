@@ -145,15 +145,18 @@ pub(in crate::store) async fn park(
     Ok(Ending::Keep(parked.into_iter().map(Lane::stored).collect()))
 }
 
-/// By an index on when deliveries were written, one seek for each lane that is out of order.
-pub(super) const OLDEST: &str = "
-    SELECT l.lane, l.told, l.parked_at, d.horizon_at, d.horizon_ms
-      FROM lanes AS l JOIN deliveries AS d ON d.id = (
-           SELECT o.id FROM deliveries AS o WHERE o.state = 'pending' AND o.lane = l.lane ORDER BY o.created_at LIMIT 1)
+/// By an index on when deliveries were written, two seeks for each lane that is out of order. A join would leave it to the planner to read all
+/// deliveries instead.
+const OLDEST: &str = "
+    SELECT l.lane, l.told, l.parked_at,
+           (SELECT o.horizon_at FROM deliveries AS o WHERE o.state = 'pending' AND o.lane = l.lane ORDER BY o.created_at, o.id LIMIT 1),
+           (SELECT o.horizon_ms FROM deliveries AS o WHERE o.state = 'pending' AND o.lane = l.lane ORDER BY o.created_at, o.id LIMIT 1)
+      FROM lanes AS l
      WHERE l.issuer_id IS NOT NULL AND COALESCE(l.failing_since, l.parked_at, l.probe_at, l.paused_at) IS NOT NULL";
 
 pub(in crate::store) async fn oldest(conn: &mut Conn) -> Result<Vec<Oldest>, StoreError> {
-    let rows: Vec<(String, i64, Option<i64>, i64, i64)> = sqlx::query_as(OLDEST).fetch_all(conn).await?;
+    let rows: Vec<(String, i64, Option<i64>, Option<i64>, Option<i64>)> = sqlx::query_as(OLDEST).fetch_all(conn).await?;
+    let pending = rows.into_iter().filter_map(|(lane, told, parked_at, at, ms)| Some((lane, told, parked_at, at?, ms?)));
     let oldest = |(lane, told, parked_at, horizon_at, horizon_ms)| {
         Ok(Oldest {
             lane: Lane::stored(lane),
@@ -163,7 +166,7 @@ pub(in crate::store) async fn oldest(conn: &mut Conn) -> Result<Vec<Oldest>, Sto
             horizon: Duration::from_millis(count(horizon_ms)),
         })
     };
-    rows.into_iter().map(oldest).collect()
+    pending.map(oldest).collect()
 }
 
 pub(in crate::store) async fn told(conn: &mut Conn, _: &Context, (lane, percent): &(Lane, u8)) -> Result<Ending<bool>, StoreError> {

@@ -89,6 +89,8 @@ struct Shared {
     calls: Mutex<Vec<Call>>,
     script: Mutex<VecDeque<Reply>>,
     otherwise: Mutex<Reply>,
+    /// Whose logouts are answered otherwise, by `sid`.
+    about: Mutex<Vec<(String, Reply)>>,
 }
 
 /// A relying party that is gone with this value.
@@ -110,6 +112,7 @@ impl Party {
             calls: Mutex::default(),
             script: Mutex::default(),
             otherwise: Mutex::new(Reply::Status(200)),
+            about: Mutex::default(),
         });
         let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = socket.local_addr().unwrap();
@@ -142,6 +145,11 @@ impl Party {
     /// From now on answers so where no script is left.
     pub(crate) fn always(&self, reply: Reply) {
         *self.shared.otherwise.lock().unwrap() = reply;
+    }
+
+    /// From now on answers so whatever is about this `sid`.
+    pub(crate) fn answers_about(&self, sid: &str, reply: Reply) {
+        self.shared.about.lock().unwrap().push((sid.to_owned(), reply));
     }
 
     /// Everything it received so far.
@@ -241,7 +249,12 @@ async fn record(request: Request, shared: &Shared) -> Reply {
         Some(token) => verify(token, shared).await,
         None => Err("the body is no logout token".to_owned()),
     };
+    let sid = verified.as_ref().ok().and_then(|token| token.claims["sid"].as_str());
+    let about = shared.about.lock().unwrap().iter().find(|(about, _)| Some(about.as_str()) == sid).map(|(_, reply)| reply.clone());
     shared.calls.lock().unwrap().push(Call { method, path, headers, body, verified });
+    if let Some(reply) = about {
+        return reply;
+    }
     let scripted = shared.script.lock().unwrap().pop_front();
     scripted.unwrap_or_else(|| shared.otherwise.lock().unwrap().clone())
 }

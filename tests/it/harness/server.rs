@@ -68,6 +68,11 @@ impl Server {
         Api::new(&self.base)
     }
 
+    /// Its vault, to look at what no route tells.
+    pub(crate) fn store(&self) -> logoutd::store::Store {
+        self.inner.as_ref().unwrap().state().store.clone()
+    }
+
     /// Moves its time ahead.
     pub(crate) fn advance(&self, by: Duration) {
         self.clock.advance(by);
