@@ -322,9 +322,13 @@ on_both_engines! {
         once_still_all(&stage, &front).await;
 
         // Nobody there is asked, not even who never failed, until the host itself is found back.
-        sessions(&stage, "bob", 2, &["c"]).await;
+        let shop = stage.party("shop", json!({})).await;
+        sessions(&stage, "bob", 2, &["c", "shop"]).await;
+        let before = front.calls().len();
         stage.logout(json!({"sub": "bob"})).await;
-        assert_eq!(in_state(&stage, "c", "pending").await, 2);
+        shop.received(2).await;
+        once_delivered(&stage, "shop", 2).await;
+        assert_eq!((front.calls().len(), in_state(&stage, "c", "pending").await), (before, 2));
         front.always(Reply::Status(200));
         stage.server.advance(Duration::from_secs(5));
         once_delivered(&stage, "c", 2).await;
