@@ -98,3 +98,4 @@ CREATE INDEX grants_revoked ON grants (revoked_at) WHERE revoked_at IS NOT NULL;
 CREATE INDEX refresh_tokens_expiring ON refresh_tokens (expires_at) WHERE expires_at IS NOT NULL;
 CREATE INDEX idempotency_keys_by_age ON idempotency_keys (created_at);
 CREATE INDEX cut_offs_by_age ON cut_offs (created_at);
+CREATE INDEX works_done ON works (done_at) WHERE done_at IS NOT NULL;

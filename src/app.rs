@@ -33,7 +33,7 @@ use crate::observe::metrics::Handle;
 use crate::observe::{self, Started, Stopped};
 use crate::plan::lane::Share;
 use crate::seams::{Clock, Entropy};
-use crate::store::{OpenError, Store, StoreError, StoreSettings};
+use crate::store::{Keep, OpenError, Store, StoreError, StoreSettings};
 use crate::token::{Keyring, digest_of_token};
 use crate::upkeep::{self, Tools};
 use crate::{answer, receive, registry};
@@ -153,6 +153,7 @@ impl Server {
             entropy: entropy.clone(),
             doorbell: doorbell.clone(),
             settled: settled.clone(),
+            keep: keep(&config),
         };
         let share = upkeep::begin(&tools, &bells, &upkeep_settings(&config, entropy.id(clock.now())), &cellar);
         let courier = Courier::new(Parts {
@@ -307,9 +308,15 @@ fn door_settings(config: &Config, bound: SocketAddr) -> Settings {
         request_timeout: config.http.request_timeout,
         delivery_defaults: config.delivery.defaults.clone(),
         delivery_timeout_max: config.delivery.timeout_max,
+        reconcile_percent_max: config.reconcile.percent_max,
         // A step between two idle looks, with both its statements as slow as they may be, and as much again.
         pulse_age_max: 2 * (config.delivery.idle_poll + 2 * config.database.statement_timeout),
     }
+}
+
+/// How long what is over is kept.
+pub const fn keep(config: &Config) -> Keep {
+    Keep { idempotency: config.idempotency_keep, settled: config.retention.settled, sessions: config.retention.sessions }
 }
 
 fn courier_settings(config: &Config) -> deliver::Settings {

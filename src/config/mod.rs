@@ -75,6 +75,10 @@ pub struct Config {
     pub replica_beat: Duration,
     /// `idempotency_keep_h`: how long a repeated request gets the first answer.
     pub idempotency_keep: Duration,
+    /// `[retention]`.
+    pub retention: Retention,
+    /// `[reconcile]`.
+    pub reconcile: Reconcile,
     /// `shutdown_grace_s`: how long what is in flight may take to finish after the first signal.
     pub shutdown_grace: Duration,
     /// `[log]`.
@@ -185,6 +189,22 @@ pub struct Chores {
     pub hold: Duration,
 }
 
+/// How long what is over is kept.
+#[derive(Clone, Copy, Debug)]
+pub struct Retention {
+    /// `retention.settled_days`: a logout, after the last of its deliveries settled.
+    pub settled: Duration,
+    /// `retention.sessions_days`: a session, after its end.
+    pub sessions: Duration,
+}
+
+/// What a provider's list of live sessions may do.
+#[derive(Clone, Copy, Debug)]
+pub struct Reconcile {
+    /// `reconcile.percent_max`: how much of what lives one list may end; ten sessions it always may.
+    pub percent_max: u8,
+}
+
 /// What is written to standard error.
 #[derive(Clone, Copy, Debug)]
 pub struct Log {
@@ -263,6 +283,8 @@ impl Config {
             schedule: Chores::read(reader),
             replica_beat: reader.millis("replicas.beat_ms", 5000, 100..=60_000),
             idempotency_keep: Duration::from_hours(reader.number("idempotency_keep_h", 24, 24..=720)),
+            retention: Retention::read(reader),
+            reconcile: Reconcile { percent_max: reader.number("reconcile.percent_max", 10, 1..=100) },
             shutdown_grace: reader.seconds("shutdown_grace_s", 12, 1..=300),
             log: Log::read(reader),
             settings: Vec::new(),
@@ -292,6 +314,10 @@ impl Config {
         if *timeout_max >= self.token.lifetime {
             let why = "a token could expire before the attempt that carries it is over";
             reader.contradiction("delivery.timeout_max_ms", "token.lifetime_s", why);
+        }
+        if self.idempotency_keep > self.retention.settled {
+            let why = "a repeated request could ask for a logout that is no longer kept";
+            reader.contradiction("idempotency_keep_h", "retention.settled_days", why);
         }
         if self.http.metrics_listen == Some(self.http.listen) && self.http.listen.port() != 0 {
             reader.contradiction("http.listen", "http.metrics_listen", "two listeners cannot have one address");
@@ -389,6 +415,17 @@ fn host_rate(raw: &Raw) -> Result<u16, String> {
 
 /// The longest time-out of one attempt, in milliseconds.
 const TIMEOUT_MS_MAX: u64 = 100_000;
+
+impl Retention {
+    fn read(reader: &mut Reader) -> Self {
+        let days = |days: u64| Duration::from_hours(24 * days);
+        Self {
+            settled: days(reader.number("retention.settled_days", 30, 1..=3650)),
+            // A session must be known as ended for as long as anybody might still tell of it.
+            sessions: days(reader.number("retention.sessions_days", 30, 30..=3650)),
+        }
+    }
+}
 
 impl Log {
     fn read(reader: &mut Reader) -> Self {

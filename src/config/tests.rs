@@ -42,6 +42,8 @@ fn with_nothing_set_every_setting_has_its_documented_default() {
     assert_eq!(config.delivery.lease, Duration::from_secs(30));
     assert_eq!(config.token.lifetime, Duration::from_mins(2));
     assert_eq!(config.idempotency_keep, Duration::from_hours(24));
+    assert_eq!((config.retention.settled, config.retention.sessions), (Duration::from_hours(720), Duration::from_hours(720)));
+    assert_eq!(config.reconcile.percent_max, 10);
     assert!(config.admin_token.is_none() && config.network.allow.is_empty());
 }
 
@@ -90,7 +92,7 @@ fn all_mistakes_are_reported_at_once_each_with_its_path_and_source() {
 
 #[test]
 fn contradictions_name_both_settings() {
-    let cases: [(Variables, [&str; 2]); 7] = [
+    let cases: [(Variables, [&str; 2]); 8] = [
         (
             &[("LOGOUTD_DELIVERY__TIMEOUT_MS", "20000"), ("LOGOUTD_DELIVERY__TIMEOUT_MAX_MS", "10000")],
             ["delivery.timeout_ms (LOGOUTD_DELIVERY__TIMEOUT_MS)", "delivery.timeout_max_ms (LOGOUTD_DELIVERY__TIMEOUT_MAX_MS)"],
@@ -103,6 +105,10 @@ fn contradictions_name_both_settings() {
         (&[("LOGOUTD_DELIVERY__POLL_MS", "6000")], ["delivery.poll_ms (LOGOUTD_", "delivery.idle_poll_ms (default)"]),
         (&[("LOGOUTD_TOKEN__LIFETIME_S", "10")], ["delivery.timeout_max_ms (default)", "token.lifetime_s (LOGOUTD_"]),
         (&[("LOGOUTD_HTTP__METRICS_LISTEN", "127.0.0.1:8080")], ["http.listen (default)", "http.metrics_listen (LOGOUTD_"]),
+        (
+            &[("LOGOUTD_IDEMPOTENCY_KEEP_H", "48"), ("LOGOUTD_RETENTION__SETTLED_DAYS", "1")],
+            ["idempotency_keep_h (LOGOUTD_IDEMPOTENCY_KEEP_H)", "retention.settled_days (LOGOUTD_RETENTION__SETTLED_DAYS)"],
+        ),
         (&[("LOGOUTD_LISTEN", "127.0.0.1:1"), ("LOGOUTD_HTTP__LISTEN", "127.0.0.1:2")], ["(LOGOUTD_LISTEN)", "(LOGOUTD_HTTP__LISTEN)"]),
     ];
     for (pairs, named) in cases {

@@ -116,6 +116,8 @@ codes! {
     IdempotencyKeyReused = UNPROCESSABLE_ENTITY, "idempotency-key-reused", "The idempotency key was used with another body";
     /// The target names more sessions than one logout may.
     TooManySessions = UNPROCESSABLE_ENTITY, "too-many-sessions", "The target names too many sessions";
+    /// The list would end more sessions than it may.
+    ReconcileEndsTooMuch = UNPROCESSABLE_ENTITY, "reconcile-ends-too-much", "The list would end too many sessions";
     /// The session would have more participants than it may.
     TooManyParticipants = UNPROCESSABLE_ENTITY, "too-many-participants", "The session has too many participants";
     /// Something here failed.
@@ -169,6 +171,7 @@ impl Code {
             | Self::UnknownMember
             | Self::IdempotencyKeyReused
             | Self::TooManySessions
+            | Self::ReconcileEndsTooMuch
             | Self::TooManyParticipants => "invalid_request",
         }
     }

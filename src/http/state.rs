@@ -70,6 +70,8 @@ pub struct Settings {
     pub delivery_defaults: DeliverySettings,
     /// The longest time-out a registration may ask for.
     pub delivery_timeout_max: Duration,
+    /// How much of what lives one list of a provider's may end, in percent.
+    pub reconcile_percent_max: u8,
     /// How long the courier may be silent before the server calls itself not ready.
     pub pulse_age_max: Duration,
 }

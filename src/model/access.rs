@@ -112,6 +112,15 @@ impl Caller {
     /// The identity of `LOGOUTD_ADMIN_TOKEN`.
     pub const BOOTSTRAP: &'static str = "bootstrap";
 
+    /// The identity of the server where it acts by itself.
+    pub const ITSELF: &'static str = "logoutd";
+
+    /// The server at an issuer, where it acts by itself as an operator could.
+    pub fn itself(issuer: &IssuerId) -> Self {
+        let (identity, issuer) = (Self::ITSELF.to_owned(), Some(issuer.clone()));
+        Self { identity, role: Role::Operator, issuer, client_id: None, may_mass_kill: false, remote: None }
+    }
+
     /// Whether this caller may do it at that issuer (none: to something that belongs to no issuer).
     pub fn may(&self, permission: Permission, issuer: Option<&IssuerId>) -> bool {
         let in_reach = match (&self.issuer, issuer) {

@@ -10,6 +10,10 @@ words! {
         LogoutPosted = "logout_posted",
         /// A logout was undone.
         LogoutUndone = "logout_undone",
+        /// Sessions ended by their age.
+        SessionsExpired = "sessions_expired",
+        /// A provider listed what lives, and the other sessions ended.
+        SessionsReconciled = "sessions_reconciled",
         /// An issuer was registered.
         IssuerCreated = "issuer_created",
         /// An issuer changed.

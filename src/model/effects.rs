@@ -2,6 +2,7 @@
 
 use super::cut_off::{CutOff, CutOffScope};
 use super::delivery::{Class, SettledReason};
+use super::issuer::{Age, Expiry};
 use super::session::Life;
 use super::trigger::{Except, Target};
 use super::{ClientId, EventId, Sid, Subject, Timestamp};
@@ -85,6 +86,21 @@ pub struct SessionFacts<'a> {
     pub sub: &'a Subject,
     /// When it is said to have begun.
     pub started_at: Option<Timestamp>,
+    /// When it is said to end.
+    pub said: SaidAge,
+    /// Whether sessions of its issuer end by their age.
+    pub expiry: Expiry,
+    /// When it is reported.
+    pub now: Timestamp,
+}
+
+/// What a report says of how long a session may live.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SaidAge {
+    /// When it ends at the latest.
+    pub expires_at: Option<Timestamp>,
+    /// When it ends unless it is used.
+    pub idle_expires_at: Option<Timestamp>,
 }
 
 /// The live session of a reported name.
@@ -92,6 +108,8 @@ pub struct SessionFacts<'a> {
 pub struct LiveFact<'a> {
     /// Whose it is; none when that is not known.
     pub sub: Option<&'a Subject>,
+    /// How long it may live.
+    pub age: Age,
 }
 
 /// How something ended.
@@ -105,6 +123,19 @@ pub struct EndFact {
     pub compromise: bool,
     /// It took offline grants along.
     pub offline: bool,
+    /// What brought it about.
+    pub cause: EndCause,
+}
+
+/// What brought an end about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndCause {
+    /// Somebody posted a logout: everybody is told.
+    Logout,
+    /// Its time had passed: who asked for it is told.
+    Age,
+    /// The provider listed what lives, and it was not there: who asked for it is told.
+    Absence,
 }
 
 /// A session that has ended, as a later report finds it.
@@ -114,6 +145,8 @@ pub struct EndedFact {
     pub sub: Option<super::Subject>,
     /// When it began; a report of the same instant is the same login again.
     pub started_at: Timestamp,
+    /// How long it might have lived, as far as it was known.
+    pub age: Age,
     /// How it ended.
     pub end: EndFact,
 }
@@ -127,6 +160,8 @@ pub enum SessionDecision {
     OtherSubject,
     /// It begins a session.
     Begin,
+    /// The live session is over by its age, and a login after that came under its name: the one ends, the other begins.
+    Renew,
     /// It tells of a session that was over before it was reported; who takes part is told to log out.
     BeginEnded(EndFact),
     /// It tells of a session that has ended; who is new in it is told to log out.
@@ -166,6 +201,8 @@ pub enum ParticipantDecision {
     Join,
     /// It joined before its end was committed: it is told to log out at once.
     LateJoiner(EndFact),
+    /// It joined after its session's time had passed, so that the provider had given it more: it is over here, and nobody is told.
+    Overtaken(EndFact),
 }
 
 /// The rules a report is judged by; `plan` provides them, `store` applies them inside its transaction.
@@ -179,6 +216,8 @@ pub struct ReportRules {
     pub token: fn(&TokenReportFacts<'_>) -> TokenDecision,
     /// How a delivery begins.
     pub opening: OpeningRule,
+    /// How a delivery of an end by age begins.
+    pub opening_by_age: OpeningRule,
 }
 
 /// How a delivery to a client begins, given its registration.

@@ -88,5 +88,12 @@ pub struct Receipt {
     pub settled_at: Option<Timestamp>,
 }
 
+/// What a receipt shows as the target of a page of sessions that ended by their age.
+pub const TARGET_EXPIRED: &str = r#"{"expired":true}"#;
+/// What a receipt shows as the target of sessions that a provider no longer lists.
+pub const TARGET_RECONCILE: &str = r#"{"reconcile":true}"#;
+/// What a receipt shows as the target of a logout whose record was no longer kept when somebody was still to be told of it.
+pub const TARGET_FORGOTTEN: &str = r#"{"forgotten":true}"#;
+
 /// How many deliveries a receipt shows itself.
 pub const RECEIPT_CLIENTS_MAX: usize = 100;

@@ -18,6 +18,15 @@ words! {
     }
 }
 
+/// How long a session may live, as far as it is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Age {
+    /// When it ends at the latest.
+    pub expires_at: Timestamp,
+    /// When it ends unless it is used.
+    pub idle_expires_at: Option<Timestamp>,
+}
+
 /// A registered issuer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IssuerRecord {

@@ -4,27 +4,31 @@
 //! however late the report. Times alone tell the two apart, by the provider's clock and in whole seconds.
 
 use super::effects::opening;
+use super::expiry::{self, is_renewed, was_extended};
 use super::time::{Coverage, covers, gravity_of, is_newer};
 use crate::model::Timestamp;
 use crate::model::cut_off::{CutOff, CutOffScope};
 use crate::model::effects::{
-    EndFact, KnownParticipation, Offline, ParticipantDecision, ParticipantFacts, ReportRules, SessionDecision, SessionFacts, TokenDecision,
+    EndCause, EndFact, KnownParticipation, Offline, ParticipantDecision, ParticipantFacts, ReportRules, SessionDecision, SessionFacts, TokenDecision,
     TokenReportFacts,
 };
 use crate::model::session::Life;
 use crate::model::trigger::Gravity;
 
 /// The rules reports are judged by.
-pub const RULES: ReportRules = ReportRules { session, participant, token, opening };
+pub const RULES: ReportRules = ReportRules { session, participant, token, opening, opening_by_age: expiry::opening };
 
 /// What a session report means.
 pub fn session(facts: &SessionFacts<'_>) -> SessionDecision {
     // Another person's ended session is not this one, whatever its name.
     let ended = facts.ended.as_ref().filter(|ended| ended.sub.as_ref().is_none_or(|sub| sub == facts.sub));
     match (facts.live, ended) {
+        (Some(live), _) if is_renewed(facts.expiry, live.age, facts.now, facts.started_at) => SessionDecision::Renew,
         (Some(live), _) if live.sub.is_some_and(|sub| sub != facts.sub) => SessionDecision::OtherSubject,
         (Some(_), _) => SessionDecision::Merge,
         // The same instant is the same login, told again; otherwise only a later one begins anew.
+        // Its provider had given it more time: it goes on, as a session of its own.
+        (None, Some(ended)) if was_extended(ended, facts.said, facts.expiry) => SessionDecision::Begin,
         (None, Some(ended)) if !facts.started_at.is_some_and(|at| at != ended.started_at && after(at, &ended.end)) => {
             SessionDecision::JoinEnded
         }
@@ -48,6 +52,10 @@ pub fn participant(facts: &ParticipantFacts<'_>) -> ParticipantDecision {
     match facts.session_end {
         // It was told by that very end, or by a later one.
         Some(end) if ended_at.is_some_and(|ended_at| ended_at >= end.at) => return ParticipantDecision::Known,
+        // Nobody joins what is over: its provider had given it more time.
+        Some(end) if end.cause == EndCause::Age && facts.joined_at.is_some_and(|at| after(at, end)) => {
+            return ParticipantDecision::Overtaken(end.clone());
+        }
         // Its own time does not matter: had the session gone on for it, its session's report would have begun a new one.
         Some(end) => return ParticipantDecision::LateJoiner(end.clone()),
         None => {}
@@ -131,7 +139,13 @@ const fn at_a_client(scope: &CutOffScope) -> bool {
 }
 
 fn end_by(cut_off: &CutOff) -> EndFact {
-    EndFact { at: cut_off.not_before, event: cut_off.event.clone(), compromise: cut_off.compromise, offline: cut_off.offline }
+    EndFact {
+        at: cut_off.not_before,
+        event: cut_off.event.clone(),
+        compromise: cut_off.compromise,
+        offline: cut_off.offline,
+        cause: EndCause::Logout,
+    }
 }
 
 #[cfg(test)]
@@ -139,7 +153,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::model::effects::{EndedFact, LiveFact};
+    use crate::model::effects::{EndedFact, LiveFact, SaidAge};
+    use crate::model::issuer::{Age, Expiry};
     use crate::model::trigger::Except;
     use crate::model::{ClientId, EventId, Id, Sid, Subject};
 
@@ -160,7 +175,7 @@ mod tests {
     }
 
     fn end(millis: i64) -> EndFact {
-        EndFact { at: at(millis), event: event(1), compromise: false, offline: false }
+        EndFact { at: at(millis), event: event(1), compromise: false, offline: false, cause: EndCause::Logout }
     }
 
     fn cut(scope: CutOffScope, millis: i64) -> CutOff {
@@ -177,25 +192,27 @@ mod tests {
 
     /// An ended session that began long ago.
     fn over(end: EndFact) -> EndedFact {
-        EndedFact { sub: Some(sub()), started_at: at(-1), end }
+        EndedFact { sub: Some(sub()), started_at: at(-1), age: LONG, end }
+    }
+
+    /// So long that nothing ends by it.
+    const LONG: Age = Age { expires_at: Timestamp::from_millis(i64::MAX), idle_expires_at: None };
+
+    /// A report of `alice`'s session `s-1` that says nothing of itself.
+    fn told<'a>(live: Option<LiveFact<'a>>, ended: Option<EndedFact>, sub: &'a Subject, sid: &'a Sid) -> SessionFacts<'a> {
+        let (cut_offs, said, expiry, now): (&[CutOff], _, _, _) = (&[], SaidAge::default(), Expiry::Absolute, at(100_000));
+        SessionFacts { live, ended, cut_offs, sid: Some(sid), sub, started_at: None, said, expiry, now }
     }
 
     fn decide(ended: Option<EndFact>, cut_offs: &[CutOff], started_at: Option<i64>) -> SessionDecision {
         let (sub, sid, ended) = (sub(), sid("s-1"), ended.map(over));
-        session(&SessionFacts { live: None, ended, cut_offs, sid: Some(&sid), sub: &sub, started_at: started_at.map(at) })
+        session(&SessionFacts { cut_offs, started_at: started_at.map(at), ..told(None, ended, &sub, &sid) })
     }
 
     #[test]
     fn a_live_session_merges_unless_it_is_known_to_be_somebody_elses() {
-        let (alice, bob) = (sub(), Subject::parse("bob").unwrap());
-        let facts = |sub| SessionFacts {
-            live: Some(LiveFact { sub }),
-            ended: Some(over(end(9_000))),
-            cut_offs: &[],
-            sid: None,
-            sub: &alice,
-            started_at: None,
-        };
+        let (alice, bob, sid) = (sub(), Subject::parse("bob").unwrap(), sid("s-1"));
+        let facts = |sub| told(Some(LiveFact { sub, age: LONG }), Some(over(end(9_000))), &alice, &sid);
         assert_eq!(session(&facts(Some(&alice))), SessionDecision::Merge);
         assert_eq!(session(&facts(None)), SessionDecision::Merge);
         assert_eq!(session(&facts(Some(&bob))), SessionDecision::OtherSubject);
@@ -214,8 +231,8 @@ mod tests {
     #[test]
     fn a_login_told_again_is_the_same_login_even_when_it_ended_within_its_second() {
         let (sub, sid) = (sub(), sid("s-1"));
-        let ended = Some(EndedFact { sub: Some(sub.clone()), started_at: at(5_100), end: end(5_500) });
-        let facts = |started_at| SessionFacts { live: None, ended: ended.clone(), cut_offs: &[], sid: Some(&sid), sub: &sub, started_at };
+        let ended = Some(EndedFact { sub: Some(sub.clone()), started_at: at(5_100), age: LONG, end: end(5_500) });
+        let facts = |started_at| SessionFacts { started_at, ..told(None, ended.clone(), &sub, &sid) };
         assert_eq!(session(&facts(Some(at(5_100)))), SessionDecision::JoinEnded);
         assert_eq!(session(&facts(Some(at(5_200)))), SessionDecision::Begin);
     }
@@ -224,9 +241,64 @@ mod tests {
     fn another_person_s_ended_session_under_the_same_sid_is_not_joined() {
         let (alice, carol, sid) = (sub(), Subject::parse("carol").unwrap(), sid("s-1"));
         let ended = Some(over(end(5_500)));
-        let facts = |sub| SessionFacts { live: None, ended: ended.clone(), cut_offs: &[], sid: Some(&sid), sub, started_at: None };
+        let facts = |sub| told(None, ended.clone(), sub, &sid);
         assert_eq!(session(&facts(&alice)), SessionDecision::JoinEnded);
         assert_eq!(session(&facts(&carol)), SessionDecision::Begin);
+    }
+
+    #[test]
+    fn a_session_whose_time_was_up_goes_on_where_a_late_report_says_that_it_had_more() {
+        let (sub, sid) = (sub(), sid("s-1"));
+        let age = Age { expires_at: at(9_000), idle_expires_at: None };
+        let decide = |cause, expires_at: Option<i64>, started_at: i64| {
+            let ended = EndedFact { age, ..over(EndFact { cause, ..end(9_000) }) };
+            let said = SaidAge { expires_at: expires_at.map(at), idle_expires_at: None };
+            session(&SessionFacts { said, started_at: Some(at(started_at)), ..told(None, Some(ended), &sub, &sid) })
+        };
+        assert_eq!(decide(EndCause::Age, Some(20_000), -1), SessionDecision::Begin);
+        assert_eq!(decide(EndCause::Age, Some(9_000), -1), SessionDecision::JoinEnded);
+        assert_eq!(decide(EndCause::Age, None, -1), SessionDecision::JoinEnded);
+        assert_eq!(decide(EndCause::Age, None, 9_000), SessionDecision::Begin, "a new login");
+        for cause in [EndCause::Logout, EndCause::Absence] {
+            assert_eq!(decide(cause, Some(20_000), -1), SessionDecision::JoinEnded, "{cause:?}");
+        }
+    }
+
+    #[test]
+    fn a_logout_still_covers_a_session_that_had_more_time() {
+        let (sub, sid) = (sub(), sid("s-1"));
+        let ended = EndedFact { age: Age { expires_at: at(9_000), idle_expires_at: None }, ..over(EndFact { cause: EndCause::Age, ..end(9_000) }) };
+        let said = SaidAge { expires_at: Some(at(20_000)), idle_expires_at: None };
+        let facts = |cut_offs| SessionFacts { said, cut_offs, started_at: Some(at(-1)), ..told(None, Some(ended.clone()), &sub, &sid) };
+        assert_eq!(session(&facts(&[])), SessionDecision::Begin);
+        let cut_off = [of_subject(12_000)];
+        assert_eq!(session(&facts(&cut_off)), SessionDecision::BeginEnded(EndFact { event: event(2), ..end(12_000) }));
+    }
+
+    #[test]
+    fn a_login_after_a_session_s_time_was_up_takes_its_name_before_anybody_has_ended_it() {
+        let (alice, bob, sid) = (sub(), Subject::parse("bob").unwrap(), sid("s-1"));
+        let age = Age { expires_at: at(9_000), idle_expires_at: None };
+        let decide = |sub, started: Option<i64>, now| {
+            let facts = told(Some(LiveFact { sub: Some(&alice), age }), None, sub, &sid);
+            session(&SessionFacts { started_at: started.map(at), now: at(now), ..facts })
+        };
+        assert_eq!(decide(&alice, Some(10_000), 11_000), SessionDecision::Renew);
+        assert_eq!(decide(&bob, Some(10_000), 11_000), SessionDecision::Renew);
+        assert_eq!(decide(&alice, Some(8_000), 11_000), SessionDecision::Merge);
+        assert_eq!(decide(&alice, None, 11_000), SessionDecision::Merge);
+        assert_eq!(decide(&bob, Some(8_000), 11_000), SessionDecision::OtherSubject);
+        assert_eq!(decide(&alice, Some(10_000), 8_999), SessionDecision::Merge);
+    }
+
+    #[test]
+    fn who_joined_after_a_session_s_time_was_up_is_told_nothing_and_before_it_as_any_late_joiner() {
+        let aged = EndFact { cause: EndCause::Age, ..end(5_000) };
+        assert_eq!(join(Some(&aged), None, &[], Some(5_000)), ParticipantDecision::Overtaken(aged.clone()));
+        assert_eq!(join(Some(&aged), None, &[], Some(4_999)), ParticipantDecision::LateJoiner(aged.clone()));
+        assert_eq!(join(Some(&end(5_000)), None, &[], Some(5_000)), ParticipantDecision::LateJoiner(end(5_000)));
+        let absent = EndFact { cause: EndCause::Absence, ..end(5_000) };
+        assert_eq!(join(Some(&absent), None, &[], Some(5_000)), ParticipantDecision::LateJoiner(absent));
     }
 
     #[test]
@@ -262,7 +334,7 @@ mod tests {
     #[test]
     fn the_gravest_of_several_cut_offs_is_the_one_that_tells() {
         let compromise = CutOff { compromise: true, offline: true, event: event(3), ..of_subject(8_000) };
-        let told = EndFact { at: at(8_000), event: event(3), compromise: true, offline: true };
+        let told = EndFact { at: at(8_000), event: event(3), compromise: true, offline: true, cause: EndCause::Logout };
         assert_eq!(decide(None, &[of_subject(9_000), compromise.clone()], Some(8_999)), SessionDecision::BeginEnded(told));
         assert_eq!(decide(None, &[of_subject(9_000), compromise], Some(9_000)), SessionDecision::Begin);
     }

@@ -6,6 +6,7 @@
 pub mod activity;
 pub mod address;
 pub mod effects;
+pub mod expiry;
 pub mod joining;
 pub mod lane;
 pub mod late;

@@ -14,33 +14,33 @@ const _: () = assert!(BULK_ITEMS_MAX <= CALL_PARTS_MAX);
 
 /// The items of a bulk call. What is beyond the bound is counted and never built.
 #[derive(Clone, Debug)]
-pub struct Bulk<T> {
+pub struct Bulk<T, const MAX: usize = BULK_ITEMS_MAX> {
     items: Vec<T>,
     total: usize,
 }
 
-impl<T> Bulk<T> {
+impl<T, const MAX: usize> Bulk<T, MAX> {
     /// The items, if there are not too many of them.
     pub fn bounded(self) -> Result<Vec<T>, Problem> {
-        if self.total > BULK_ITEMS_MAX {
-            let detail = format!("{} items are more than {BULK_ITEMS_MAX}; nothing was done", self.total);
+        if self.total > MAX {
+            let detail = format!("{} items are more than {MAX}; nothing was done", self.total);
             return Err(Problem::new(Code::TooManyItems, detail));
         }
         Ok(self.items)
     }
 }
 
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Bulk<T> {
+impl<'de, T: Deserialize<'de>, const MAX: usize> Deserialize<'de> for Bulk<T, MAX> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Items<T>(PhantomData<T>);
-        impl<'de, T: Deserialize<'de>> Visitor<'de> for Items<T> {
-            type Value = Bulk<T>;
+        struct Items<T, const MAX: usize>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>, const MAX: usize> Visitor<'de> for Items<T, MAX> {
+            type Value = Bulk<T, MAX>;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an array")
             }
-            fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Bulk<T>, A::Error> {
+            fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Bulk<T, MAX>, A::Error> {
                 let mut items = Vec::new();
-                while items.len() < BULK_ITEMS_MAX {
+                while items.len() < MAX {
                     match sequence.next_element()? {
                         Some(item) => items.push(item),
                         None => return Ok(Bulk { total: items.len(), items }),
@@ -53,7 +53,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Bulk<T> {
                 Ok(Bulk { items, total })
             }
         }
-        deserializer.deserialize_seq(Items(PhantomData))
+        deserializer.deserialize_seq(Items::<T, MAX>(PhantomData))
     }
 }
 

@@ -93,7 +93,7 @@ pub async fn post_logout(
     }
 }
 
-fn tell(receipt: &Receipt, class: Class) {
+pub(super) fn tell(receipt: &Receipt, class: Class) {
     LogoutCommitted {
         event: &receipt.id,
         issuer: &receipt.issuer,
@@ -135,7 +135,7 @@ const PAUSE_PER_LOOK: u32 = 10;
 const LOOK_MAX: Duration = Duration::from_millis(500);
 
 /// The receipt when it is settled, or as it stands when the wait is over.
-async fn settled_within(app: &AppState, receipt: Receipt, wait: Option<Wait>) -> Result<Receipt, StoreError> {
+pub(super) async fn settled_within(app: &AppState, receipt: Receipt, wait: Option<Wait>) -> Result<Receipt, StoreError> {
     let Some(wait) = wait.filter(|_| receipt.state != EventState::Settled) else { return Ok(receipt) };
     let mut settled = app.settled.subscribe();
     let mut time_is_up = std::pin::pin!(tokio::time::sleep(wait.duration()));
@@ -163,7 +163,7 @@ async fn settled_within(app: &AppState, receipt: Receipt, wait: Option<Wait>) ->
     }
 }
 
-fn reply(receipt: Receipt, replayed: bool, wait: Option<Wait>) -> Result<Response, Problem> {
+pub(super) fn reply(receipt: Receipt, replayed: bool, wait: Option<Wait>) -> Result<Response, Problem> {
     let location = format!("/v1/issuers/{}/logouts/{}", receipt.issuer, receipt.id);
     let state = receipt.state;
     let shape = ReceiptShape::whole(receipt, Kept::Committed)?;

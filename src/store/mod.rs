@@ -42,7 +42,9 @@ use crate::model::page::{Cursor, Listed, Page};
 use crate::model::report::{Report, ReportRefused, Reported, TokenName};
 use crate::model::session::{SessionName, SessionView};
 use crate::model::trigger::Trigger;
-use crate::model::{ApiTokenId, ClientId, DeliveryId, Digest, EventId, IssuerId, ReplicaId, Subject, Timestamp, WorkId};
+use crate::model::{
+    ApiTokenId, ClientId, DeliveryId, Digest, EventId, IssuerId, ReplicaId, SessionId, Subject, Timestamp, WorkId,
+};
 use crate::observe::GroupCommitted;
 use crate::seams::{Clock, Entropy};
 
@@ -311,6 +313,47 @@ impl Store {
     /// A delivery with its attempts, first to last.
     pub async fn delivery(&self, issuer: &IssuerId, id: &DeliveryId) -> Result<Option<(DeliveryView, Vec<AttemptRecord>)>, StoreError> {
         read!(self, deliveries::one(issuer, id))
+    }
+
+    // ---- ends by age ----
+
+    /// Sessions of an issuer whose time is up, a page of them, the longest overdue first.
+    pub async fn overdue(&self, issuer: &IssuerRecord) -> Result<Vec<SessionId>, StoreError> {
+        read!(self, expiry::due(&self.0.context, issuer))
+    }
+
+    /// Ends those of these sessions whose time is up by the database's clock: one transaction, one event. None when there was nothing left to end.
+    pub async fn expire(
+        &self,
+        issuer: &IssuerRecord,
+        sessions: Vec<SessionId>,
+        opening: OpeningRule,
+    ) -> Result<Option<Receipt>, StoreError> {
+        write!(self, expiry::expire((issuer.clone(), sessions, opening)))
+    }
+
+    // ---- what is over ----
+
+    /// Removes some logouts of each issuer that have been kept long enough, with all that belongs to them; answers how many rows went.
+    pub async fn forget_logouts(&self, keep: Keep) -> Result<u64, StoreError> {
+        let issuers: Vec<IssuerId> = read!(self, retention::issuers())?;
+        let mut gone = 0;
+        for issuer in issuers {
+            let events: Vec<String> = read!(self, retention::old_events(&self.0.context, &issuer, keep))?;
+            if !events.is_empty() {
+                gone += write!(self, retention::forget_events((events, keep)))?;
+            }
+        }
+        Ok(gone)
+    }
+
+    /// Removes some of what has been kept long enough of one kind; answers how many rows went.
+    pub async fn forget(&self, kind: Forgettable, keep: Keep) -> Result<u64, StoreError> {
+        let found: Vec<String> = read!(self, retention::old(&self.0.context, kind, keep))?;
+        if found.is_empty() {
+            return Ok(0);
+        }
+        write!(self, retention::forget((kind, found, keep)))
     }
 
     // ---- what operators do ----
@@ -702,10 +745,10 @@ impl StoreError {
         Self::Unavailable(Box::new(Raced))
     }
 
-    /// Deadlocks, serialisation failures, and unique names taken between a look and an insert: running again finds the other's work done.
+    /// Deadlocks, serialisation failures, and names taken or forgotten between a look and a change: running again finds the other's work done.
     fn is_race(&self) -> bool {
         let Self::Unavailable(source) = self else { return false };
         let database = source.downcast_ref::<sqlx::Error>().and_then(sqlx::Error::as_database_error);
-        source.is::<Raced>() || database.and_then(|error| error.code()).is_some_and(|code| matches!(&*code, "40001" | "40P01" | "23505"))
+        source.is::<Raced>() || database.and_then(|error| error.code()).is_some_and(|code| matches!(&*code, "40001" | "40P01" | "23503" | "23505"))
     }
 }

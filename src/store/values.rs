@@ -586,3 +586,49 @@ pub(in crate::store) struct Candidate {
     pub(in crate::store) sub: Option<String>,
     pub(in crate::store) created_at: i64,
 }
+
+/// How long what is over is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keep {
+    /// An idempotency key, after its first use.
+    pub idempotency: Duration,
+    /// A logout, after the last of its deliveries settled.
+    pub settled: Duration,
+    /// A session, after its end.
+    pub sessions: Duration,
+}
+
+/// What is forgotten by itself, beside logouts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Forgettable {
+    /// Keys of requests nobody repeats any more.
+    IdempotencyKeys,
+    /// Refresh tokens that expired a day ago, and grants without any left.
+    RefreshTokens,
+    /// Grants that were revoked long ago.
+    Grants,
+    /// Sessions that ended long ago and of which nobody is to be told any more.
+    Sessions,
+    /// Cut-offs older than anything they could cover.
+    CutOffs,
+    /// Works that were done a day ago.
+    Works,
+    /// Processes that were not seen for a day.
+    Replicas,
+    /// Lanes about which there is nothing to remember.
+    Lanes,
+}
+
+impl Forgettable {
+    /// Every kind, what refers to others before what is referred to.
+    pub const ALL: &'static [Self] = &[
+        Self::IdempotencyKeys,
+        Self::RefreshTokens,
+        Self::Grants,
+        Self::Sessions,
+        Self::CutOffs,
+        Self::Works,
+        Self::Replicas,
+        Self::Lanes,
+    ];
+}

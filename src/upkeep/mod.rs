@@ -8,14 +8,15 @@
 //! silent looks by itself.
 
 mod bell;
-mod forgetting;
 mod keeper;
 mod neighbours;
 mod replicas;
 mod works;
 
+pub mod expiry;
 pub mod horizon;
 pub mod lanes;
+pub mod retention;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,7 +34,7 @@ use crate::model::schedule::{Schedule, Timetable};
 use crate::observe::{StoreFailed, StoreFault};
 use crate::plan::lane::Share;
 use crate::seams::{Clock, Entropy};
-use crate::store::{Store, StoreError};
+use crate::store::{Keep, Store, StoreError};
 
 /// What chores work with.
 #[derive(Clone, Debug)]
@@ -48,6 +49,8 @@ pub struct Tools {
     pub doorbell: Doorbell,
     /// Changed whenever a chore settled deliveries.
     pub settled: watch::Sender<u64>,
+    /// How long what is over is kept.
+    pub keep: Keep,
 }
 
 /// What one step of a chore found.
@@ -95,19 +98,13 @@ pub struct Settings {
 
 /// Every chore there is.
 pub fn chores(timetable: &Timetable, bells: &Bells) -> Vec<Chore> {
+    let chore = |name, schedule: &Schedule, step| Chore { name, schedule: schedule.clone(), bell: Arc::default(), step };
     vec![
-        Chore {
-            name: "works",
-            schedule: timetable.works.clone(),
-            bell: Arc::clone(&bells.works),
-            step: Box::new(|tools| Box::pin(works::step(tools))),
-        },
-        Chore {
-            name: "replicas",
-            schedule: timetable.retention.clone(),
-            bell: Arc::default(),
-            step: Box::new(|tools| Box::pin(forgetting::step(tools))),
-        },
+        Chore { bell: Arc::clone(&bells.works), ..chore("works", &timetable.works, Box::new(|tools| Box::pin(works::step(tools)))) },
+        chore("expiry", &timetable.expiry, Box::new(|tools| Box::pin(expiry::step(tools)))),
+        chore("horizon", &timetable.horizon, Box::new(|tools| Box::pin(horizon::step(tools)))),
+        chore("lanes", &timetable.lanes, Box::new(|tools| Box::pin(lanes::step(tools)))),
+        chore("retention", &timetable.retention, Box::new(|tools| Box::pin(retention::step(tools)))),
     ]
 }
 

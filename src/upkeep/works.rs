@@ -6,10 +6,11 @@ use super::{Step, Tools};
 use crate::model::effects::WorkRules;
 use crate::observe::WorkAdvanced;
 use crate::plan::effects::opening;
+use crate::plan::expiry;
 use crate::store::StoreError;
 
 /// How the deliveries of works begin.
-const RULES: WorkRules = WorkRules { opening, by_age: opening };
+const RULES: WorkRules = WorkRules { opening, by_age: expiry::opening };
 
 /// One page of every open work.
 pub(super) async fn step(tools: &Tools) -> Result<Step, StoreError> {

@@ -15,6 +15,7 @@ use super::sessions::push_name;
 use super::tokens::stored_name;
 use super::works;
 use super::{Builder, Conn, dialect, name_lock, push_equal, push_list, push_text, subject_lock};
+use crate::model::access::Caller;
 use crate::model::audit::Act;
 use crate::model::cut_off::{CutOff, CutOffScope};
 use crate::model::delivery::Class;
@@ -38,7 +39,7 @@ pub(in crate::store) async fn commit(conn: &mut Conn, context: &Context, input: 
     let now = dialect::now(conn, &context.clock).await?;
     let event: EventId = context.entropy.id(now);
     if let (Mode::Commit, Some(key)) = (mode, &trigger.idempotency)
-        && let Some(known) = take_key(conn, trigger, key, &event, now).await?
+        && let Some(known) = take_key(conn, (&trigger.issuer, &trigger.caller), key, &event, now).await?
     {
         return replay(conn, &trigger.issuer, key, known).await;
     }
@@ -155,9 +156,9 @@ async fn lock_issuer(conn: &mut Conn, trigger: &Trigger) -> Result<(), StoreErro
 }
 
 /// Takes the idempotency key for this event, or says whose it is. A concurrent request with the same key waits here for the other's commit.
-async fn take_key(
+pub(super) async fn take_key(
     conn: &mut Conn,
-    trigger: &Trigger,
+    (issuer, caller): (&IssuerId, &Caller),
     key: &Idempotency,
     event: &EventId,
     now: Timestamp,
@@ -166,8 +167,8 @@ async fn take_key(
         "INSERT INTO idempotency_keys (issuer_id, caller, name, fingerprint, event_id, created_at) VALUES ($1, $2, $3, $4, $5, $6)
          ON CONFLICT (issuer_id, caller, name) DO NOTHING",
     )
-    .bind(trigger.issuer.as_str())
-    .bind(&trigger.caller.identity)
+    .bind(issuer.as_str())
+    .bind(&caller.identity)
     .bind(&key.key)
     .bind(key.fingerprint.to_string())
     .bind(event.as_str())
@@ -178,15 +179,15 @@ async fn take_key(
         return Ok(None);
     }
     let known = sqlx::query_as("SELECT fingerprint, event_id FROM idempotency_keys WHERE issuer_id = $1 AND caller = $2 AND name = $3")
-        .bind(trigger.issuer.as_str())
-        .bind(&trigger.caller.identity)
+        .bind(issuer.as_str())
+        .bind(&caller.identity)
         .bind(&key.key)
         .fetch_one(conn)
         .await?;
     Ok(Some(known))
 }
 
-async fn replay(conn: &mut Conn, issuer: &IssuerId, key: &Idempotency, (fingerprint, event): (String, String)) -> Outcome {
+pub(super) async fn replay(conn: &mut Conn, issuer: &IssuerId, key: &Idempotency, (fingerprint, event): (String, String)) -> Outcome {
     if fingerprint != key.fingerprint.to_string() {
         return Ok(Ending::Undo(Err(CommitRefused::IdempotencyKeyReused)));
     }

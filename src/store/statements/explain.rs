@@ -2,7 +2,7 @@
 
 use sqlx::Row as _;
 
-use super::{Builder, Conn, commit, cut_offs, deliveries, events, lanes, operators, sessions};
+use super::{Builder, Conn, commit, cut_offs, deliveries, events, expiry, lanes, operators, retention, sessions};
 use crate::model::IssuerId;
 use crate::store::StoreError;
 
@@ -42,7 +42,13 @@ fn hot() -> Vec<(&'static str, String)> {
 fn built() -> Vec<(&'static str, String)> {
     let mut cut_offs = Builder::new("");
     cut_offs::push_latest(&mut cut_offs, &IssuerId::stored("a".to_owned()), &["b", "c"]);
-    let statements = commit::hot().into_iter().chain([("cut-offs", cut_offs)]).chain(sessions::hot()).chain(operators::hot());
+    let statements = commit::hot()
+        .into_iter()
+        .chain([("cut-offs", cut_offs)])
+        .chain(sessions::hot())
+        .chain(operators::hot())
+        .chain(expiry::hot())
+        .chain(retention::hot());
     statements.map(|(name, sql)| (name, with_literals(sql.sql().as_str()))).collect()
 }
 

@@ -6,15 +6,18 @@ use super::cut_offs::{self, Known};
 use super::sessions::SessionRow;
 use super::tokens::stored_name;
 use super::{Builder, Conn, millis};
+use crate::model::access::Caller;
 use crate::model::client::ClientRecord;
 use crate::model::cut_off::{CutOff, CutOffScope};
 use crate::model::delivery::{Class, DeliveryKind, DeliveryState, Lane};
 use crate::model::effects::{
-    EndFact, KnownParticipation, Offline, Opening, OpeningRule, ParticipantDecision, ParticipantFacts, ReportRules, TokenDecision,
+    EndCause, EndFact, KnownParticipation, Offline, Opening, OpeningRule, ParticipantDecision, ParticipantFacts, ReportRules, TokenDecision,
     TokenReportFacts, Told,
 };
+use crate::model::event::{TARGET_EXPIRED, TARGET_FORGOTTEN, TARGET_RECONCILE};
 use crate::model::report::{PARTICIPANTS_MAX, ParticipantReport, ReportRefused, TokenDetails};
 use crate::model::session::{Life, ParticipantView};
+use crate::model::trigger::Reason;
 use crate::model::{ClientId, DeliveryId, EventId, GrantId, IssuerId, ParticipantId, RefreshTokenId, SessionId, Sid, Subject, Timestamp};
 use crate::store::{Context, StoreError};
 
@@ -51,7 +54,13 @@ impl Joined {
 /// How a session ended, if it has.
 pub(super) fn end_of(row: &SessionRow) -> Option<EndFact> {
     let (at, event) = (row.ended_at?, row.ended_by.clone()?);
-    Some(EndFact { at: Timestamp::from_millis(at), event: EventId::stored(event), compromise: row.ended_grave, offline: row.ended_offline })
+    let cause = match row.ended_target.as_deref() {
+        Some(TARGET_EXPIRED) => EndCause::Age,
+        Some(TARGET_RECONCILE) => EndCause::Absence,
+        Some(_) | None => EndCause::Logout,
+    };
+    let (compromise, offline) = (row.ended_grave, row.ended_offline);
+    Some(EndFact { at: Timestamp::from_millis(at), event: EventId::stored(event), compromise, offline, cause })
 }
 
 /// Adds the participants that are new, tells those that come late, and registers their refresh tokens.
@@ -121,7 +130,14 @@ enum Participation {
     /// It is registered with the session's subject, and now it is known what it really saw.
     Taught(ParticipantView),
     /// It joins, or it is told at once that it is over.
-    New(ParticipantView, Option<EndFact>),
+    New(ParticipantView, Option<(EndFact, Word)>),
+}
+
+/// Whether somebody who is over here is told so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Word {
+    Due,
+    Kept,
 }
 
 fn participate(
@@ -149,7 +165,8 @@ fn participate(
     let end = match decision {
         ParticipantDecision::Known => return same.map_or(Participation::Known, |one| learned(session, one, reported.sub.as_ref())),
         ParticipantDecision::Join => None,
-        ParticipantDecision::LateJoiner(end) => Some(end),
+        ParticipantDecision::LateJoiner(end) => Some((end, Word::Due)),
+        ParticipantDecision::Overtaken(end) => Some((end, Word::Kept)),
     };
     let view = ParticipantView {
         id: desk.context.entropy.id(desk.now),
@@ -157,8 +174,8 @@ fn participate(
         sid: names.client_sid.cloned(),
         sub: names.client_sub.cloned(),
         joined_at,
-        ended_at: end.as_ref().map(|end| end.at),
-        ended_by: end.as_ref().map(|end| end.event.clone()),
+        ended_at: end.as_ref().map(|(end, _)| end.at),
+        ended_by: end.as_ref().map(|(end, _)| end.event.clone()),
     };
     Participation::New(view, end)
 }
@@ -223,7 +240,7 @@ async fn teach(conn: &mut Conn, taught: &[ParticipantView]) -> Result<(), StoreE
 async fn tell_late_joiners(conn: &mut Conn, desk: Desk<'_>, session: &Joined, new: Vec<NewParticipant>) -> Result<(), StoreError> {
     let mut by_end: BTreeMap<EventId, (EndFact, Vec<ToTell>)> = BTreeMap::new();
     for (view, end) in new {
-        let Some(end) = end else { continue };
+        let Some((end, Word::Due)) = end else { continue };
         let told = ToTell { participant: view.id, session: session.id.clone(), client_id: view.client_id, sid: view.sid, sub: view.sub };
         by_end.entry(end.event.clone()).or_insert_with(|| (end, Vec::new())).1.push(told);
     }
@@ -231,18 +248,47 @@ async fn tell_late_joiners(conn: &mut Conn, desk: Desk<'_>, session: &Joined, ne
         let duty = Duty {
             issuer: desk.issuer,
             event,
-            class: if end.compromise { Class::Compromise } else { Class::Interactive },
+            class: match end.cause {
+                EndCause::Age | EndCause::Absence => Class::Bulk,
+                EndCause::Logout if end.compromise => Class::Compromise,
+                EndCause::Logout => Class::Interactive,
+            },
             compromise: end.compromise,
             late_joiner: true,
             occurred_at: end.at,
             now: desk.now,
         };
-        write_deliveries(conn, desk.context, duty, told, desk.rules.opening).await?;
+        let opening = match end.cause {
+            EndCause::Logout => desk.rules.opening,
+            EndCause::Age | EndCause::Absence => desk.rules.opening_by_age,
+        };
+        remember_event(conn, desk, end).await?;
+        write_deliveries(conn, desk.context, duty, told, opening).await?;
     }
     Ok(())
 }
 
-type NewParticipant = (ParticipantView, Option<EndFact>);
+/// A tombstone outlives the record of its logout. Where somebody is still to be told of it, what is known of it is written down again.
+async fn remember_event(conn: &mut Conn, desk: Desk<'_>, end: &EndFact) -> Result<(), StoreError> {
+    let reason = if end.compromise { Reason::Compromise } else { Reason::Other };
+    sqlx::query(
+        "INSERT INTO events (id, issuer_id, target, reason, reason_detail, caller, sessions_ended, participations_ended,
+                             refresh_tokens_revoked, occurred_at, created_at)
+         VALUES ($1, $2, $3, $4, 'the record of this logout was no longer kept', $5, 0, 0, 0, $6, $7) ON CONFLICT (id) DO NOTHING",
+    )
+    .bind(end.event.as_str())
+    .bind(desk.issuer.as_str())
+    .bind(TARGET_FORGOTTEN)
+    .bind(reason.as_str())
+    .bind(Caller::ITSELF)
+    .bind(end.at.millis())
+    .bind(desk.now.millis())
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+type NewParticipant = (ParticipantView, Option<(EndFact, Word)>);
 
 /// Somebody to be told.
 pub(super) struct ToTell {

@@ -1,12 +1,14 @@
 //! What providers report, applied in order: each item undone by itself when it is refused.
 
+use std::borrow::Cow;
+
 use super::cut_offs::{self, Known};
 use super::expansion;
 use super::joins::{self, Desk, Joined, Owner, end_of};
 use super::sessions::{self, SessionRow};
-use super::{Builder, Conn, dialect, millis, name_lock, subject_lock};
-use crate::model::effects::{EndFact, EndedFact, LiveFact, ReportRules, SessionDecision, SessionFacts};
-use crate::model::issuer::IssuerRecord;
+use super::{Builder, Conn, dialect, expiry, millis, name_lock, subject_lock};
+use crate::model::effects::{EndCause, EndFact, EndedFact, LiveFact, ReportRules, SaidAge, SessionDecision, SessionFacts};
+use crate::model::issuer::{Age, IssuerRecord};
 use crate::model::report::{Report, ReportRefused, Reported, SessionReport, SessionStanding, TokenOwner, TokenReport};
 use crate::model::session::{Life, ParticipantView, SessionName};
 use crate::model::{ClientId, EventId, IssuerId, ProviderKey, SessionId, Sid, Subject, Timestamp};
@@ -131,27 +133,59 @@ async fn session(conn: &mut Conn, desk: Desk<'_>, issuer: &IssuerRecord, report:
     let live_sub = live.as_ref().and_then(|row| row.sub.clone()).map(Subject::stored);
     let ended_fact = ended.as_ref().and_then(|row| {
         let sub = row.sub.clone().map(Subject::stored);
-        Some(EndedFact { sub, started_at: Timestamp::from_millis(row.started_at), end: end_of(row)? })
+        Some(EndedFact { sub, started_at: Timestamp::from_millis(row.started_at), age: age_of(row), end: end_of(row)? })
     });
     let decision = (desk.rules.session)(&SessionFacts {
-        live: live.as_ref().map(|_| LiveFact { sub: live_sub.as_ref() }),
+        live: live.as_ref().map(|row| LiveFact { sub: live_sub.as_ref(), age: age_of(row) }),
         ended: ended_fact,
         cut_offs: &cut_offs,
         sid,
         sub: &report.sub,
         started_at: report.started_at,
+        said: SaidAge { expires_at: report.expires_at, idle_expires_at: report.idle_expires_at },
+        expiry: issuer.expiry,
+        now: desk.now,
     });
+    let ended_row = ended.clone();
     let (session, begun) = match (decision, live, ended) {
         (SessionDecision::OtherSubject, ..) => return Ok(Err(ReportRefused::OtherSubject)),
         (SessionDecision::Merge, Some(row), _) => (merge(conn, &row, report).await?, Begun::Before),
         (SessionDecision::JoinEnded, _, Some(row)) => (Joined::of(&row), Begun::Before),
+        (SessionDecision::Renew, Some(row), _) => {
+            expiry::make_room(conn, desk, issuer, &row).await?;
+            // Judged once more, as a login under a name that nothing lives under: a logout may cover it.
+            return Box::pin(self::session(conn, desk, issuer, report)).await;
+        }
         (SessionDecision::BeginEnded(end), ..) => (begin(conn, desk, issuer, report, Some(end)).await?, Begun::Now),
-        (SessionDecision::Begin | SessionDecision::Merge | SessionDecision::JoinEnded, ..) => {
+        (SessionDecision::Begin | SessionDecision::Renew | SessionDecision::Merge | SessionDecision::JoinEnded, ..) => {
+            let report = &continued(report, ended_row.as_ref());
             (begin(conn, desk, issuer, report, None).await?, Begun::Now)
         }
     };
     add_aliases(conn, desk.issuer, &session.id, report).await?;
     standing_after(conn, desk, &session, &report.participants, begun).await
+}
+
+/// A session that had ended by its age and goes on all the same is the same login still, as far as the report does not say otherwise.
+fn continued<'a>(report: &'a SessionReport, ended: Option<&SessionRow>) -> Cow<'a, SessionReport> {
+    let by_age = |row: &&SessionRow| end_of(row).is_some_and(|end| end.cause == EndCause::Age);
+    let same = |row: &&SessionRow| {
+        let started_at = report.started_at.is_none_or(|at| at.millis() == row.started_at);
+        started_at && row.sub.as_deref().is_none_or(|sub| sub == report.sub.as_str())
+    };
+    match ended.filter(by_age).filter(same) {
+        None => Cow::Borrowed(report),
+        Some(row) => Cow::Owned(SessionReport {
+            started_at: Some(Timestamp::from_millis(row.started_at)),
+            expires_at: report.expires_at.or(Some(Timestamp::from_millis(row.expires_at))),
+            ..report.clone()
+        }),
+    }
+}
+
+/// How long a session may live, as it is registered.
+fn age_of(row: &SessionRow) -> Age {
+    Age { expires_at: Timestamp::from_millis(row.expires_at), idle_expires_at: super::instant(row.idle_expires_at) }
 }
 
 /// Whether this report began the session.

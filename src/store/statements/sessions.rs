@@ -9,7 +9,8 @@ use crate::model::{Alias, ClientId, EventId, IssuerId, ParticipantId, ProviderKe
 use crate::store::{Context, OpenWhy, SessionFilter, SessionSearch, StillOpen, StoreError, SubjectRecord};
 
 pub(super) const SESSION: &str = "id, issuer_id, sid, provider_key, sub, started_at, expires_at, idle_expires_at, device_id, device_label, \
-                                  device_ip, device_agent, created_at, ended_at, ended_by, ended_offline, ended_grave";
+                                  device_ip, device_agent, created_at, ended_at, ended_by, ended_offline, ended_grave, \
+                                  (SELECT e.target FROM events AS e WHERE e.id = ended_by) AS ended_target";
 
 #[derive(Clone, sqlx::FromRow)]
 pub(super) struct SessionRow {
@@ -30,6 +31,8 @@ pub(super) struct SessionRow {
     pub(super) ended_by: Option<String>,
     pub(super) ended_offline: bool,
     pub(super) ended_grave: bool,
+    /// What the end named; none while it lives, and when the end's record is no longer kept.
+    pub(super) ended_target: Option<String>,
 }
 
 impl SessionRow {
