@@ -491,6 +491,11 @@ impl From<CommitRefused> for Problem {
                 Self::new(Code::TooManySessions, format!("the target names more than {max} sessions or participations; nothing was done"))
                     .at(FieldError::pointer("/target", format!("names more than {max} sessions or participations")))
             }
+            CommitRefused::ReconcileTooMuch { ends, live, max } => Self::new(
+                Code::ReconcileEndsTooMuch,
+                format!("the list would end {ends} of {live} live sessions, and a list may end at most {max} of them; nothing was done"),
+            )
+            .at(FieldError::pointer("/live", format!("leaves out {ends} live sessions, of which at most {max} may end"))),
             CommitRefused::Store(error) => error.into(),
         }
     }

@@ -218,6 +218,8 @@ pub struct ReportRules {
     pub opening: OpeningRule,
     /// How a delivery of an end by age begins.
     pub opening_by_age: OpeningRule,
+    /// How one of a session begins whose name a new login has taken.
+    pub opening_by_renewal: OpeningRule,
 }
 
 /// How a delivery to a client begins, given its registration.

@@ -63,6 +63,11 @@ pub fn opening(told: &Told<'_>, client: Option<&ClientRecord>, now: Timestamp) -
     }
 }
 
+/// How a delivery of a session begins whose time was up when a new login took its name: not at all, since its token would name the new login too.
+pub const fn opening_renewed(_: &Told<'_>, _: Option<&ClientRecord>, _: Timestamp) -> Opening {
+    Opening::Untold
+}
+
 /// So many sessions a provider's list may always end: a small deployment has no tenth of anything.
 pub const RECONCILED_ALWAYS: u64 = 10;
 
@@ -122,7 +127,8 @@ mod tests {
     #[test]
     fn a_later_time_in_a_late_report_means_that_the_session_had_gone_on() {
         use Expiry::{Absolute, Authoritative};
-        let (by_age, by_idle) = (ended(age(9_000, None), at(9_000), EndCause::Age), ended(age(90_000, Some(9_000)), at(9_000), EndCause::Age));
+        let (by_age, by_idle) =
+            (ended(age(9_000, None), at(9_000), EndCause::Age), ended(age(90_000, Some(9_000)), at(9_000), EndCause::Age));
         let table = [
             (&by_age, Absolute, said(Some(9_001), None), true),
             (&by_age, Absolute, said(Some(9_000), None), false),

@@ -9,14 +9,15 @@ use super::time::{Coverage, covers, gravity_of, is_newer};
 use crate::model::Timestamp;
 use crate::model::cut_off::{CutOff, CutOffScope};
 use crate::model::effects::{
-    EndCause, EndFact, KnownParticipation, Offline, ParticipantDecision, ParticipantFacts, ReportRules, SessionDecision, SessionFacts, TokenDecision,
-    TokenReportFacts,
+    EndCause, EndFact, KnownParticipation, Offline, ParticipantDecision, ParticipantFacts, ReportRules, SessionDecision, SessionFacts,
+    TokenDecision, TokenReportFacts,
 };
 use crate::model::session::Life;
 use crate::model::trigger::Gravity;
 
 /// The rules reports are judged by.
-pub const RULES: ReportRules = ReportRules { session, participant, token, opening, opening_by_age: expiry::opening };
+pub const RULES: ReportRules =
+    ReportRules { session, participant, token, opening, opening_by_age: expiry::opening, opening_by_renewal: expiry::opening_renewed };
 
 /// What a session report means.
 pub fn session(facts: &SessionFacts<'_>) -> SessionDecision {
@@ -267,7 +268,8 @@ mod tests {
     #[test]
     fn a_logout_still_covers_a_session_that_had_more_time() {
         let (sub, sid) = (sub(), sid("s-1"));
-        let ended = EndedFact { age: Age { expires_at: at(9_000), idle_expires_at: None }, ..over(EndFact { cause: EndCause::Age, ..end(9_000) }) };
+        let ended =
+            EndedFact { age: Age { expires_at: at(9_000), idle_expires_at: None }, ..over(EndFact { cause: EndCause::Age, ..end(9_000) }) };
         let said = SaidAge { expires_at: Some(at(20_000)), idle_expires_at: None };
         let facts = |cut_offs| SessionFacts { said, cut_offs, started_at: Some(at(-1)), ..told(None, Some(ended.clone()), &sub, &sid) };
         assert_eq!(session(&facts(&[])), SessionDecision::Begin);

@@ -11,6 +11,7 @@ pub mod deliveries;
 pub mod idempotency;
 pub mod logouts;
 pub mod prefer;
+pub mod reconcile;
 pub mod refresh_tokens;
 pub mod reports;
 pub mod sessions;
@@ -25,6 +26,7 @@ pub fn routes() -> Routes {
     Routes::new()
         .add(routes!(sessions::put_session))
         .add(routes!(sessions::post_sessions))
+        .add(routes!(reconcile::reconcile_sessions))
         .add(routes!(sessions::delete_participant))
         .add(routes!(reports::post_reports))
         .add(routes!(refresh_tokens::post_refresh_tokens))

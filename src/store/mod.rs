@@ -332,6 +332,16 @@ impl Store {
         write!(self, expiry::expire((issuer.clone(), sessions, opening)))
     }
 
+    /// Live sessions of an issuer in the order of their ids, beyond one of them.
+    pub async fn live_sessions(&self, issuer: &IssuerId, after: Option<&SessionId>, limit: u16) -> Result<Vec<LiveSession>, StoreError> {
+        read!(self, reconcile::live(issuer, after, limit))
+    }
+
+    /// Ends what a provider no longer lists, or lists it as a work where it is much.
+    pub async fn reconcile(&self, order: Reconciliation, mode: Mode) -> Result<Committed, CommitRefused> {
+        write!(self, reconcile::reconcile((order, mode)))?
+    }
+
     // ---- what is over ----
 
     /// Removes some logouts of each issuer that have been kept long enough, with all that belongs to them; answers how many rows went.
@@ -749,6 +759,7 @@ impl StoreError {
     fn is_race(&self) -> bool {
         let Self::Unavailable(source) = self else { return false };
         let database = source.downcast_ref::<sqlx::Error>().and_then(sqlx::Error::as_database_error);
-        source.is::<Raced>() || database.and_then(|error| error.code()).is_some_and(|code| matches!(&*code, "40001" | "40P01" | "23503" | "23505"))
+        source.is::<Raced>()
+            || database.and_then(|error| error.code()).is_some_and(|code| matches!(&*code, "40001" | "40P01" | "23503" | "23505"))
     }
 }

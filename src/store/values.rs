@@ -8,14 +8,15 @@ use crate::model::audit::Act;
 use crate::model::client::ClientRecord;
 use crate::model::cut_off::CutOff;
 use crate::model::delivery::{Class, DeliveryState, DeliveryView, Lane, SettledReason, Tally, Verdict};
+use crate::model::effects::OpeningRule;
 use crate::model::event::{EventState, Receipt};
 use crate::model::issuer::IssuerRecord;
 use crate::model::key::words;
 use crate::model::lane::LaneChange;
 use crate::model::schedule::Schedule;
 use crate::model::session::{Life, SessionView};
-use crate::model::trigger::Reason;
-use crate::model::{Alias, ClientId, DeliveryId, EventId, IssuerId, Jti, ReplicaId, Sid, Subject, Timestamp, WorkId};
+use crate::model::trigger::{Idempotency, Reason};
+use crate::model::{Alias, ClientId, DeliveryId, EventId, IssuerId, Jti, ReplicaId, SessionId, Sid, Subject, Timestamp, WorkId};
 
 /// Why the vault did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +63,16 @@ pub enum CommitRefused {
     TooMany {
         /// The largest number.
         max: usize,
+    },
+    /// A provider's list would end more of what lives than a list may.
+    #[error("the list would end {ends} of {live} live sessions, and may end {max}")]
+    ReconcileTooMuch {
+        /// How many it would end.
+        ends: u64,
+        /// Of how many.
+        live: u64,
+        /// How many it may end.
+        max: u64,
     },
     /// The database.
     #[error(transparent)]
@@ -631,4 +642,38 @@ impl Forgettable {
         Self::Replicas,
         Self::Lanes,
     ];
+}
+
+/// A live session, as far as a provider's list is concerned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LiveSession {
+    /// Its id here.
+    pub id: SessionId,
+    /// The provider's `sid`.
+    pub sid: Option<Sid>,
+    /// When it began.
+    pub started_at: Timestamp,
+    /// When it was first reported.
+    pub created_at: Timestamp,
+}
+
+/// What a provider's list of live sessions comes to.
+#[derive(Clone, Debug)]
+pub struct Reconciliation {
+    /// Whose sessions.
+    pub issuer: IssuerId,
+    /// Who listed what lives.
+    pub caller: Caller,
+    /// The caller's key for repeating this safely.
+    pub idempotency: Option<Idempotency>,
+    /// When the list was made, and so when what it does not name had ended.
+    pub as_of: Timestamp,
+    /// How many sessions live here.
+    pub live: u64,
+    /// Those that are not in the list.
+    pub absent: Vec<SessionId>,
+    /// How many of them may end.
+    pub ends_max: u64,
+    /// How the deliveries begin.
+    pub opening: OpeningRule,
 }

@@ -40,5 +40,6 @@ async fn end_page(tools: &Tools, issuer: &IssuerRecord) -> Result<Step, StoreErr
 
 fn tell(receipt: &Receipt) {
     let Receipt { id, issuer, reason, sessions_ended, counts, .. } = receipt;
-    LogoutCommitted { event: id, issuer, reason: *reason, class: Class::Bulk, sessions: *sessions_ended, deliveries: counts.total() }.emit();
+    LogoutCommitted { event: id, issuer, reason: *reason, class: Class::Bulk, sessions: *sessions_ended, deliveries: counts.total() }
+        .emit();
 }

@@ -21,6 +21,7 @@ const MAY: &[(&str, &str)] = &[
     ("post /{iss}/introspect", "provider gateway admin"),
     ("put /v1/issuers/{iss}/sessions/{sid}", "provider admin"),
     ("post /v1/issuers/{iss}/sessions", "provider admin"),
+    ("post /v1/issuers/{iss}/sessions/reconcile", "provider operator admin"),
     ("post /v1/issuers/{iss}/reports", "provider admin"),
     ("delete /v1/issuers/{iss}/sessions/{sid}/participants/{client_id}", "provider admin"),
     ("post /v1/issuers/{iss}/refresh-tokens", "provider admin"),

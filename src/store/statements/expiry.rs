@@ -67,11 +67,11 @@ pub(in crate::store) async fn expire(
     })
 }
 
-/// Ends a session whose time is up, for a login that comes under its name. The name is locked, and so nobody joins under it.
+/// Ends a session whose time is up, for a login that takes its name. The name is locked, and so nobody joins under it.
 pub(super) async fn make_room(conn: &mut Conn, desk: Desk<'_>, issuer: &IssuerRecord, row: &SessionRow) -> Result<(), StoreError> {
     let owned: Vec<Subject> = row.sub.clone().map(Subject::stored).into_iter().collect();
     let session = [SessionId::stored(row.id.clone())];
-    match end(conn, desk.context, issuer, &session, &owned, desk.now, desk.rules.opening_by_age).await? {
+    match end(conn, desk.context, issuer, &session, &owned, desk.now, desk.rules.opening_by_renewal).await? {
         Some(_) => Ok(()),
         None => Err(StoreError::raced()),
     }
@@ -210,5 +210,8 @@ fn audit(issuer: &IssuerRecord, event: &EventId, sessions: u64) -> AuditEntry {
 
 /// The looks at what is overdue, as planners see them.
 pub(super) fn hot() -> Vec<(&'static str, Builder)> {
-    overdue(&IssuerId::stored("1".to_owned()), Expiry::Authoritative, Timestamp::from_millis(1)).into_iter().map(|sql| ("overdue sessions", sql)).collect()
+    overdue(&IssuerId::stored("1".to_owned()), Expiry::Authoritative, Timestamp::from_millis(1))
+        .into_iter()
+        .map(|sql| ("overdue sessions", sql))
+        .collect()
 }

@@ -2,7 +2,7 @@
 
 use sqlx::Row as _;
 
-use super::{Builder, Conn, commit, cut_offs, deliveries, events, expiry, lanes, operators, retention, sessions};
+use super::{Builder, Conn, commit, cut_offs, deliveries, events, expiry, lanes, operators, reconcile, retention, sessions};
 use crate::model::IssuerId;
 use crate::store::StoreError;
 
@@ -48,6 +48,7 @@ fn built() -> Vec<(&'static str, String)> {
         .chain(sessions::hot())
         .chain(operators::hot())
         .chain(expiry::hot())
+        .chain(reconcile::hot())
         .chain(retention::hot());
     statements.map(|(name, sql)| (name, with_literals(sql.sql().as_str()))).collect()
 }

@@ -11,8 +11,8 @@ use crate::model::client::ClientRecord;
 use crate::model::cut_off::{CutOff, CutOffScope};
 use crate::model::delivery::{Class, DeliveryKind, DeliveryState, Lane};
 use crate::model::effects::{
-    EndCause, EndFact, KnownParticipation, Offline, Opening, OpeningRule, ParticipantDecision, ParticipantFacts, ReportRules, TokenDecision,
-    TokenReportFacts, Told,
+    EndCause, EndFact, KnownParticipation, Offline, Opening, OpeningRule, ParticipantDecision, ParticipantFacts, ReportRules,
+    TokenDecision, TokenReportFacts, Told,
 };
 use crate::model::event::{TARGET_EXPIRED, TARGET_FORGOTTEN, TARGET_RECONCILE};
 use crate::model::report::{PARTICIPANTS_MAX, ParticipantReport, ReportRefused, TokenDetails};

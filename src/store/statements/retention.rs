@@ -99,7 +99,9 @@ pub(in crate::store) async fn forget_events(
     let mut budget = Budget::new();
     let own = "SELECT id FROM deliveries WHERE state <> 'pending' AND event_id IN ";
     budget.remove(conn, "attempts", "id", &format!("SELECT id FROM attempts WHERE delivery_id IN ({own}"), &events, ")").await?;
-    for (text, end) in [(format!("SELECT event_id, delivery_id FROM adoptions WHERE delivery_id IN ({own}"), ")"), (ADOPTIONS.to_owned(), "")] {
+    for (text, end) in
+        [(format!("SELECT event_id, delivery_id FROM adoptions WHERE delivery_id IN ({own}"), ")"), (ADOPTIONS.to_owned(), "")]
+    {
         budget.remove(conn, "adoptions", "(event_id, delivery_id)", &text, &events, end).await?;
     }
     // Attempts go before their deliveries, in transactions of their own where there are many: a receipt counts all of its deliveries or is gone.
@@ -199,7 +201,9 @@ fn look(kind: Forgettable, terms: Terms) -> Builder {
             sql
         }
         Forgettable::Grants => {
-            let mut sql = Builder::new("SELECT g.id FROM grants AS g JOIN issuers AS i ON i.id = g.issuer_id WHERE g.revoked_at IS NOT NULL AND g.revoked_at < ");
+            let mut sql = Builder::new(
+                "SELECT g.id FROM grants AS g JOIN issuers AS i ON i.id = g.issuer_id WHERE g.revoked_at IS NOT NULL AND g.revoked_at < ",
+            );
             sql.push_bind(terms.ended_before());
             // A token without an end of its own could be registered again as good as new, where nothing tells any more that it is not.
             sql.push(" AND (NOT EXISTS (SELECT 1 FROM refresh_tokens AS t WHERE t.grant_id = g.id) OR g.revoked_at < ");
@@ -269,7 +273,9 @@ pub(in crate::store) async fn forget(
         Forgettable::Grants => {
             budget.remove(conn, "refresh_tokens", "id", "SELECT id FROM refresh_tokens WHERE grant_id IN ", found, "").await?;
             let empty = " AND NOT EXISTS (SELECT 1 FROM refresh_tokens AS t WHERE t.grant_id = g.id)";
-            budget.remove(conn, "grants", "id", "SELECT g.id FROM grants AS g WHERE g.revoked_at IS NOT NULL AND g.id IN ", found, empty).await?;
+            budget
+                .remove(conn, "grants", "id", "SELECT g.id FROM grants AS g WHERE g.revoked_at IS NOT NULL AND g.id IN ", found, empty)
+                .await?;
         }
         Forgettable::Sessions => forget_sessions(conn, &mut budget, found).await?,
         Forgettable::CutOffs => {
@@ -279,7 +285,9 @@ pub(in crate::store) async fn forget(
             let items = "SELECT work_id, number FROM work_items WHERE work_id IN ";
             budget.remove(conn, "work_items", "(work_id, number)", items, found, "").await?;
             let empty = " AND NOT EXISTS (SELECT 1 FROM work_items AS i WHERE i.work_id = w.id)";
-            budget.remove(conn, "works", "id", "SELECT w.id FROM works AS w WHERE w.done_at IS NOT NULL AND w.id IN ", found, empty).await?;
+            budget
+                .remove(conn, "works", "id", "SELECT w.id FROM works AS w WHERE w.done_at IS NOT NULL AND w.id IN ", found, empty)
+                .await?;
         }
         Forgettable::Replicas => {
             // It may have come back since it was looked at.
@@ -289,7 +297,8 @@ pub(in crate::store) async fn forget(
             return Ok(Ending::Keep(gone));
         }
         Forgettable::Lanes => {
-            let silent = "SELECT lane FROM lanes WHERE paused_at IS NULL AND failing_since IS NULL AND parked_at IS NULL AND probe_at IS NULL
+            let silent =
+                "SELECT lane FROM lanes WHERE paused_at IS NULL AND failing_since IS NULL AND parked_at IS NULL AND probe_at IS NULL
                             AND lane IN ";
             budget.remove(conn, "lanes", "lane", silent, found, "").await?;
         }

@@ -7,6 +7,8 @@ use logoutd::config::{Arguments, Config, Mode};
 use logoutd::egress::{FixedNames, Names};
 use logoutd::lifecycle::Signals;
 use logoutd::seams::{Clock, Entropy};
+use logoutd::store::Keep;
+use logoutd::upkeep::Tools;
 use serde_json::{Value, json};
 
 use super::DEADLINE;
@@ -20,6 +22,9 @@ pub(crate) const ADMIN_TOKEN: &str = "admin-token-of-the-tests-0123456789abcdef"
 pub(crate) const ISSUER: &str = "https://id.example.com/realms/Main/";
 /// A server is started again over what another one wrote, so all have one key.
 const SEALING_KEY: &str = "q83vEjRWeJCrze8SNFZ4kKvN7xI0VniQq83vEjRWeJA";
+
+/// What a day is to what is kept.
+pub(crate) const DAY: Duration = Duration::from_hours(24);
 
 /// A server that runs until it is stopped or dropped.
 pub(crate) struct Server {
@@ -71,6 +76,19 @@ impl Server {
     /// Its vault, to look at what no route tells.
     pub(crate) fn store(&self) -> logoutd::store::Store {
         self.inner.as_ref().unwrap().state().store.clone()
+    }
+
+    /// What its chores work with.
+    pub(crate) fn tools(&self) -> Tools {
+        let state = self.inner.as_ref().unwrap().state();
+        Tools {
+            store: state.store.clone(),
+            clock: state.clock.clone(),
+            entropy: state.entropy.clone(),
+            doorbell: state.doorbell.clone(),
+            settled: state.settled.clone(),
+            keep: Keep { idempotency: DAY, settled: 30 * DAY, sessions: 30 * DAY },
+        }
     }
 
     /// Moves its time ahead.
