@@ -16,26 +16,26 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-pub const ADMIN_TOKEN: &str = "admin-token-of-the-benches-0123456789abcdef";
+pub(crate) const ADMIN_TOKEN: &str = "admin-token-of-the-benches-0123456789abcdef";
 const SEALING_KEY: &str = "q83vEjRWeJCrze8SNFZ4kKvN7xI0VniQq83vEjRWeJA";
 const ISSUER: &str = "https://id.example.com";
 
 /// Microseconds since 1970: the one clock that processes of one machine share.
-pub fn micros() -> i64 {
+pub(crate) fn micros() -> i64 {
     i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros()).unwrap()
 }
 
 /// The service, killed with this value.
-pub struct Service {
+pub(crate) struct Service {
     child: Child,
     directory: PathBuf,
     database_url: String,
     variables: Vec<(String, String)>,
-    pub base: String,
+    pub(crate) base: String,
 }
 
 impl Service {
-    pub async fn start(directory: &Path, database_url: &str, variables: &[(&str, &str)]) -> Self {
+    pub(crate) async fn start(directory: &Path, database_url: &str, variables: &[(&str, &str)]) -> Self {
         let variables: Vec<(String, String)> = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         Self::spawn(directory.to_owned(), database_url.to_owned(), variables).await
     }
@@ -62,7 +62,7 @@ impl Service {
     }
 
     /// SIGKILL, and another one over the same database.
-    pub async fn kill_and_start_again(mut self) -> Self {
+    pub(crate) async fn kill_and_start_again(mut self) -> Self {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
         let (directory, url, variables) = (self.directory.clone(), self.database_url.clone(), std::mem::take(&mut self.variables));
@@ -71,13 +71,13 @@ impl Service {
     }
 
     /// Resident memory in MiB.
-    pub fn resident_mib(&self) -> u64 {
+    pub(crate) fn resident_mib(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
         let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap_or_default();
         line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0) / 1024
     }
 
-    pub fn api(&self) -> Api {
+    pub(crate) fn api(&self) -> Api {
         Api { http: reqwest::Client::builder().no_proxy().build().unwrap(), base: self.base.clone() }
     }
 }
@@ -103,13 +103,13 @@ async fn healthy(base: &str, log: &Path) {
 
 /// A caller with the bootstrap token.
 #[derive(Clone)]
-pub struct Api {
+pub(crate) struct Api {
     http: reqwest::Client,
     base: String,
 }
 
 impl Api {
-    pub async fn send(&self, method: reqwest::Method, path: &str, body: Option<Value>) -> Value {
+    pub(crate) async fn send(&self, method: reqwest::Method, path: &str, body: Option<Value>) -> Value {
         let mut request = self.http.request(method, format!("{}{path}", self.base)).bearer_auth(ADMIN_TOKEN);
         if let Some(body) = body {
             request = request.json(&body);
@@ -120,15 +120,15 @@ impl Api {
         serde_json::from_str(&text).unwrap_or(Value::Null)
     }
 
-    pub async fn get(&self, path: &str) -> Value {
+    pub(crate) async fn get(&self, path: &str) -> Value {
         self.send(reqwest::Method::GET, path, None).await
     }
 
-    pub async fn post(&self, path: &str, body: Value) -> Value {
+    pub(crate) async fn post(&self, path: &str, body: Value) -> Value {
         self.send(reqwest::Method::POST, path, Some(body)).await
     }
 
-    pub async fn introspect(&self, token: &str) -> bool {
+    pub(crate) async fn introspect(&self, token: &str) -> bool {
         let request = self.http.post(format!("{}/main/introspect", self.base)).bearer_auth(ADMIN_TOKEN);
         let request = request.header("content-type", "application/x-www-form-urlencoded").body(format!("token={token}"));
         let answer: Value = request.send().await.unwrap().json().await.unwrap();
@@ -136,7 +136,7 @@ impl Api {
     }
 
     /// The issuer `main`, and a client for each name at the parties' address.
-    pub async fn register(&self, parties: &Parties, clients: &[(&str, Kind)], delivery: &Value) {
+    pub(crate) async fn register(&self, parties: &Parties, clients: &[(&str, Kind)], delivery: &Value) {
         self.post("/v1/issuers", json!({"id": "main", "issuer": ISSUER, "signing_algs": ["ES256"]})).await;
         for (client_id, kind) in clients {
             let body = json!({
@@ -149,7 +149,7 @@ impl Api {
     }
 
     /// Reports sessions, as many in one call as may be.
-    pub async fn report(&self, sessions: impl Iterator<Item = Value>) {
+    pub(crate) async fn report(&self, sessions: impl Iterator<Item = Value>) {
         let mut page = Vec::new();
         for session in sessions {
             page.push(session);
@@ -165,7 +165,7 @@ impl Api {
 
 /// How a relying party behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// Answers 200 at once.
     Well,
     /// Reads and never answers.
@@ -186,21 +186,21 @@ impl Kind {
 
 /// One logout token as it arrived: when, at which client, for which `sid`.
 #[derive(Clone, Debug)]
-pub struct Arrival {
-    pub at: i64,
-    pub client_id: String,
-    pub sid: String,
+pub(crate) struct Arrival {
+    pub(crate) at: i64,
+    pub(crate) client_id: String,
+    pub(crate) sid: String,
 }
 
 /// All relying parties, in one process of their own: this program started again as `parties`.
-pub struct Parties {
+pub(crate) struct Parties {
     child: Child,
-    pub address: String,
+    pub(crate) address: String,
     arrivals: Arc<Mutex<Vec<Arrival>>>,
 }
 
 impl Parties {
-    pub fn open() -> Self {
+    pub(crate) fn open() -> Self {
         let program = std::env::current_exe().unwrap();
         let mut child = Command::new(program).arg("parties").stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
@@ -219,7 +219,7 @@ impl Parties {
     }
 
     /// What has arrived since the last time.
-    pub fn taken(&self) -> Vec<Arrival> {
+    pub(crate) fn taken(&self) -> Vec<Arrival> {
         std::mem::take(&mut self.arrivals.lock().unwrap())
     }
 }
@@ -232,7 +232,7 @@ impl Drop for Parties {
 }
 
 /// The process of the relying parties: tells its address, then a line for every logout token.
-pub fn be_parties() {
+pub(crate) fn be_parties() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -303,17 +303,17 @@ fn sid_of(body: &str) -> String {
 }
 
 /// The value below which so many of a hundred lie.
-pub fn percentile(sorted: &[i64], percent: usize) -> i64 {
+pub(crate) fn percentile(sorted: &[i64], percent: usize) -> i64 {
     sorted.get((sorted.len() * percent / 100).min(sorted.len().saturating_sub(1))).copied().unwrap_or(0)
 }
 
-pub fn median(mut values: Vec<f64>) -> f64 {
+pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 /// What a figure depends on.
-pub fn surroundings() -> BTreeMap<&'static str, String> {
+pub(crate) fn surroundings() -> BTreeMap<&'static str, String> {
     let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let load = load.split(' ').next().unwrap_or_default().to_owned();
     let cores = std::thread::available_parallelism().map_or(0, usize::from).to_string();

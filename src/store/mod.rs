@@ -42,9 +42,7 @@ use crate::model::page::{Cursor, Listed, Page};
 use crate::model::report::{Report, ReportRefused, Reported, TokenName};
 use crate::model::session::{SessionName, SessionView};
 use crate::model::trigger::Trigger;
-use crate::model::{
-    ApiTokenId, ClientId, DeliveryId, Digest, EventId, IssuerId, ReplicaId, SessionId, Subject, Timestamp, WorkId,
-};
+use crate::model::{ApiTokenId, ClientId, DeliveryId, Digest, EventId, IssuerId, ReplicaId, SessionId, Subject, Timestamp, WorkId};
 use crate::observe::GroupCommitted;
 use crate::seams::{Clock, Entropy};
 
