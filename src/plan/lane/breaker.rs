@@ -60,7 +60,7 @@ impl Evidence {
     pub const fn of_host(class: OutcomeClass) -> Self {
         match Self::of(class) {
             Self::Gone => Self::Alive,
-            other => other,
+            other @ (Self::Taken | Self::Alive | Self::Away | Self::Unasked | Self::Nothing) => other,
         }
     }
 }

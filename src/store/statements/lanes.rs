@@ -42,6 +42,9 @@ pub(in crate::store) async fn records(conn: &mut Conn) -> Result<Vec<LaneRecord>
     rows.into_iter().map(record).collect()
 }
 
+/// Issuer, client, how many at once, how many in a second, where.
+type SettingsRow = (String, String, i64, Option<i64>, Option<String>);
+
 pub(in crate::store) async fn settings(conn: &mut Conn, of: &[Lane]) -> Result<Vec<LaneSettings>, StoreError> {
     let mut found = Vec::with_capacity(of.len());
     let wanted: Vec<_> = of.iter().filter_map(Lane::parties).collect();
@@ -53,7 +56,7 @@ pub(in crate::store) async fn settings(conn: &mut Conn, of: &[Lane]) -> Result<V
             row.push_bind(issuer.as_str().to_owned()).push_bind(client.as_str().to_owned());
         });
         sql.push(")");
-        let rows: Vec<(String, String, i64, Option<i64>, Option<String>)> = sql.build_query_as().fetch_all(&mut *conn).await?;
+        let rows: Vec<SettingsRow> = sql.build_query_as().fetch_all(&mut *conn).await?;
         for (issuer, client, max_in_flight, rate_per_s, uri) in rows {
             found.push(LaneSettings {
                 lane: Lane::stored(format!("{issuer}/{client}")),
@@ -154,8 +157,11 @@ const OLDEST: &str = "
       FROM lanes AS l
      WHERE l.issuer_id IS NOT NULL AND COALESCE(l.failing_since, l.parked_at, l.probe_at, l.paused_at) IS NOT NULL";
 
+/// Lane, what was told, since when it is parked, and the oldest delivery's horizon: when and how long.
+type OldestRow = (String, i64, Option<i64>, Option<i64>, Option<i64>);
+
 pub(in crate::store) async fn oldest(conn: &mut Conn) -> Result<Vec<Oldest>, StoreError> {
-    let rows: Vec<(String, i64, Option<i64>, Option<i64>, Option<i64>)> = sqlx::query_as(OLDEST).fetch_all(conn).await?;
+    let rows: Vec<OldestRow> = sqlx::query_as(OLDEST).fetch_all(conn).await?;
     let pending = rows.into_iter().filter_map(|(lane, told, parked_at, at, ms)| Some((lane, told, parked_at, at?, ms?)));
     let oldest = |(lane, told, parked_at, horizon_at, horizon_ms)| {
         Ok(Oldest {
