@@ -32,9 +32,9 @@
 //! | [`egress`] | the only way out, and its guard |
 //! | [`observe`] | the names of everything that happens; metrics and logs |
 //! | [`http`] | the façade: router, authentication, limits, problem documents |
-//! | [`receive`] | the doors: reports, refresh tokens, logouts |
+//! | [`receive`] | the doors: reports, refresh tokens, logouts, and what is said about deliveries |
 //! | [`answer`] | the windows: receipts, deliveries, sessions, introspection, metadata, keys, health |
-//! | [`registry`] | the desk: issuers, clients, keys, API tokens, the audit trail |
+//! | [`registry`] | the desk: issuers, clients and what holds them, keys, API tokens, the audit trail |
 //! | [`deliver`] | the courier |
 //! | [`upkeep`] | the chores that run by themselves |
 //! | [`cli`] | the command line, a client of the HTTP API |

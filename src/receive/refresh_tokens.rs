@@ -149,7 +149,7 @@ pub struct TokenShape {
     responses(
         (status = 200, description = "It was known, or: one result for each of many.", body = TokensAnswer),
         (status = 201, description = "The one token is registered.", body = TokensAnswer),
-        (status = 409, description = "`session-ended`: its session has ended, and the token is stored as revoked.", body = ProblemDocument,
+        (status = 409, description = "`session-ended`: its session has ended, and the token is stored as revoked. `client-suspended`: it is not taken.", body = ProblemDocument,
             content_type = "application/problem+json"),
         (status = "default", description = "A problem; nothing was done.", body = ProblemDocument, content_type = "application/problem+json"),
     ))]

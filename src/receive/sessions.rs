@@ -62,6 +62,7 @@ pub struct ParticipantBody {
     sub: Option<text::Subject>,
     /// The session's start unless it says otherwise.
     joined_at: Option<text::Timestamp>,
+    /// Not taken for a session that has ended, nor for a client that is suspended; the answer is about the session alone.
     refresh_token: Option<TokenBody>,
 }
 
