@@ -11,6 +11,7 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use axum::extract::State;
+use axum::http::header::CACHE_CONTROL;
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
@@ -87,7 +88,8 @@ pub async fn follow_logout(
     let place = app.streams.clone().try_acquire_owned().map_err(full)?;
     let follower = Follower::new(app, issuer.id, id, last, place);
     let events = Sse::new(follower.events()).keep_alive(KeepAlive::new().interval(HEARTBEAT));
-    Ok(([UNBUFFERED], events).into_response())
+    // A receipt of the moment: nobody in between keeps it.
+    Ok(([(CACHE_CONTROL, HeaderValue::from_static("no-store")), UNBUFFERED], events).into_response())
 }
 
 /// Where the caller wants to go on; none without the header.

@@ -128,3 +128,41 @@ async fn hear(mut ear: Ear, inside: &Inside, stop: &Stop) -> Result<(), StoreErr
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn inside() -> (Inside, watch::Receiver<u64>) {
+        let (settled, receiver) = watch::channel(0);
+        (Inside { here: Arc::default(), settled, heard: Arc::default() }, receiver)
+    }
+
+    #[tokio::test]
+    async fn what_is_heard_from_others_wakes_whoever_waits_here_and_is_not_told_on() {
+        let (inside, mut settled) = inside();
+        let before = inside.settled_here(&mut settled);
+        for _ in 0..3 {
+            inside.pass_on(Notice::Settled);
+        }
+        assert!(settled.has_changed().unwrap(), "whoever waits looks again");
+        assert_eq!(inside.settled_here(&mut settled), before, "nothing was settled here");
+        inside.settled.send_modify(|count| *count += 2);
+        inside.pass_on(Notice::Settled);
+        assert_ne!(inside.settled_here(&mut settled), before);
+        inside.pass_on(Notice::Due);
+        inside.here.notified().await;
+    }
+
+    #[tokio::test]
+    async fn a_ring_from_elsewhere_is_none_from_here() {
+        let doorbell = crate::bells::Doorbell::default();
+        let rung = doorbell.rung();
+        doorbell.here().notify_one();
+        doorbell.here().notified().await;
+        assert!(!rung.has_changed().unwrap());
+        doorbell.notify_one();
+        doorbell.here().notified().await;
+        assert!(rung.has_changed().unwrap());
+    }
+}

@@ -34,6 +34,11 @@ impl Database {
         Some(Self { engine, url, directory })
     }
 
+    /// A PostgreSQL database of a server that is this test's own.
+    pub(crate) fn at(url: String) -> Self {
+        Self { engine: Engine::Postgres, url, directory: tempfile::tempdir().unwrap() }
+    }
+
     /// Where this test may keep other files.
     pub(crate) fn directory(&self) -> &std::path::Path {
         self.directory.path()

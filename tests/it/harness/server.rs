@@ -6,6 +6,7 @@ use logoutd::app::{self, Server as Inner};
 use logoutd::config::{Arguments, Config, Mode};
 use logoutd::egress::{FixedNames, Names};
 use logoutd::lifecycle::Signals;
+use logoutd::plan::lane::Share;
 use logoutd::seams::{Clock, Entropy};
 use logoutd::store::Keep;
 use logoutd::upkeep::Tools;
@@ -89,6 +90,11 @@ impl Server {
             settled: state.settled.clone(),
             keep: Keep { idempotency: DAY, settled: 30 * DAY, sessions: 30 * DAY },
         }
+    }
+
+    /// Its part in what all servers on its database do.
+    pub(crate) fn share(&self) -> Share {
+        *self.inner.as_ref().unwrap().share().borrow()
     }
 
     /// Moves its time ahead.
