@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use logoutd::config::Mode;
@@ -377,34 +376,25 @@ async fn connections_that_are_ended_again_and_again_and_a_database_that_crashes_
         let base = process.base().await;
         doors.lock().unwrap().push(base);
     }
-    let over = AtomicBool::new(false);
     let posts = async {
         let mut ids = Vec::new();
         for first in (0..SESSIONS).step_by(3) {
             let posts: JoinSet<_> =
                 (first..first + 3).map(|n| post_until_acknowledged(Arc::clone(&doors), world.provider_token.clone(), n)).collect();
             ids.extend(posts.join_all().await);
-            tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        over.store(true, Ordering::SeqCst);
         ids
     };
     let harm = async {
-        let mut rounds = 0;
-        while !over.load(Ordering::SeqCst) {
-            rounds += 1;
-            match rounds {
-                5 => postgres.crash().await,
+        for round in 0..8 {
+            match round {
+                4 => postgres.crash().await,
                 _ => postgres.terminate_all().await,
             }
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
-        rounds
     };
-    let (ids, rounds) = tokio::join!(posts, harm);
-    if rounds < 5 {
-        postgres.crash().await;
-    }
+    let (ids, ()) = tokio::join!(posts, harm);
     let api = Api::new(&processes[1].base().await).with_token(&world.provider_token);
     for id in &ids {
         assert_eq!(settled(&api, id).await["deliveries"]["delivered"], 2);
