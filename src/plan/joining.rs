@@ -23,13 +23,13 @@ pub const RULES: ReportRules =
 pub fn session(facts: &SessionFacts<'_>) -> SessionDecision {
     // Another person's ended session is not this one, whatever its name.
     let ended = facts.ended.as_ref().filter(|ended| ended.sub.as_ref().is_none_or(|sub| sub == facts.sub));
+    // Nor is one that ended by its age while its provider had given it more time: that goes on, unless a logout covers it.
+    let ended = ended.filter(|ended| !was_extended(ended, facts.said, facts.expiry));
     match (facts.live, ended) {
         (Some(live), _) if is_renewed(facts.expiry, live.age, facts.now, facts.started_at) => SessionDecision::Renew,
         (Some(live), _) if live.sub.is_some_and(|sub| sub != facts.sub) => SessionDecision::OtherSubject,
         (Some(_), _) => SessionDecision::Merge,
         // The same instant is the same login, told again; otherwise only a later one begins anew.
-        // Its provider had given it more time: it goes on, as a session of its own.
-        (None, Some(ended)) if was_extended(ended, facts.said, facts.expiry) => SessionDecision::Begin,
         (None, Some(ended)) if !facts.started_at.is_some_and(|at| at != ended.started_at && after(at, &ended.end)) => {
             SessionDecision::JoinEnded
         }

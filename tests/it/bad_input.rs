@@ -95,6 +95,7 @@ fn full_bodies() -> Vec<(Method, &'static str, Value)> {
         (Method::PUT, "/v1/issuers/main/sessions/s-9", session.clone()),
         (Method::POST, SESSIONS, json!({"sessions": [with(session.clone(), json!({"sid": "s-9"}))]})),
         (Method::POST, SESSIONS, json!({"sessions": [with(session.clone(), json!({"key": "k-9"}))]})),
+        (Method::POST, "/v1/issuers/main/sessions/reconcile", json!({"live": ["s-1"], "as_of": t, "dry_run": true})),
         (Method::POST, REPORTS, json!({"reports": [with(session, json!({"op": "session", "sid": "s-9"}))]})),
         (
             Method::POST,

@@ -180,7 +180,7 @@ on_both_engines! {
         let stage = Stage::set(database).await;
         let tools = stage.server.tools();
         let token = |sub: &str, expires: i64| json!({"sub": sub, "client_id": "wiki", "token": "rt-1", "expires_at": instant(&stage, expires)});
-        stage.provider.post(TOKENS, token("alice", 3600)).await.expect(200);
+        stage.provider.post(TOKENS, token("alice", 3600)).await.expect(201);
         let post = async |body| stage.provider.post_with(LOGOUTS, ("Idempotency-Key", "k"), body).await;
         let first = post(json!({"target": {"sid": "a"}, "reason": "admin"})).await.expect(201)["id"].clone();
         stage.server.advance(Duration::from_hours(23));
@@ -191,7 +191,7 @@ on_both_engines! {
         sweep(&tools).await;
         assert_ne!(post(json!({"target": {"sid": "b"}, "reason": "admin"})).await.expect(201)["id"], first);
         assert_eq!(stage.receipt(&first).await["state"], "settled");
-        stage.provider.post(TOKENS, token("bob", 3600)).await.expect(200);
+        stage.provider.post(TOKENS, token("bob", 3600)).await.expect(201);
     }
 
     async fn done_works_lost_replicas_and_silent_lanes_are_forgotten_and_others_are_not(database) {
