@@ -1,7 +1,6 @@
 //! Receivers that are away, slow or busy, and the others who must not notice.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use logoutd::model::delivery::{DeliveryState, Lane, SettledReason, Tally, Verdict};
@@ -13,7 +12,7 @@ use logoutd::store::{DeliveryFilter, LaneNote, Probe, Settlement};
 use logoutd::upkeep::{self, Step, Tools};
 use serde_json::{Value, json};
 use sqlx::{Connection as _, Executor as _};
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 
 use crate::harness::database::{Database, Engine, on_both_engines};
 use crate::harness::party::{Call, Party, Reply};
@@ -60,7 +59,8 @@ impl Bench {
             store: self.store.clone(),
             clock: self.clock.clone(),
             entropy: Entropy::os(),
-            doorbell: Arc::new(Notify::new()),
+            doorbell: logoutd::bells::Doorbell::default(),
+            keep: crate::harness::server::KEEP,
             settled: watch::Sender::new(0),
         }
     }

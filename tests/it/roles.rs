@@ -30,6 +30,7 @@ const MAY: &[(&str, &str)] = &[
     ("post /v1/issuers/{iss}/sessions/search", "provider operator auditor admin"),
     ("post /v1/issuers/{iss}/subjects/status", "provider operator auditor admin"),
     ("post /v1/issuers/{iss}/logouts", "provider operator admin"),
+    ("post /v1/issuers/{iss}/logouts/{id}/undo", "operator admin"),
     ("get /v1/issuers/{iss}/logouts", "provider operator auditor admin"),
     ("post /v1/issuers/{iss}/logouts/search", "provider operator auditor admin"),
     ("get /v1/issuers/{iss}/logouts/{id}", "provider operator auditor admin"),

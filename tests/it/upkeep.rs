@@ -13,6 +13,7 @@ use logoutd::upkeep::{Chore, Settings, Step, StepOf, Tools, keep};
 use tokio::sync::{Notify, watch};
 
 use crate::harness::database::{Database, on_both_engines};
+use crate::harness::server::KEEP;
 use crate::harness::until;
 
 const SECONDLY: &str = "* * * * * *";
@@ -38,7 +39,8 @@ impl Keeper {
         let tasks = Tasks::new(Stop::new());
         let (store, entropy) = (store.clone(), Entropy::os());
         let replica: ReplicaId = entropy.id(clock.now());
-        let tools = Tools { store, clock: clock.clone(), entropy, doorbell: Default::default(), settled: watch::Sender::new(0) };
+        let tools =
+            Tools { store, clock: clock.clone(), entropy, doorbell: Default::default(), settled: watch::Sender::new(0), keep: KEEP };
         let each = schedule(text);
         let timetable =
             Timetable { works: each.clone(), expiry: each.clone(), horizon: each.clone(), lanes: each.clone(), retention: each.clone() };

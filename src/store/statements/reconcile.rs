@@ -4,7 +4,7 @@
 //! leaves them listed as a work that goes on by itself. Nobody reports at the issuer while it lasts.
 
 use super::ending::{self, Scene};
-use super::{Builder, Conn, dialect, expiry, push_list};
+use super::{Builder, Conn, dialect, expiry, push_list, works};
 use crate::model::audit::Act;
 use crate::model::event::TARGET_RECONCILE;
 use crate::model::{EventId, IssuerId, SessionId, Sid, Subject, Timestamp};
@@ -12,8 +12,6 @@ use crate::store::{AuditEntry, CommitRefused, Committed, Context, Ending, LiveSe
 
 /// How many sessions end in the transaction that writes the event.
 const AT_ONCE_MAX: usize = 1000;
-/// How many sessions one item of a work names.
-const ITEM: usize = 500;
 
 type Outcome = Result<Ending<Result<Committed, CommitRefused>>, StoreError>;
 
@@ -62,7 +60,7 @@ pub(in crate::store) async fn reconcile(conn: &mut Conn, context: &Context, (ord
     let act = Scene { issuer: &order.issuer, event: &event, at: order.as_of.min(now), now, terms: expiry::TERMS, owned: &owned };
     ending::insert_event(conn, act, expiry::new_event(TARGET_RECONCILE, &order.caller.identity)).await?;
     if order.absent.len() > AT_ONCE_MAX {
-        leave_work(conn, act, &order.absent).await?;
+        works::begin_listed(conn, context, (&order.issuer, &event), &order.absent, act.at, now).await?;
     } else {
         let ended = ending::end_listed(conn, context, act, &order.absent, order.opening).await?;
         ending::count_on_receipt(conn, &event, ended).await?;
@@ -86,34 +84,6 @@ async fn owners(conn: &mut Conn, sessions: &[SessionId]) -> Result<Vec<Subject>,
         subjects.extend(sql.build_query_scalar::<String>().fetch_all(&mut *conn).await?);
     }
     Ok(subjects.into_iter().map(Subject::stored).collect())
-}
-
-/// Lists the sessions as a work that ends them chunk by chunk.
-async fn leave_work(conn: &mut Conn, act: Scene<'_>, sessions: &[SessionId]) -> Result<(), StoreError> {
-    // One event leaves one work, which goes by its name.
-    let id = act.event.to_string();
-    let plan = serde_json::json!({ "kind": "listed", "offline": false, "at": act.at.millis(), "by_age": true });
-    sqlx::query("INSERT INTO works (id, kind, issuer_id, event_id, plan, position, created_at) VALUES ($1, 'expand', $2, $3, $4, '', $5)")
-        .bind(&id)
-        .bind(act.issuer.as_str())
-        .bind(act.event.as_str())
-        .bind(plan.to_string())
-        .bind(act.now.millis())
-        .execute(&mut *conn)
-        .await?;
-    let items: Vec<(i64, String)> = (0..).zip(sessions.chunks(ITEM).map(as_json)).collect();
-    for chunk in items.chunks(super::ROWS_MAX) {
-        let mut sql = Builder::new("INSERT INTO work_items (work_id, number, items) ");
-        sql.push_values(chunk, |mut row, (number, items)| {
-            row.push_bind(id.clone()).push_bind(*number).push_bind(items.clone());
-        });
-        sql.build().execute(&mut *conn).await?;
-    }
-    Ok(())
-}
-
-fn as_json(sessions: &[SessionId]) -> String {
-    serde_json::json!(sessions.iter().map(SessionId::as_str).collect::<Vec<_>>()).to_string()
 }
 
 fn audit(order: &Reconciliation, event: &EventId) -> AuditEntry {

@@ -26,6 +26,9 @@ const SEALING_KEY: &str = "q83vEjRWeJCrze8SNFZ4kKvN7xI0VniQq83vEjRWeJA";
 
 /// What a day is to what is kept.
 pub(crate) const DAY: Duration = Duration::from_hours(24);
+/// How long the chores of tests keep things.
+pub(crate) const KEEP: Keep =
+    Keep { idempotency: DAY, settled: Duration::from_secs(30 * 24 * 3600), sessions: Duration::from_secs(30 * 24 * 3600) };
 
 /// A server that runs until it is stopped or dropped.
 pub(crate) struct Server {
@@ -88,7 +91,7 @@ impl Server {
             entropy: state.entropy.clone(),
             doorbell: state.doorbell.clone(),
             settled: state.settled.clone(),
-            keep: Keep { idempotency: DAY, settled: 30 * DAY, sessions: 30 * DAY },
+            keep: KEEP,
         }
     }
 

@@ -4,16 +4,12 @@
 //! that drips octets. Rounds alternate between the two. Latency is counted from the moment a logout was meant to be posted to its arrival at each of
 //! five healthy parties. Goal: p99 at most 1.2 times as long.
 //!
-//! `cargo bench --bench isolation -- [--waiting 100000] [--rounds 5] [--seconds 10] [--rate 40]`
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a measurement that fails has nothing to say")]
-
-mod support;
-
+//! `cargo bench --bench patience -- isolation [--waiting 100000] [--rounds 5] [--seconds 10] [--rate 40]`
 use std::collections::HashMap;
 use std::time::Duration;
 
+use crate::support::{Api, Kind, Parties, Service, median, micros, percentile};
 use serde_json::json;
-use support::{Api, Kind, Parties, Service, median, micros, percentile};
 use tokio::task::JoinSet;
 
 const HEALTHY: [&str; 5] = ["h0", "h1", "h2", "h3", "h4"];
@@ -25,23 +21,15 @@ struct Settings {
     rate: usize,
 }
 
-fn main() {
-    let arguments: Vec<String> = std::env::args().collect();
-    if arguments.get(1).is_some_and(|first| first == "parties") {
-        return support::be_parties();
-    }
-    let number = |name: &str, default: usize| {
-        let at = arguments.iter().position(|argument| argument == name);
-        at.and_then(|at| arguments.get(at + 1)).map_or(default, |value| value.parse().expect("a number"))
-    };
+/// Takes its settings from the arguments.
+pub(crate) async fn run(number: impl Fn(&str, usize) -> usize) {
     let settings = Settings {
         waiting: number("--waiting", 100_000),
         rounds: number("--rounds", 5),
         seconds: number("--seconds", 10),
         rate: number("--rate", 40),
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    runtime.block_on(measure(&settings));
+    measure(&settings).await;
 }
 
 async fn measure(settings: &Settings) {
@@ -87,7 +75,7 @@ async fn measure(settings: &Settings) {
             .unwrap_or_default()
     );
     println!("resident: calm {} MiB, burdened {} MiB", services[0].resident_mib(), services[1].resident_mib());
-    println!("{:?}", support::surroundings());
+    println!("{:?}", crate::support::surroundings());
     println!("median ratio of p99: {:.2} (goal: at most 1.2)", median(ratios));
 }
 

@@ -1,6 +1,4 @@
 //! What measurements share: the real service as a process, relying parties in a process of their own, and a caller.
-#![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a measurement that fails has nothing to say")]
-#![allow(dead_code, reason = "each measurement uses its part")]
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -21,6 +19,7 @@ const SEALING_KEY: &str = "q83vEjRWeJCrze8SNFZ4kKvN7xI0VniQq83vEjRWeJA";
 const ISSUER: &str = "https://id.example.com";
 
 /// Microseconds since 1970: the one clock that processes of one machine share.
+#[expect(clippy::disallowed_methods, reason = "no other clock is shared with another process")]
 pub(crate) fn micros() -> i64 {
     i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros()).unwrap()
 }
@@ -78,7 +77,7 @@ impl Service {
     }
 
     pub(crate) fn api(&self) -> Api {
-        Api { http: reqwest::Client::builder().no_proxy().build().unwrap(), base: self.base.clone() }
+        Api { http: http_client(), base: self.base.clone() }
     }
 }
 
@@ -89,9 +88,14 @@ impl Drop for Service {
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "a caller is not the server's way out")]
+fn http_client() -> reqwest::Client {
+    reqwest::Client::builder().no_proxy().build().unwrap()
+}
+
 /// Waits until it answers.
 async fn healthy(base: &str, log: &Path) {
-    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let http = http_client();
     for _ in 0..1200 {
         if http.get(format!("{base}/healthz")).send().await.is_ok_and(|answer| answer.status().is_success()) {
             return;

@@ -1,32 +1,18 @@
 //! A logout of everybody, killed twice on the way: nothing is lost.
 //!
-//! `cargo bench --bench everyone -- [--sessions 20000] [--database-url URL]`, five parties, one refresh token a session. Fails where a token was good
+//! `cargo bench --bench patience -- everyone [--sessions 20000] [--database-url URL]`, five parties, one refresh token a session. Fails where a token was good
 //! after the answer, where somebody was not told, or where the receipt does not add up.
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a measurement that fails has nothing to say")]
+use std::time::Duration;
 
-mod support;
-
-use std::time::{Duration, Instant};
-
+use crate::support::{Api, Kind, Parties, Service, micros};
 use serde_json::{Value, json};
-use support::{Api, Kind, Parties, Service};
 
 const CLIENTS: [&str; 5] = ["p0", "p1", "p2", "p3", "p4"];
 /// How many tokens are asked for at once after the answer, the last to be reached first.
 const ASKED: usize = 1000;
 
-fn main() {
-    let arguments: Vec<String> = std::env::args().collect();
-    if arguments.get(1).is_some_and(|first| first == "parties") {
-        return support::be_parties();
-    }
-    let value = |name: &str| arguments.iter().position(|argument| argument == name).and_then(|at| arguments.get(at + 1));
-    let sessions = value("--sessions").map_or(20_000, |number| number.parse().expect("a number"));
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    runtime.block_on(run(sessions, value("--database-url").cloned()));
-}
-
-async fn run(sessions: usize, database_url: Option<String>) {
+/// So many sessions, in a fresh SQLite file or in that database.
+pub(crate) async fn run(sessions: usize, database_url: Option<String>) {
     let directory = tempfile::tempdir().unwrap();
     let url = database_url.unwrap_or_else(|| format!("sqlite://{}", directory.path().join("logoutd.db").display()));
     let parties = Parties::open();
@@ -35,14 +21,14 @@ async fn run(sessions: usize, database_url: Option<String>) {
     let mut service = Service::start(directory.path(), &url, &settings).await;
     let clients: Vec<(&str, Kind)> = CLIENTS.iter().map(|name| (*name, Kind::Well)).collect();
     service.api().register(&parties, &clients, &json!({"max_in_flight": 64})).await;
-    let begun = Instant::now();
+    let begun = micros();
     service.api().report((0..sessions).map(session)).await;
-    println!("{sessions} sessions reported in {:.1} s", begun.elapsed().as_secs_f64());
+    println!("{sessions} sessions reported in {:.1} s", seconds_since(begun));
 
-    let asked = Instant::now();
+    let asked = micros();
     let logout = json!({"target": {"everyone": true}, "reason": "compromise"});
     let receipt = service.api().post("/v1/issuers/main/logouts", logout).await;
-    println!("accepted after {:.1} ms: {}", asked.elapsed().as_secs_f64() * 1000.0, receipt["state"]);
+    println!("accepted after {:.1} ms: {}", seconds_since(asked) * 1000.0, receipt["state"]);
     let path = format!("/v1/issuers/main/logouts/{}", receipt["id"].as_str().unwrap());
     let good = good_tokens(&service.api(), sessions).await;
     println!("{good} of {} tokens good after the answer", ASKED.min(sessions));
@@ -56,13 +42,13 @@ async fn run(sessions: usize, database_url: Option<String>) {
     service = service.kill_and_start_again().await;
     println!("killed while delivering; {} told so far", told.take(&parties));
     let receipt = until(&service.api(), &path, "it is settled", |receipt| receipt["state"] == "settled").await;
-    let seconds = asked.elapsed().as_secs_f64();
+    let seconds = seconds_since(asked);
     let arrivals = told.take(&parties);
     println!("settled after {seconds:.1} s: {receipt:#}");
     #[expect(clippy::cast_precision_loss, reason = "a rate")]
     let rate = (sessions * CLIENTS.len()) as f64 / seconds;
     println!("{arrivals} arrivals, {} twice or more, {} never; {rate:.0} deliveries/s", told.repeated(), told.missing());
-    println!("resident {} MiB; {:?}", service.resident_mib(), support::surroundings());
+    println!("resident {} MiB; {:?}", service.resident_mib(), crate::support::surroundings());
     assert_eq!(told.missing(), 0, "somebody was not told");
     assert_eq!(count(&receipt, "/sessions_ended"), sessions);
     assert_eq!(count(&receipt, "/refresh_tokens_revoked"), sessions);
@@ -70,6 +56,11 @@ async fn run(sessions: usize, database_url: Option<String>) {
     assert_eq!(count(&receipt, "/deliveries/delivered"), sessions * CLIENTS.len());
     assert_eq!(good_tokens(&service.api(), sessions).await, 0);
     println!("ok: everybody is told, nothing is lost");
+}
+
+#[expect(clippy::cast_precision_loss, reason = "microseconds of an hour")]
+fn seconds_since(begun: i64) -> f64 {
+    (micros() - begun) as f64 / 1_000_000.0
 }
 
 fn session(n: usize) -> Value {
@@ -97,13 +88,13 @@ fn count(receipt: &Value, pointer: &str) -> usize {
 }
 
 async fn until(api: &Api, path: &str, what: &str, holds: impl Fn(&Value) -> bool) -> Value {
-    let begun = Instant::now();
+    let begun = micros();
     loop {
         let receipt = api.get(path).await;
         if holds(&receipt) {
             return receipt;
         }
-        assert!(begun.elapsed() < Duration::from_secs(2400), "{what}: {receipt:#}");
+        assert!(micros() - begun < 2_400_000_000, "{what}: {receipt:#}");
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
 }
