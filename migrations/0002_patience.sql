@@ -83,6 +83,8 @@ CREATE INDEX deliveries_oldest ON deliveries (lane, created_at) WHERE state = 'p
 CREATE INDEX deliveries_horizon ON deliveries (horizon_at) WHERE state = 'pending';
 CREATE INDEX deliveries_counted ON deliveries (event_id, state, late_joiner);
 CREATE INDEX deliveries_settled ON deliveries (event_id, settled_at, id) WHERE state <> 'pending';
+-- What a logout of many waits for, or opens again.
+CREATE INDEX deliveries_unanswered ON deliveries (issuer_id, id) WHERE state IN ('pending', 'rejected', 'expired');
 CREATE INDEX deliveries_given_up ON deliveries (issuer_id, created_at, id) WHERE state IN ('rejected', 'expired', 'unreachable');
 
 -- What ends by itself, what is ended page by page, what is forgotten.

@@ -293,7 +293,10 @@ on_both_engines! {
             (json!({"target": {}, "reason": "admin"}), "invalid-field", "/target"),
             (json!({"target": {"sid": "s-1", "sub": "alice"}, "reason": "admin"}), "invalid-field", "/target/sub"),
             (json!({"target": {"except_sid": "s-1"}, "reason": "admin"}), "invalid-field", "/target/except_sid"),
-            (json!({"target": {"everyone": true}, "reason": "admin"}), "too-many-sessions", "/target/everyone"),
+            (json!({"target": {"sub": "alice", "except": {"sub": ["bob"]}}, "reason": "admin"}), "invalid-field", "/target/except"),
+            (json!({"target": {"client_id": "wiki", "except": {"client_id": ["shop"]}}, "reason": "admin"}), "invalid-field", "/target/except/client_id"),
+            (json!({"target": {"everyone": true, "except": {"sid": ["s-1"]}}, "reason": "admin"}), "unknown-member", "/target/except/sid"),
+            (json!({"target": {"everyone": true, "except": {"sub": vec!["bob"; 1001]}}, "reason": "admin"}), "invalid-field", "/target/except/sub"),
             (json!({"target": {"everyone": false}, "reason": "admin"}), "invalid-field", "/target/everyone"),
             (json!({"target": {"sid": long}, "reason": "admin"}), "invalid-field", "/target/sid"),
             (json!({"target": {"sid": "é"}, "reason": "admin"}), "invalid-field", "/target/sid"),
@@ -496,7 +499,7 @@ on_both_engines! {
             }
         }
         for (list, query, parameter) in [
-            (SESSIONS, "state=dead", "?state"), (LOGOUTS, "state=expanding", "?state"), (LOGOUTS, "reason=boredom", "?reason"),
+            (SESSIONS, "state=dead", "?state"), (LOGOUTS, "state=shrinking", "?state"), (LOGOUTS, "reason=boredom", "?reason"),
             (LOGOUTS, "since=yesterday", "?since"), (LOGOUTS, "client_id=a%00b", "?client_id"), ("/v1/issuers/main/deliveries", "state=live", "?state"),
             ("/v1/issuers/main/clients", "order=youngest", "?order"),
             ("/v1/audit", "act=theft", "?act"), ("/v1/audit", "issuer=NO", "?issuer"),

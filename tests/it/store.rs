@@ -1053,7 +1053,7 @@ on_both_engines! {
 /// SQLite's word for walking through a whole table; walking through an index or a materialised step is something else.
 fn is_table_scan(line: &str) -> bool {
     let walked = line.trim().strip_prefix("SCAN ");
-    walked.is_some_and(|what| !what.contains("USING") && !what.contains("CONSTANT ROW") && !["l", "queues"].contains(&what))
+    walked.is_some_and(|what| !what.contains("USING") && !what.contains("CONSTANT ROW") && !["l", "queues", "wanted"].contains(&what))
 }
 
 /// An index that narrows to an issuer alone finds everything there is in a deployment with one issuer. SQLite plans by rules and says it of an

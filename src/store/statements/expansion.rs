@@ -244,12 +244,16 @@ pub(super) type Paged = Result<(Ended, Option<Position>), StoreError>;
 type Found = (String, Option<String>, Option<String>, Option<String>);
 
 async fn sessions_page(conn: &mut Conn, context: &Context, page: Page<'_>, plan: &Plan, position: &Position) -> Paged {
-    let mut sql = Builder::new("SELECT id, sub, sid, provider_key FROM sessions WHERE ");
-    push_sessions(&mut sql, page.issuer, plan);
-    sql.push(" AND id > ").push_bind(position.id.clone()).push(" ORDER BY id LIMIT ").push_bind(limit(SESSIONS_MAX));
-    let found: Vec<Found> = sql.build_query_as().fetch_all(&mut *conn).await?;
+    let found: Vec<Found> = next_sessions(page.issuer, plan, position).build_query_as().fetch_all(&mut *conn).await?;
     let next = full(&found, SESSIONS_MAX).map(|(id, ..)| Position { id: id.clone(), ..Position::START });
     Ok((end_found(conn, context, page, plan, found).await?, next))
+}
+
+fn next_sessions(issuer: &IssuerId, plan: &Plan, position: &Position) -> Builder {
+    let mut sql = Builder::new("SELECT id, sub, sid, provider_key FROM sessions WHERE ");
+    push_sessions(&mut sql, issuer, plan);
+    sql.push(" AND id > ").push_bind(position.id.clone()).push(" ORDER BY id LIMIT ").push_bind(limit(SESSIONS_MAX));
+    sql
 }
 
 /// Locks what reports of these sessions lock, and ends those that still live.
@@ -291,14 +295,19 @@ async fn items_page(conn: &mut Conn, context: &Context, page: Page<'_>, plan: &P
 }
 
 async fn participations_page(conn: &mut Conn, context: &Context, page: Page<'_>, plan: &Plan, position: &Position) -> Paged {
-    let mut sql = Builder::new("SELECT p.id, p.client_id, s.sub ");
-    push_participations(&mut sql, page.issuer, plan);
-    sql.push(" AND (p.client_id, p.id) > (").push_bind(position.client_id.clone()).push(", ").push_bind(position.id.clone());
-    sql.push(") ORDER BY p.client_id, p.id LIMIT ").push_bind(limit(ROWS_MAX));
-    let found: Vec<(String, String, Option<String>)> = sql.build_query_as().fetch_all(&mut *conn).await?;
+    let found: Vec<(String, String, Option<String>)> =
+        next_participations(page.issuer, plan, position).build_query_as().fetch_all(&mut *conn).await?;
     let next =
         full(&found, ROWS_MAX).map(|(id, client_id, _)| Position { phase: Phase::Living, client_id: client_id.clone(), id: id.clone() });
     Ok((end_participations(conn, context, page, plan, found).await?, next))
+}
+
+fn next_participations(issuer: &IssuerId, plan: &Plan, position: &Position) -> Builder {
+    let mut sql = Builder::new("SELECT p.id, p.client_id, s.sub ");
+    push_participations(&mut sql, issuer, plan);
+    sql.push(" AND (p.client_id, p.id) > (").push_bind(position.client_id.clone()).push(", ").push_bind(position.id.clone());
+    sql.push(") ORDER BY p.client_id, p.id LIMIT ").push_bind(limit(ROWS_MAX));
+    sql
 }
 
 /// Ends participations that still live, while their sessions go on: id, client, whose.
@@ -343,12 +352,7 @@ fn revocations_at_clients(act: Scene<'_>, told: &[ToTell]) -> Vec<Builder> {
 }
 
 async fn grants_page(conn: &mut Conn, page: Page<'_>, plan: &Plan, position: &Position) -> Paged {
-    let mut sql = Builder::new("SELECT id, client_id FROM grants WHERE revoked_at IS NULL AND issuer_id = ");
-    sql.push_bind(page.issuer.as_str().to_owned());
-    push_grants(&mut sql, page.issuer, plan);
-    sql.push(" AND (client_id, id) > (").push_bind(position.client_id.clone()).push(", ").push_bind(position.id.clone());
-    sql.push(") ORDER BY client_id, id LIMIT ").push_bind(limit(ROWS_MAX));
-    let found: Vec<(String, String)> = sql.build_query_as().fetch_all(&mut *conn).await?;
+    let found: Vec<(String, String)> = next_grants(page.issuer, plan, position).build_query_as().fetch_all(&mut *conn).await?;
     if found.is_empty() {
         return Ok((Ended::default(), None));
     }
@@ -362,12 +366,17 @@ async fn grants_page(conn: &mut Conn, page: Page<'_>, plan: &Plan, position: &Po
     Ok((Ended { tokens, ..Ended::default() }, next))
 }
 
+fn next_grants(issuer: &IssuerId, plan: &Plan, position: &Position) -> Builder {
+    let mut sql = Builder::new("SELECT id, client_id FROM grants WHERE revoked_at IS NULL AND issuer_id = ");
+    sql.push_bind(issuer.as_str().to_owned());
+    push_grants(&mut sql, issuer, plan);
+    sql.push(" AND (client_id, id) > (").push_bind(position.client_id.clone()).push(", ").push_bind(position.id.clone());
+    sql.push(") ORDER BY client_id, id LIMIT ").push_bind(limit(ROWS_MAX));
+    sql
+}
+
 async fn earlier_page(conn: &mut Conn, page: Page<'_>, plan: &Plan, position: &Position) -> Result<Option<Position>, StoreError> {
-    let mut sql = Builder::new("SELECT id FROM deliveries WHERE issuer_id = ");
-    sql.push_bind(page.issuer.as_str().to_owned());
-    push_earlier(&mut sql, page, plan);
-    sql.push(" AND id > ").push_bind(position.id.clone()).push(" ORDER BY id LIMIT ").push_bind(limit(ROWS_MAX));
-    let found: Vec<String> = sql.build_query_scalar().fetch_all(&mut *conn).await?;
+    let found: Vec<String> = next_earlier(page.issuer, page.event, plan, position).build_query_scalar().fetch_all(&mut *conn).await?;
     if found.is_empty() {
         return Ok(None);
     }
@@ -383,6 +392,14 @@ async fn earlier_page(conn: &mut Conn, page: Page<'_>, plan: &Plan, position: &P
     sql.push(" ON CONFLICT DO NOTHING");
     sql.build().execute(&mut *conn).await?;
     Ok(full(&found, ROWS_MAX).map(|id| Position { id: id.clone(), ..Position::at(Phase::Earlier) }))
+}
+
+fn next_earlier(issuer: &IssuerId, event: &EventId, plan: &Plan, position: &Position) -> Builder {
+    let mut sql = Builder::new("SELECT id FROM deliveries WHERE issuer_id = ");
+    sql.push_bind(issuer.as_str().to_owned());
+    push_earlier(&mut sql, issuer, event, plan);
+    sql.push(" AND id > ").push_bind(position.id.clone()).push(" ORDER BY id LIMIT ").push_bind(limit(ROWS_MAX));
+    sql
 }
 
 /// The last of a page that is full: there may be more behind it.
@@ -452,8 +469,8 @@ fn push_grants(sql: &mut Builder, issuer: &IssuerId, plan: &Plan) {
             push_unbound_or_from(sql, issuer, plan);
         }
         Of::Device { .. } => {
-            push_text(sql, " AND offline AND origin_session_id IN ");
-            push_sessions_ever(sql, issuer, plan);
+            push_text(sql, " AND offline AND ");
+            push_of_sessions(sql, "origin_session_id", issuer, plan);
         }
         Of::EveryoneAtClients => push_begun(sql, plan),
         Of::Client { client_id } => {
@@ -479,14 +496,22 @@ fn push_begun(sql: &mut Builder, plan: &Plan) {
 fn push_unbound_or_from(sql: &mut Builder, issuer: &IssuerId, plan: &Plan) {
     sql.push(" AND ((origin_session_id IS NULL");
     push_begun(sql, plan);
-    sql.push(") OR origin_session_id IN ");
-    push_sessions_ever(sql, issuer, plan);
+    sql.push(") OR ");
+    push_of_sessions(sql, "origin_session_id", issuer, plan);
     sql.push(")");
 }
 
-/// `(SELECT …)`: the sessions it names, live and ended.
-fn push_sessions_ever(sql: &mut Builder, issuer: &IssuerId, plan: &Plan) {
-    sql.push("(SELECT id FROM sessions WHERE issuer_id = ").push_bind(issuer.as_str().to_owned());
+/// Whether a column holds one of the sessions it names, live or ended: looked up one by one where it names everybody's, and else listed.
+fn push_of_sessions(sql: &mut Builder, column: &'static str, issuer: &IssuerId, plan: &Plan) {
+    match &plan.of {
+        Of::Everyone | Of::EveryoneAtClients | Of::Client { .. } | Of::Listed => {
+            sql.push(format!("EXISTS (SELECT 1 FROM sessions WHERE id = {column} AND issuer_id = "));
+        }
+        Of::Subject { .. } | Of::SubjectAtClient { .. } | Of::Device { .. } => {
+            sql.push(format!("{column} IN (SELECT id FROM sessions WHERE issuer_id = "));
+        }
+    }
+    sql.push_bind(issuer.as_str().to_owned());
     if let Some(bound) = plan.begun_before {
         sql.push(" AND started_at < ").push_bind(bound);
     }
@@ -504,9 +529,11 @@ fn push_sessions_ever(sql: &mut Builder, issuer: &IssuerId, plan: &Plan) {
 }
 
 /// ` AND …` over `deliveries`: what earlier logouts wrote for what it names, open, and given up where that is opened again.
-fn push_earlier(sql: &mut Builder, page: Page<'_>, plan: &Plan) {
-    push_text(sql, if plan.reopen { " AND state IN ('pending', 'rejected', 'expired')" } else { " AND state = 'pending'" });
-    sql.push(" AND event_id <> ").push_bind(page.event.as_str().to_owned());
+fn push_earlier(sql: &mut Builder, issuer: &IssuerId, event: &EventId, plan: &Plan) {
+    // In these words the index is found by SQLite, which does not reason about them.
+    push_text(sql, " AND state IN ('pending', 'rejected', 'expired')");
+    push_text(sql, if plan.reopen { "" } else { " AND state = 'pending'" });
+    sql.push(" AND event_id <> ").push_bind(event.as_str().to_owned());
     // Whoever ended it, and when: it is about somebody who was in before.
     sql.push(" AND EXISTS (SELECT 1 FROM participants AS p WHERE p.id = participant_id AND p.epoch < ").push_bind(plan.epoch).push(")");
     push_spared(sql, "client_id", &plan.except_client_id);
@@ -521,8 +548,8 @@ fn push_earlier(sql: &mut Builder, page: Page<'_>, plan: &Plan) {
         Of::Listed => false,
     };
     if by_session {
-        push_text(sql, " AND session_id IN ");
-        push_sessions_ever(sql, page.issuer, plan);
+        push_text(sql, " AND ");
+        push_of_sessions(sql, "session_id", issuer, plan);
     }
 }
 
@@ -666,7 +693,7 @@ pub(super) async fn rehearsed(conn: &mut Conn, page: Page<'_>, plan: &Plan) -> R
     counted.ended.tokens = tokens(conn, page, plan).await?;
     let mut sql = Builder::new("SELECT CAST(count(*) AS BIGINT) FROM deliveries WHERE issuer_id = ");
     sql.push_bind(page.issuer.as_str().to_owned());
-    push_earlier(&mut sql, page, plan);
+    push_earlier(&mut sql, page.issuer, page.event, plan);
     counted.adopted = count(sql.build_query_scalar().fetch_one(&mut *conn).await?);
     let groups = told(conn, page.issuer, plan).await?;
     let mut wanted: Vec<_> = groups.iter().map(|(client, ..)| (page.issuer.clone(), ClientId::stored(client.clone()))).collect();
@@ -723,4 +750,33 @@ async fn tokens(conn: &mut Conn, page: Page<'_>, plan: &Plan) -> Result<u64, Sto
     push_grants(&mut sql, page.issuer, plan);
     sql.push(")))");
     Ok(count(sql.build_query_scalar().fetch_one(conn).await?))
+}
+
+/// The statements of a page as planners see them.
+pub(super) fn hot() -> Vec<(&'static str, Builder)> {
+    let (issuer, event, at) = (IssuerId::stored("1".to_owned()), EventId::stored("1".to_owned()), Timestamp::from_millis(1));
+    let reach = |target, except| Reach {
+        target,
+        except,
+        begun_before: Some(at),
+        offline: Offline::Taken,
+        adopt: Adopt::Reopen,
+        class: Class::Bulk,
+        compromise: true,
+        cut_off: None,
+    };
+    let clients = Except { sub: Vec::new(), client_id: vec![ClientId::stored("1".to_owned())] };
+    let everyone = Plan::of(&reach(Target::Everyone, Except::default()), at, 1);
+    let at_clients = Plan::of(&reach(Target::Everyone, clients), at, 1);
+    let of_client = Plan::of(&reach(Target::Client(ClientId::stored("1".to_owned())), Except::default()), at, 1);
+    let mut all = Vec::new();
+    for plan in [everyone, at_clients, of_client].into_iter().flatten() {
+        match plan.of.ends() {
+            Ends::Sessions | Ends::Items => all.push(("a page of sessions", next_sessions(&issuer, &plan, &Position::START))),
+            Ends::Participations => all.push(("a page of participations", next_participations(&issuer, &plan, &Position::START))),
+        }
+        all.push(("a page of grants", next_grants(&issuer, &plan, &Position::START)));
+        all.push(("a page of earlier deliveries", next_earlier(&issuer, &event, &plan, &Position::START)));
+    }
+    all
 }

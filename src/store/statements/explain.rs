@@ -2,7 +2,7 @@
 
 use sqlx::Row as _;
 
-use super::{Builder, Conn, commit, cut_offs, deliveries, events, expiry, lanes, operators, reconcile, retention, sessions};
+use super::{Builder, Conn, commit, cut_offs, deliveries, events, expansion, expiry, lanes, operators, reconcile, retention, sessions};
 use crate::model::IssuerId;
 use crate::store::StoreError;
 
@@ -47,6 +47,7 @@ fn built() -> Vec<(&'static str, String)> {
         .chain([("cut-offs", cut_offs)])
         .chain(sessions::hot())
         .chain(operators::hot())
+        .chain(expansion::hot())
         .chain(expiry::hot())
         .chain(reconcile::hot())
         .chain(retention::hot());

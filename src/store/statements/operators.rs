@@ -198,14 +198,14 @@ fn push_lanes(sql: &mut Builder, lanes: &[Lane], now: Timestamp) {
         row.push_bind(lane.as_str().to_owned());
     });
     sql.push(
-        ") SELECT c.lane,
-               (SELECT CAST(count(*) AS BIGINT) FROM deliveries AS d WHERE d.state = 'pending' AND d.lane = c.lane) AS pending,
-               (SELECT d.created_at FROM deliveries AS d WHERE d.state = 'pending' AND d.lane = c.lane ORDER BY d.created_at LIMIT 1) AS oldest,
-               (SELECT CAST(count(*) AS BIGINT) FROM deliveries AS d WHERE d.lease_token IS NOT NULL AND d.lane = c.lane AND d.lease_until > ",
+        ") SELECT wanted.lane,
+               (SELECT CAST(count(*) AS BIGINT) FROM deliveries AS d WHERE d.state = 'pending' AND d.lane = wanted.lane) AS pending,
+               (SELECT d.created_at FROM deliveries AS d WHERE d.state = 'pending' AND d.lane = wanted.lane ORDER BY d.created_at LIMIT 1) AS oldest,
+               (SELECT CAST(count(*) AS BIGINT) FROM deliveries AS d WHERE d.lease_token IS NOT NULL AND d.lane = wanted.lane AND d.lease_until > ",
     );
     sql.push_bind(now.millis());
     sql.push(
-        ") AS in_flight, l.paused_at, l.parked_at, l.failing_since, l.probe_at FROM wanted AS c LEFT JOIN lanes AS l ON l.lane = c.lane",
+        ") AS in_flight, l.paused_at, l.parked_at, l.failing_since, l.probe_at FROM wanted LEFT JOIN lanes AS l ON l.lane = wanted.lane",
     );
 }
 
