@@ -14,6 +14,10 @@ ALTER TABLE sessions ADD COLUMN epoch BIGINT NOT NULL DEFAULT 0;
 ALTER TABLE participants ADD COLUMN epoch BIGINT NOT NULL DEFAULT 0;
 ALTER TABLE grants ADD COLUMN epoch BIGINT NOT NULL DEFAULT 0;
 
+-- When a report last spoke of it, and what kind of end it had if nobody asked for it: events may be forgotten before their sessions.
+ALTER TABLE sessions ADD COLUMN reported_at BIGINT NOT NULL DEFAULT 0;
+ALTER TABLE sessions ADD COLUMN ended_target TEXT;
+
 ALTER TABLE events ADD COLUMN undone_at BIGINT;
 
 -- A cut-off of many: what was registered under a smaller epoch is over, whatever the clocks say. It may except people and clients.
@@ -81,11 +85,25 @@ CREATE INDEX deliveries_due ON deliveries (lane, class, retry, due_at) WHERE sta
 CREATE INDEX deliveries_leased ON deliveries (lane) WHERE lease_token IS NOT NULL;
 CREATE INDEX deliveries_oldest ON deliveries (lane, created_at) WHERE state = 'pending';
 CREATE INDEX deliveries_horizon ON deliveries (horizon_at) WHERE state = 'pending';
+-- The first page of a receipt, whatever the number of deliveries.
+CREATE INDEX deliveries_of_event ON deliveries (event_id, created_at, id);
 CREATE INDEX deliveries_counted ON deliveries (event_id, state, late_joiner);
 CREATE INDEX deliveries_settled ON deliveries (event_id, settled_at, id) WHERE state <> 'pending';
 -- What a logout of many waits for, or opens again.
-CREATE INDEX deliveries_unanswered ON deliveries (issuer_id, id) WHERE state IN ('pending', 'rejected', 'expired');
+CREATE INDEX deliveries_unanswered ON deliveries (issuer_id, id) WHERE state IN ('pending', 'rejected', 'expired', 'cancelled');
 CREATE INDEX deliveries_given_up ON deliveries (issuer_id, created_at, id) WHERE state IN ('rejected', 'expired', 'unreachable');
+
+-- Lists are ordered by time and then by id: an index that ends with both is preferred to one of all the issuer's sessions.
+DROP INDEX sessions_by_sid;
+CREATE INDEX sessions_by_sid ON sessions (issuer_id, sid, created_at, id);
+DROP INDEX sessions_by_key;
+CREATE INDEX sessions_by_key ON sessions (issuer_id, provider_key, created_at, id);
+DROP INDEX sessions_by_sub;
+CREATE INDEX sessions_by_sub ON sessions (issuer_id, sub, created_at, id);
+DROP INDEX sessions_by_device;
+CREATE INDEX sessions_by_device ON sessions (issuer_id, device_id, created_at, id);
+DROP INDEX sessions_by_ip;
+CREATE INDEX sessions_by_ip ON sessions (issuer_id, device_ip, created_at, id);
 
 -- What ends by itself, what is ended page by page, what is forgotten.
 CREATE INDEX sessions_live ON sessions (issuer_id, id) WHERE ended_at IS NULL;

@@ -56,7 +56,7 @@ pub struct LogoutSearch {
     actor: Option<text::Line>,
 }
 
-/// Whose receipts this caller sees: a provider its own, others all.
+/// Whose receipts this caller sees beside those of the server itself: a provider its own, others all.
 fn own(caller: &Caller) -> Option<String> {
     match caller.role {
         Role::Provider => Some(caller.identity.clone()),
@@ -167,10 +167,15 @@ pub async fn get_logout(
     Ok(Reply::ok(ReceiptShape::whole(receipt, Kept::Committed)?))
 }
 
+/// Sessions that ended by their age were the provider's too.
+fn is_seen(poster: &str, identity: &str) -> bool {
+    poster == identity || poster == Caller::ITSELF
+}
+
 /// Whether a logout is one of those this caller sees.
 pub(super) async fn owns(app: &AppState, caller: &Caller, issuer: &IssuerId, id: &EventId) -> Result<bool, StoreError> {
     match own(caller) {
-        Some(identity) => Ok(app.store.event_caller(issuer, id).await? == Some(identity)),
+        Some(identity) => Ok(app.store.event_caller(issuer, id).await?.is_some_and(|poster| is_seen(&poster, &identity))),
         None => Ok(true),
     }
 }
@@ -211,7 +216,7 @@ pub async fn list_logout_deliveries(
     let Seat { caller, issuer } = at.0;
     // Asks for its existence too: a list of nothing would say that nobody had to be told.
     let poster = app.store.event_caller(&issuer.id, &id).await?.ok_or_else(unknown)?;
-    if own(&caller).is_some_and(|identity| identity != poster) {
+    if own(&caller).is_some_and(|identity| !is_seen(&poster, &identity)) {
         return Err(unknown());
     }
     let filter = DeliveryFilter {
@@ -236,6 +241,7 @@ mod tests {
         for role in [Role::Operator, Role::Auditor, Role::Admin] {
             assert_eq!(own(&caller(role)), None);
         }
+        assert!(is_seen("t-1", "t-1") && is_seen(Caller::ITSELF, "t-1") && !is_seen("t-2", "t-1"));
     }
 
     fn narrowed(body: &str) -> Result<EventFilter, Problem> {

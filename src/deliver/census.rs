@@ -12,29 +12,37 @@ use crate::store::{Census, Store, StoreError};
 
 /// How often everything is counted.
 const EVERY: Duration = Duration::from_secs(10);
+/// How many times as long as a count took nobody counts again: one of millions is not cheap.
+const PAUSE_PER_COUNT: u32 = 20;
 
 /// Counts the deliveries from time to time, until the stop.
 pub async fn keep_count(store: Store, stop: Stop) {
     while !stop.is_requested() {
-        match count(&store).await {
-            Ok((gauges, lanes)) => {
+        let took = match count(&store).await {
+            Ok((gauges, lanes, took)) => {
                 gauges.emit();
                 lanes.emit();
+                took
             }
-            Err(error) => store_failed("census", &error),
-        }
+            Err(error) => {
+                store_failed("census", &error);
+                Duration::ZERO
+            }
+        };
         tokio::select! {
             () = stop.requested() => {}
-            () = tokio::time::sleep(EVERY) => {}
+            () = tokio::time::sleep(EVERY.max(took * PAUSE_PER_COUNT)) => {}
         }
     }
 }
 
-async fn count(store: &Store) -> Result<(Gauges, LanesCounted), StoreError> {
+/// The counts, and how long counting took.
+async fn count(store: &Store) -> Result<(Gauges, LanesCounted, Duration), StoreError> {
+    let begun = store.now().await?;
     let Census { enqueued, by_state, oldest_pending } = store.census().await?;
     let now = store.now().await?;
     let gauges = Gauges { enqueued, counts: counts(&by_state), oldest_pending: oldest_pending.map(|at| now.since(at)) };
-    Ok((gauges, lanes(&store.lane_records().await?)))
+    Ok((gauges, lanes(&store.lane_records().await?), now.since(begun)))
 }
 
 fn lanes(records: &[LaneRecord]) -> LanesCounted {

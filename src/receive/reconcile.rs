@@ -106,6 +106,7 @@ pub async fn reconcile_sessions(
     }
     let committed = app.store.reconcile(order, Mode::Commit).await?;
     app.doorbell.notify_one();
+    app.bells.works.notify_one();
     if !committed.replayed {
         tell(&committed.receipt, Class::Bulk);
     }

@@ -46,16 +46,16 @@ pub struct TargetBody {
 #[serde(deny_unknown_fields)]
 #[cfg_attr(test, derive(PartialEq))]
 pub struct ExceptBody {
-    /// These people, by the provider's `sub`; at most 1,000.
+    /// These people, by the provider's `sub`; at most 100.
     #[serde(default)]
     sub: Vec<text::Subject>,
-    /// These clients; at most 1,000. Then everybody's participations at the other clients end, and the provider's sessions go on.
+    /// These clients; at most 100. Then everybody's participations at the other clients end, and the provider's sessions go on.
     #[serde(default)]
     client_id: Vec<text::ClientId>,
 }
 
 /// How many people, and how many clients, one logout may spare.
-const EXCEPT_MAX: usize = 1000;
+const EXCEPT_MAX: usize = 100;
 
 /// The legal combinations, larger ones first, so that the first that is contained tells what was meant.
 const COMBINATIONS: [&[&str]; 12] = [
@@ -262,7 +262,7 @@ mod tests {
         assert_eq!(shown(&Target::Everyone, &except), json!({"everyone": true, "except": {"sub": ["a"], "client_id": ["c"]}}));
         assert!(spared(r#"{"client_id":"c","except":{"sub":["a"]}}"#).is_ok());
         assert!(spared(r#"{"everyone":true,"except":{}}"#).unwrap().is_empty());
-        let many = format!(r#"{{"everyone":true,"except":{{"sub":["a"{}]}}}}"#, r#","a""#.repeat(1000));
+        let many = format!(r#"{{"everyone":true,"except":{{"sub":["a"{}]}}}}"#, r#","a""#.repeat(100));
         for (body, pointer) in [
             (r#"{"sub":"a","except":{"sub":["a"]}}"#, "/target/except"),
             (r#"{"sub":"a","client_id":"c","except":{}}"#, "/target/except"),

@@ -145,7 +145,7 @@ pub struct EventFilter {
     pub correlation_id: Option<String>,
     /// On behalf of this actor.
     pub actor: Option<String>,
-    /// Posted by this caller.
+    /// Posted by this caller, or by the server itself.
     pub caller: Option<String>,
 }
 
@@ -160,7 +160,7 @@ pub struct DeliveryFilter {
     pub state: Option<DeliveryState>,
     /// To which client.
     pub client_id: Option<ClientId>,
-    /// Of logouts posted by this caller.
+    /// Of logouts posted by this caller, or by the server itself.
     pub caller: Option<String>,
     /// Written at or after.
     pub since: Option<Timestamp>,

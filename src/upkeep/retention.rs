@@ -5,12 +5,27 @@ use crate::store::{Forgettable, StoreError};
 
 /// Removes a few hundred rows of each kind at most. Keys go before the logouts they name.
 pub async fn step(tools: &Tools) -> Result<Step, StoreError> {
-    let mut removed = tools.store.forget(Forgettable::IdempotencyKeys, tools.keep).await?;
-    if removed == 0 {
-        removed += tools.store.forget_logouts(tools.keep).await?;
+    let (mut removed, mut failed) = (0, None);
+    let mut count = |outcome: Result<u64, StoreError>| match outcome {
+        Ok(rows) => {
+            removed += rows;
+            rows
+        }
+        // One kind that fails keeps no other from going.
+        Err(error) => {
+            failed = Some(error);
+            0
+        }
+    };
+    if count(tools.store.forget(Forgettable::IdempotencyKeys, tools.keep).await) == 0 {
+        count(tools.store.forget_logouts(tools.keep).await);
     }
     for kind in Forgettable::ALL.iter().copied().filter(|kind| *kind != Forgettable::IdempotencyKeys) {
-        removed += tools.store.forget(kind, tools.keep).await?;
+        count(tools.store.forget(kind, tools.keep).await);
     }
-    Ok(if removed > 0 { Step::More } else { Step::Dry })
+    match failed {
+        Some(error) => Err(error),
+        None if removed > 0 => Ok(Step::More),
+        None => Ok(Step::Dry),
+    }
 }

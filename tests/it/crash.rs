@@ -212,6 +212,34 @@ on_both_engines! {
         assert_eq!(logouts.len(), SESSIONS);
     }
 
+    async fn a_logout_of_everybody_that_is_killed_twice_tells_everybody_and_no_token_is_good_after_the_answer(database) {
+        const SESSIONS: usize = 330;
+        let mut world = World::begin(database, SESSIONS).await;
+        world.parties_answer(&Reply::Drop);
+        let admin = &world.admin;
+        let receipt = admin.post("/v1/issuers/main/logouts", json!({"target": {"everyone": true}, "reason": "admin"})).await.expect(202);
+        let path = format!("/v1/issuers/main/logouts/{}", receipt["id"].as_str().unwrap());
+        for n in (0..SESSIONS).rev().step_by(10) {
+            assert_eq!(world.provider.introspect(&token(n)).await["active"], false, "the token of {n} was good after the answer");
+        }
+        world = world.kill_and_start_again().await;
+        let ended = |receipt: &Value| receipt["sessions_ended"].as_u64().unwrap();
+        until("a page is done", || async { (ended(&world.admin.get(&path).await.expect(200)) > 0).then_some(()) }).await;
+        world = world.kill_and_start_again().await;
+        world.parties_answer(&Reply::Status(200));
+        let receipt = until("the logout of everybody is settled", || async {
+            let receipt = world.admin.get(&path).await.expect(200);
+            (receipt["state"] == "settled").then_some(receipt)
+        })
+        .await;
+        assert_eq!((ended(&receipt), &receipt["refresh_tokens_revoked"]), (SESSIONS as u64, &json!(SESSIONS)), "{receipt}");
+        assert_eq!((&receipt["deliveries"]["total"], &receipt["deliveries"]["delivered"]), (&json!(2 * SESSIONS), &json!(2 * SESSIONS)));
+        for party in &world.parties {
+            let told: BTreeSet<String> = party.calls().iter().map(|call| call.claim("sid").to_string()).collect();
+            assert_eq!(told.len(), SESSIONS);
+        }
+    }
+
     async fn nobody_ever_sees_half_a_logout(database) {
         const SESSIONS: usize = 40;
         let world = World::begin(database, SESSIONS).await;

@@ -52,7 +52,7 @@ async fn lives_on(stage: &Stage, sid: &str) {
 /// Any receipt once it is settled: a provider sees its own alone.
 async fn settled(stage: &Stage, id: &Value) -> Value {
     until("the logout settles", || async {
-        let receipt = stage.admin.get(&format!("{LOGOUTS}/{}", id.as_str().unwrap())).await.expect(200);
+        let receipt = stage.provider.get(&format!("{LOGOUTS}/{}", id.as_str().unwrap())).await.expect(200);
         (receipt["state"] == "settled").then_some(receipt)
     })
     .await

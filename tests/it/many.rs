@@ -325,6 +325,58 @@ on_both_engines! {
         assert!(bench.store.attempt_facts(&leased).await.unwrap()[0].undone);
     }
 
+    async fn whoever_an_undone_logout_did_not_tell_is_told_by_the_next_one(database) {
+        let bench = Bench::on(database).await;
+        bench.login("s-1", "alice", &["wiki", "shop"]).await;
+        let first = bench.commit(&everyone(Reason::Compromise)).await.receipt.id;
+        finish(&bench).await;
+        assert_eq!(undo(&bench, &first).await.counts.cancelled, 2);
+        let next = bench.commit(&of_subject("alice", Reason::UserLogout)).await.receipt;
+        assert_eq!((next.state, next.counts.adopted), (EventState::Delivering, 2), "somebody is still in");
+        let leased = bench.claim(1, LEASE).await;
+        assert!(leased.len() == 2 && bench.store.attempt_facts(&leased).await.unwrap().iter().all(|facts| !facts.undone));
+        assert_eq!(undo(&bench, &next.id).await.counts.adopted, 2);
+        for leased in &leased {
+            bench.delivered(leased).await;
+        }
+        let all = bench.commit(&everyone(Reason::Admin)).await.receipt.id;
+        finish(&bench).await;
+        assert_eq!(receipt(&bench, &all).await.state, EventState::Settled, "everybody was told by now");
+    }
+
+    async fn what_an_operator_opens_again_is_sent_although_its_logout_was_undone(database) {
+        let bench = Bench::on(database).await;
+        bench.login("s-1", "alice", &["wiki"]).await;
+        let event = bench.commit(&of_session("s-1", Reason::UserLogout)).await.receipt;
+        undo(&bench, &event.id).await;
+        bench.clock.advance(Duration::from_secs(1));
+        bench.store.retry_delivery(&bench.issuer.id, &event.deliveries[0].id, None, opening, entry(Act::DeliveryRetried)).await.unwrap();
+        finish(&bench).await;
+        let leased = bench.claim(1, LEASE).await;
+        assert!(!bench.store.attempt_facts(&leased).await.unwrap()[0].undone);
+    }
+
+    async fn who_took_part_in_what_ended_without_a_word_is_told_of_a_compromise(database) {
+        let bench = Bench::on(database).await;
+        for (session, who) in [("s-1", "alice"), ("s-2", "bob")] {
+            bench.login(session, who, &["wiki", "shop"]).await;
+        }
+        bench.clock.advance(Duration::from_secs(3700));
+        let overdue = bench.store.overdue(&bench.issuer).await.unwrap();
+        let aged = bench.store.expire(&bench.issuer, overdue, logoutd::plan::expiry::opening).await.unwrap().unwrap();
+        assert_eq!((aged.sessions_ended, aged.counts.total()), (2, 0));
+        let plain = bench.commit(&of_subject("alice", Reason::UserLogout)).await.receipt;
+        assert_eq!(plain.counts.total(), 0, "who did not ask is not told of an age");
+        let grave = bench.commit(&of_subject("alice", Reason::AccountDisabled)).await.receipt;
+        assert_eq!((grave.state, grave.counts.pending), (EventState::Delivering, 2));
+        let rehearsed = bench.try_commit(&everyone(Reason::Compromise), Mode::Rehearse).await.unwrap().receipt;
+        let all = bench.commit(&everyone(Reason::Compromise)).await.receipt.id;
+        finish(&bench).await;
+        let all = receipt(&bench, &all).await;
+        assert_eq!((all.counts.pending, all.counts.adopted), (2, 2), "the other is told, and the first waited for");
+        assert_eq!(rehearsed.counts, all.counts);
+    }
+
     async fn a_large_undo_goes_on_page_by_page(database) {
         let bench = Bench::on(database).await;
         crowd(&bench, 600).await;

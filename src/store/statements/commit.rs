@@ -64,6 +64,10 @@ pub(in crate::store) async fn commit(conn: &mut Conn, context: &Context, input: 
     ending::count_on_receipt(conn, &event, ended).await?;
     adopt(conn, act, &target, reach.adopt).await?;
     joins::write_deliveries(conn, context, ending::duty(act), &ending.told, *opening).await?;
+    if reach.adopt == Adopt::Reopen {
+        let untold = untold(conn, act, &target).await?;
+        joins::write_deliveries(conn, context, ending::duty(act), &untold, *opening).await?;
+    }
     if let Some(scope) = &reach.cut_off {
         leave_cut_off(conn, context, act, scope.clone(), &reach.except, None).await?;
     }
@@ -692,9 +696,9 @@ async fn adopt(conn: &mut Conn, act: Scene<'_>, target: &Resolved, how: Adopt) -
     if matches!(target, Resolved::Grant(_) | Resolved::Nothing) {
         return Ok(());
     }
-    if how == Adopt::Reopen {
-        reopen(conn, act, target).await?;
-    }
+    let mut opened_again = reopening(act, how);
+    push_earlier_deliveries(&mut opened_again, act, target);
+    opened_again.build().execute(&mut *conn).await?;
     let mut sql = Builder::new("INSERT INTO adoptions (event_id, delivery_id) SELECT ");
     sql.push("CAST(")
         .push_bind(act.event.as_str().to_owned())
@@ -705,16 +709,41 @@ async fn adopt(conn: &mut Conn, act: Scene<'_>, target: &Resolved, how: Adopt) -
     Ok(())
 }
 
-async fn reopen(conn: &mut Conn, act: Scene<'_>, target: &Resolved) -> Result<(), StoreError> {
-    let mut sql = reopening(act);
-    push_earlier_deliveries(&mut sql, act, target);
-    sql.build().execute(conn).await?;
-    Ok(())
+/// How many participants that were never told one logout tells.
+const UNTOLD_MAX: i64 = 1000;
+
+/// Who took part in what ended without a word, by its age or by a provider's list: a security reason tells them all the same, the latest first.
+async fn untold(conn: &mut Conn, act: Scene<'_>, target: &Resolved) -> Result<Vec<ToTell>, StoreError> {
+    let mut sql = Builder::new("SELECT id, session_id, client_id, sid, sub FROM participants WHERE ended_by IS NOT NULL AND ended_by <> ");
+    sql.push_bind(act.event.as_str().to_owned()).push(ending::UNTOLD);
+    match target {
+        Resolved::Sessions(_) => {
+            sql.push(" AND session_id IN (SELECT id FROM sessions WHERE issuer_id = ").push_bind(act.issuer.as_str().to_owned());
+            push_sessions_of_target(&mut sql, target);
+            push_begun_before(&mut sql, "started_at", act.terms.begun_before);
+            sql.push(")");
+        }
+        Resolved::Participations(of) => {
+            push_participations(&mut sql, act.issuer, of);
+            push_begun_before(&mut sql, "joined_at", act.terms.begun_before);
+        }
+        Resolved::Grant(_) | Resolved::Nothing => return Ok(Vec::new()),
+    }
+    sql.push(" ORDER BY created_at DESC LIMIT ").push_bind(UNTOLD_MAX);
+    ending::to_tell(conn, sql).await
+}
+
+/// What is opened again of earlier logouts. What an undone logout kept from being told is told by the next one, whatever its reason.
+pub(super) const fn opened_again(how: Adopt) -> &'static str {
+    match how {
+        Adopt::Open => "(state = 'cancelled' AND reason = 'undone')",
+        Adopt::Reopen => "(state IN ('pending', 'rejected', 'expired') OR (state = 'cancelled' AND reason IN ('undone', 'operator')))",
+    }
 }
 
 /// `UPDATE deliveries …` of earlier logouts: goes first, at once, and with new patience, open ones and those that were given up alike. What is in
 /// flight just now keeps its lease.
-pub(super) fn reopening(act: Scene<'_>) -> Builder {
+pub(super) fn reopening(act: Scene<'_>, how: Adopt) -> Builder {
     let (class, now) = (class_number(act.terms.class), act.now.millis());
     let mut sql = Builder::new(
         "UPDATE deliveries SET state = 'pending', reason = NULL, settled_at = NULL, retry = FALSE, due_at = CASE WHEN lease_token IS NULL THEN ",
@@ -722,7 +751,7 @@ pub(super) fn reopening(act: Scene<'_>) -> Builder {
     sql.push_bind(now).push(" ELSE due_at END, reopened_token = lease_token, horizon_at = horizon_ms + ").push_bind(now);
     sql.push(", recoverable = 0, refused = 0, config_fault = 0, redirected = 0, blocked = 0, ours = 0, class = CASE WHEN class > ");
     sql.push_bind(class).push(" THEN ").push_bind(class).push(" ELSE class END, compromise = (compromise OR ");
-    sql.push_bind(act.terms.compromise).push(") WHERE state IN ('pending', 'rejected', 'expired') AND event_id <> ");
+    sql.push_bind(act.terms.compromise).push(format!(") WHERE {} AND event_id <> ", opened_again(how)));
     sql.push_bind(act.event.as_str().to_owned());
     sql
 }
@@ -768,7 +797,12 @@ async fn leave_cut_off(
 }
 
 fn audit_entry(trigger: &Trigger, target_json: &str, event: &EventId, ended: Ended) -> AuditEntry {
-    let target: serde_json::Value = serde_json::from_str(target_json).unwrap_or(serde_json::Value::Null);
+    let mut target: serde_json::Value = serde_json::from_str(target_json).unwrap_or(serde_json::Value::Null);
+    // Whom it spared is on the receipt. The trail is kept longer than anybody's name may be, and keeps how many.
+    if let (false, Some(members)) = (trigger.except.is_empty(), target.as_object_mut()) {
+        let Except { sub, client_id } = &trigger.except;
+        members.insert("except".to_owned(), serde_json::json!({ "sub": sub.len(), "client_id": client_id.len() }));
+    }
     let detail = serde_json::json!({
         "target": target,
         "reason": trigger.reason.as_str(),

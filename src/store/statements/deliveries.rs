@@ -70,7 +70,8 @@ impl ViewRow {
 pub(in crate::store) async fn listed(conn: &mut Conn, filter: &DeliveryFilter, page: &Page) -> Result<Listed<DeliveryView>, StoreError> {
     let mut sql = Builder::new(format!("SELECT {VIEW} FROM deliveries WHERE 1 = 1"));
     let texts = [
-        ("issuer_id", filter.issuer.as_ref().map(IssuerId::as_str)),
+        // Whoever names a logout has looked whose it is; naming the issuer too would send SQLite through all of its deliveries.
+        ("issuer_id", filter.issuer.as_ref().filter(|_| filter.event.is_none()).map(IssuerId::as_str)),
         ("event_id", filter.event.as_ref().map(EventId::as_str)),
         ("client_id", filter.client_id.as_ref().map(ClientId::as_str)),
         ("state", filter.state.map(DeliveryState::as_str)),
@@ -83,7 +84,8 @@ pub(in crate::store) async fn listed(conn: &mut Conn, filter: &DeliveryFilter, p
     if let Some(caller) = &filter.caller {
         let issuer = filter.issuer.as_ref().map_or("", IssuerId::as_str);
         sql.push(" AND event_id IN (SELECT id FROM events WHERE issuer_id = ").push_bind(issuer.to_owned());
-        sql.push(" AND caller = ").push_bind(caller.clone()).push(")");
+        super::events::push_of_caller(&mut sql, caller);
+        sql.push(")");
     }
     if let Some(since) = filter.since {
         sql.push(" AND created_at >= ").push_bind(since.millis());
@@ -440,19 +442,13 @@ pub(in crate::store) async fn attempt_facts(conn: &mut Conn, leased: &[Leased]) 
         .collect()
 }
 
-/// Those whose logout was undone and that no other logout waits for.
+/// Those whose logout was undone since they were opened, and that no other logout waits for.
 async fn undone(conn: &mut Conn, leased: &[Leased]) -> Result<BTreeSet<String>, StoreError> {
     let mut found = BTreeSet::new();
     for chunk in leased.chunks(super::ROWS_MAX) {
-        let mut sql = Builder::new(
-            "SELECT d.id FROM deliveries AS d JOIN events AS e ON e.id = d.event_id WHERE e.undone_at IS NOT NULL AND d.id IN ",
-        );
+        let mut sql = Builder::new("SELECT d.id FROM deliveries AS d WHERE d.id IN ");
         push_list(&mut sql, chunk.iter().map(|one| one.id.as_str()));
-        push_text(
-            &mut sql,
-            " AND NOT EXISTS (SELECT 1 FROM adoptions AS a JOIN events AS o ON o.id = a.event_id
-                               WHERE a.delivery_id = d.id AND o.undone_at IS NULL)",
-        );
+        push_text(&mut sql, super::works::ONLY_OF_THE_UNDONE);
         found.extend(sql.build_query_scalar::<String>().fetch_all(&mut *conn).await?);
     }
     Ok(found)

@@ -5,6 +5,7 @@ use super::sessions::stored_sid;
 use super::{Builder, Conn, count, push_list};
 use crate::model::delivery::Class;
 use crate::model::effects::{Offline, OpeningRule, Reach};
+use crate::model::event::{TARGET_EXPIRED, TARGET_RECONCILE};
 use crate::model::{ClientId, EventId, IssuerId, ParticipantId, SessionId, Subject, Timestamp};
 use crate::store::{Context, StoreError};
 
@@ -67,6 +68,18 @@ pub(super) async fn end_listed(
     Ok(Ended { sessions: sessions.len() as u64, participations: 0, tokens })
 }
 
+/// Those of which no report has spoken since then: whoever is spoken of was there after the list was made that leaves them out.
+pub(super) async fn still_silent(conn: &mut Conn, listed: &[SessionId], since: Timestamp) -> Result<Vec<SessionId>, StoreError> {
+    let mut silent = Vec::with_capacity(listed.len());
+    for chunk in listed.chunks(super::ROWS_MAX) {
+        let mut sql = Builder::new("SELECT id FROM sessions WHERE ended_at IS NULL AND reported_at < ");
+        sql.push_bind(since.millis()).push(" AND id IN ");
+        push_list(&mut sql, chunk.iter().map(SessionId::as_str));
+        silent.extend(sql.build_query_scalar::<String>().fetch_all(&mut *conn).await?.into_iter().map(SessionId::stored));
+    }
+    Ok(silent)
+}
+
 /// What the deliveries of this end have in common.
 pub(super) const fn duty(act: Scene<'_>) -> Duty<'_> {
     let Scene { issuer, event, at, now, terms, .. } = act;
@@ -77,7 +90,11 @@ pub(super) const fn duty(act: Scene<'_>) -> Duty<'_> {
 pub(super) fn sessions_update(act: Scene<'_>) -> Builder {
     let mut sql = Builder::new("UPDATE sessions SET ended_at = ");
     sql.push_bind(act.at.millis()).push(", ended_by = ").push_bind(act.event.as_str().to_owned());
-    sql.push(", ended_offline = ").push_bind(act.terms.offline == Offline::Taken);
+    // An end that nobody asked for is told apart by what its event names, also when the event has been forgotten.
+    sql.push(", ended_target = (SELECT e.target FROM events AS e WHERE e.id = ").push_bind(act.event.as_str().to_owned());
+    sql.push(" AND e.target IN ");
+    push_list(&mut sql, [TARGET_EXPIRED, TARGET_RECONCILE]);
+    sql.push("), ended_offline = ").push_bind(act.terms.offline == Offline::Taken);
     sql.push(", ended_grave = ").push_bind(act.terms.compromise);
     sql.push(" WHERE ended_at IS NULL AND issuer_id = ").push_bind(act.issuer.as_str().to_owned());
     sql
@@ -118,6 +135,14 @@ pub(super) fn participants_update(act: Scene<'_>) -> Builder {
 /// Runs an update of participants and says who they were.
 pub(super) async fn ended_participants(conn: &mut Conn, mut sql: Builder) -> Result<Vec<ToTell>, StoreError> {
     sql.push(" RETURNING id, session_id, client_id, sid, sub");
+    to_tell(conn, sql).await
+}
+
+/// ` AND …` over ended `participants`: nobody wrote a delivery for it.
+pub(super) const UNTOLD: &str = " AND NOT EXISTS (SELECT 1 FROM deliveries AS d WHERE d.participant_id = participants.id)";
+
+/// Runs a statement that finds participants: id, session, client, `sid`, `sub`.
+pub(super) async fn to_tell(conn: &mut Conn, mut sql: Builder) -> Result<Vec<ToTell>, StoreError> {
     let rows: Vec<(String, String, String, String, Option<String>)> = sql.build_query_as().fetch_all(conn).await?;
     let told = rows.into_iter().map(|(id, session, client, sid, sub)| ToTell {
         participant: ParticipantId::stored(id),

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::deliveries::delivery_word;
 use super::{Builder, Conn, count, instant, push_list, push_page, word};
+use crate::model::access::Caller;
 use crate::model::delivery::DeliveryState;
 use crate::model::event::{Counts, EventState, RECEIPT_CLIENTS_MAX, Receipt};
 use crate::model::page::{Cursor, Listed, Page};
@@ -156,11 +157,20 @@ fn push_filter(sql: &mut Builder, filter: &EventFilter) {
     if let Some(sid) = &filter.sid {
         push_concerning(sql, issuer, "sid", sid.as_str());
     }
-    for (column, value) in [("correlation_id", &filter.correlation_id), ("actor", &filter.actor), ("caller", &filter.caller)] {
+    for (column, value) in [("correlation_id", &filter.correlation_id), ("actor", &filter.actor)] {
         if let Some(value) = value {
             sql.push(format!(" AND {column} = ")).push_bind(value.clone());
         }
     }
+    if let Some(caller) = &filter.caller {
+        push_of_caller(sql, caller);
+    }
+}
+
+/// ` AND …`: what this caller posted, and what the server did by itself.
+pub(super) fn push_of_caller(sql: &mut Builder, caller: &str) {
+    sql.push(" AND caller IN ");
+    push_list(sql, [caller, Caller::ITSELF]);
 }
 
 fn push_expanding(sql: &mut Builder, within: &str, issuer: &str) {

@@ -96,6 +96,8 @@ enum Phase {
     Grants,
     /// Deliveries of earlier logouts are adopted.
     Earlier,
+    /// Who took part in what ended without a word is told.
+    Untold,
 }
 
 impl Position {
@@ -190,6 +192,10 @@ impl Plan {
         self.expiry
     }
 
+    const fn adopt(&self) -> Adopt {
+        if self.reopen { Adopt::Reopen } else { Adopt::Open }
+    }
+
     fn terms(&self) -> Terms {
         Terms {
             begun_before: self.begun_before.map(Timestamp::from_millis),
@@ -226,6 +232,7 @@ pub(super) async fn page(conn: &mut Conn, context: &Context, page: Page<'_>, pla
         (Phase::Living, Ends::Items) => return items_page(conn, context, page, plan, position).await,
         (Phase::Grants, _) => grants_page(conn, page, plan, position).await?,
         (Phase::Earlier, _) => (Ended::default(), earlier_page(conn, page, plan, position).await?),
+        (Phase::Untold, _) => (Ended::default(), untold_page(conn, context, page, plan, position).await?),
     };
     if ended != Ended::default() {
         ending::count_on_receipt(conn, page.event, ended).await?;
@@ -233,7 +240,8 @@ pub(super) async fn page(conn: &mut Conn, context: &Context, page: Page<'_>, pla
     let next_phase = match position.phase {
         Phase::Living => Some(Position::at(Phase::Grants)),
         Phase::Grants => Some(Position::at(Phase::Earlier)),
-        Phase::Earlier => None,
+        Phase::Earlier if plan.reopen => Some(Position::at(Phase::Untold)),
+        Phase::Earlier | Phase::Untold => None,
     };
     Ok((ended, next.or(next_phase)))
 }
@@ -286,7 +294,9 @@ async fn items_page(conn: &mut Conn, context: &Context, page: Page<'_>, plan: &P
         .await?;
     let Some(items) = items else { return Ok((Ended::default(), None)) };
     let ids: Vec<String> = serde_json::from_str(&items).map_err(|_| super::corrupt("work_items", "items"))?;
-    let mut sql = Builder::new("SELECT id, sub, sid, provider_key FROM sessions WHERE ended_at IS NULL AND id IN ");
+    // A report that came first wins.
+    let mut sql = Builder::new("SELECT id, sub, sid, provider_key FROM sessions WHERE ended_at IS NULL AND reported_at < ");
+    sql.push_bind(plan.at).push(" AND id IN ");
     push_list(&mut sql, ids.iter().map(String::as_str));
     let found: Vec<Found> = sql.build_query_as().fetch_all(&mut *conn).await?;
     let ended = end_found(conn, context, page, plan, found).await?;
@@ -380,12 +390,10 @@ async fn earlier_page(conn: &mut Conn, page: Page<'_>, plan: &Plan, position: &P
     if found.is_empty() {
         return Ok(None);
     }
-    if plan.reopen {
-        let mut sql = super::commit::reopening(page.scene(plan, &[]));
-        sql.push(" AND id IN ");
-        push_list(&mut sql, found.iter().map(String::as_str));
-        sql.build().execute(&mut *conn).await?;
-    }
+    let mut sql = super::commit::reopening(page.scene(plan, &[]), plan.adopt());
+    sql.push(" AND id IN ");
+    push_list(&mut sql, found.iter().map(String::as_str));
+    sql.build().execute(&mut *conn).await?;
     let mut sql = Builder::new("INSERT INTO adoptions (event_id, delivery_id) SELECT CAST(");
     sql.push_bind(page.event.as_str().to_owned()).push(" AS TEXT), id FROM deliveries WHERE state = 'pending' AND id IN ");
     push_list(&mut sql, found.iter().map(String::as_str));
@@ -400,6 +408,46 @@ fn next_earlier(issuer: &IssuerId, event: &EventId, plan: &Plan, position: &Posi
     push_earlier(&mut sql, issuer, event, plan);
     sql.push(" AND id > ").push_bind(position.id.clone()).push(" ORDER BY id LIMIT ").push_bind(limit(ROWS_MAX));
     sql
+}
+
+/// How many participants a page looks at, to be told or not.
+const LOOKED_AT_MAX: usize = 2000;
+
+/// Looks at participants one after the other, whoever's they are: those that were never told are too few to be found by an index of their own.
+async fn untold_page(
+    conn: &mut Conn,
+    context: &Context,
+    page: Page<'_>,
+    plan: &Plan,
+    position: &Position,
+) -> Result<Option<Position>, StoreError> {
+    let last: Option<String> =
+        sqlx::query_scalar("SELECT max(id) FROM (SELECT id FROM participants WHERE id > $1 ORDER BY id LIMIT $2) AS looked")
+            .bind(&position.id)
+            .bind(limit(LOOKED_AT_MAX))
+            .fetch_one(&mut *conn)
+            .await?;
+    let Some(last) = last else { return Ok(None) };
+    let mut sql = Builder::new("SELECT id, session_id, client_id, sid, sub FROM participants WHERE id > ");
+    sql.push_bind(position.id.clone()).push(" AND id <= ").push_bind(last.clone());
+    push_untold(&mut sql, page, plan);
+    let told = ending::to_tell(conn, sql).await?;
+    joins::write_deliveries(conn, context, ending::duty(page.scene(plan, &[])), &told, page.opening).await?;
+    Ok(Some(Position { id: last, ..Position::at(Phase::Untold) }))
+}
+
+/// ` AND …` over `participants`: ended without a word before this, and of what it names.
+fn push_untold(sql: &mut Builder, page: Page<'_>, plan: &Plan) {
+    sql.push(" AND issuer_id = ").push_bind(page.issuer.as_str().to_owned());
+    sql.push(" AND ended_by IS NOT NULL AND ended_by <> ").push_bind(page.event.as_str().to_owned());
+    sql.push(" AND epoch < ").push_bind(plan.epoch).push(ending::UNTOLD);
+    push_spared(sql, "client_id", &plan.except_client_id);
+    match &plan.of {
+        Of::Client { client_id } | Of::SubjectAtClient { client_id, .. } => push_equal(sql, "client_id", client_id),
+        Of::Everyone | Of::EveryoneAtClients | Of::Subject { .. } | Of::Device { .. } | Of::Listed => {}
+    }
+    push_text(sql, " AND ");
+    push_of_sessions(sql, "session_id", page.issuer, plan);
 }
 
 /// The last of a page that is full: there may be more behind it.
@@ -531,8 +579,8 @@ fn push_of_sessions(sql: &mut Builder, column: &'static str, issuer: &IssuerId, 
 /// ` AND …` over `deliveries`: what earlier logouts wrote for what it names, open, and given up where that is opened again.
 fn push_earlier(sql: &mut Builder, issuer: &IssuerId, event: &EventId, plan: &Plan) {
     // In these words the index is found by SQLite, which does not reason about them.
-    push_text(sql, " AND state IN ('pending', 'rejected', 'expired')");
-    push_text(sql, if plan.reopen { "" } else { " AND state = 'pending'" });
+    push_text(sql, " AND state IN ('pending', 'rejected', 'expired', 'cancelled')");
+    sql.push(format!(" AND (state = 'pending' OR {})", super::commit::opened_again(plan.adopt())));
     sql.push(" AND event_id <> ").push_bind(event.as_str().to_owned());
     // Whoever ended it, and when: it is about somebody who was in before.
     sql.push(" AND EXISTS (SELECT 1 FROM participants AS p WHERE p.id = participant_id AND p.epoch < ").push_bind(plan.epoch).push(")");
@@ -695,7 +743,7 @@ pub(super) async fn rehearsed(conn: &mut Conn, page: Page<'_>, plan: &Plan) -> R
     sql.push_bind(page.issuer.as_str().to_owned());
     push_earlier(&mut sql, page.issuer, page.event, plan);
     counted.adopted = count(sql.build_query_scalar().fetch_one(&mut *conn).await?);
-    let groups = told(conn, page.issuer, plan).await?;
+    let groups = told(conn, page, plan).await?;
     let mut wanted: Vec<_> = groups.iter().map(|(client, ..)| (page.issuer.clone(), ClientId::stored(client.clone()))).collect();
     wanted.dedup();
     let clients = super::registry::clients_of(conn, &wanted).await?;
@@ -714,18 +762,28 @@ pub(super) async fn rehearsed(conn: &mut Conn, page: Page<'_>, plan: &Plan) -> R
 }
 
 /// Who would be told: by client, and by which names.
-async fn told(conn: &mut Conn, issuer: &IssuerId, plan: &Plan) -> Result<Vec<(String, bool, bool, i64)>, StoreError> {
+async fn told(conn: &mut Conn, page: Page<'_>, plan: &Plan) -> Result<Vec<(String, bool, bool, i64)>, StoreError> {
     let mut sql = Builder::new("SELECT p.client_id, p.sid <> '', p.sub IS NOT NULL, CAST(count(*) AS BIGINT) ");
     match plan.of.ends() {
         Ends::Sessions | Ends::Items => {
             sql.push("FROM participants AS p WHERE p.ended_at IS NULL AND p.session_id IN (SELECT id FROM sessions WHERE ");
-            push_sessions(&mut sql, issuer, plan);
+            push_sessions(&mut sql, page.issuer, plan);
             sql.push(")");
         }
-        Ends::Participations => push_participations(&mut sql, issuer, plan),
+        Ends::Participations => push_participations(&mut sql, page.issuer, plan),
     }
     sql.push(" GROUP BY 1, 2, 3 ORDER BY 1");
-    Ok(sql.build_query_as().fetch_all(conn).await?)
+    let mut groups: Vec<(String, bool, bool, i64)> = sql.build_query_as().fetch_all(&mut *conn).await?;
+    if plan.reopen {
+        let mut sql = Builder::new(
+            "SELECT client_id, sid <> '', sub IS NOT NULL, CAST(count(*) AS BIGINT) FROM participants WHERE ended_at IS NOT NULL",
+        );
+        push_untold(&mut sql, page, plan);
+        sql.push(" GROUP BY 1, 2, 3 ORDER BY 1");
+        groups.extend(sql.build_query_as::<(String, bool, bool, i64)>().fetch_all(conn).await?);
+        groups.sort();
+    }
+    Ok(groups)
 }
 
 /// How many refresh tokens are good that would be no more.

@@ -35,7 +35,10 @@ pub(in crate::store) async fn live(
 }
 
 fn look(issuer: &IssuerId, after: Option<&SessionId>) -> Builder {
-    let mut sql = Builder::new("SELECT id, sid, started_at, created_at FROM sessions WHERE ended_at IS NULL AND issuer_id = ");
+    let mut sql = Builder::new(
+        "SELECT id, sid, started_at, CASE WHEN reported_at > created_at THEN reported_at ELSE created_at END
+           FROM sessions WHERE ended_at IS NULL AND issuer_id = ",
+    );
     sql.push_bind(issuer.as_str().to_owned());
     if let Some(after) = after {
         sql.push(" AND id > ").push_bind(after.as_str().to_owned());
@@ -62,7 +65,8 @@ pub(in crate::store) async fn reconcile(conn: &mut Conn, context: &Context, (ord
     if order.absent.len() > AT_ONCE_MAX {
         works::begin_listed(conn, context, (&order.issuer, &event), &order.absent, act.at, now).await?;
     } else {
-        let ended = ending::end_listed(conn, context, act, &order.absent, order.opening).await?;
+        let silent = ending::still_silent(conn, &order.absent, act.at).await?;
+        let ended = ending::end_listed(conn, context, act, &silent, order.opening).await?;
         ending::count_on_receipt(conn, &event, ended).await?;
     }
     super::registry::record(conn, context, &audit(order, &event)).await?;

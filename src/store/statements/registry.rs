@@ -7,6 +7,7 @@ use super::{Builder, Conn, Db, corrupt, dialect, duration_ms, instant, listed, m
 use crate::model::access::{ApiTokenRecord, Role};
 use crate::model::audit::{Act, AuditRecord};
 use crate::model::client::{Claims, ClientRecord, DeliverySettings, Network, OnExpiry, TokenTyp};
+use crate::model::delivery::Lane;
 use crate::model::issuer::{Expiry, IssuerRecord};
 use crate::model::key::{KeyRecord, KeyState, SigningAlg};
 use crate::model::page::{Cursor, Listed, Page};
@@ -413,6 +414,8 @@ pub(in crate::store) async fn delete_client(
         Pending::Deliver => {}
         Pending::Cancel => statements.push(cancel),
     }
+    // Nobody could resume it any more, and what is pending goes on.
+    sqlx::query("UPDATE lanes SET paused_at = NULL WHERE lane = $1").bind(Lane::of(issuer, id).as_str()).execute(&mut *conn).await?;
     for statement in statements {
         sqlx::query(statement).bind(issuer.as_str()).bind(id.as_str()).bind(now).execute(&mut *conn).await?;
     }

@@ -108,7 +108,7 @@ async fn apply(conn: &mut Conn, desk: Desk<'_>, issuer: &IssuerRecord, owned: &[
         }
         Report::Touch { session, idle_expires_at, expires_at } => {
             let Some(session) = find_owned(conn, desk, owned, session).await? else { return Ok(Err(ReportRefused::UnknownSession)) };
-            touch(conn, &session, *idle_expires_at, *expires_at).await
+            touch(conn, desk, &session, *idle_expires_at, *expires_at).await
         }
         Report::Leave { session, client_id, sid } => {
             let Some(session) = find_owned(conn, desk, owned, session).await? else { return Ok(Err(ReportRefused::UnknownSession)) };
@@ -149,7 +149,7 @@ async fn session(conn: &mut Conn, desk: Desk<'_>, issuer: &IssuerRecord, report:
     let ended_row = ended.clone();
     let (session, begun) = match (decision, live, ended) {
         (SessionDecision::OtherSubject, ..) => return Ok(Err(ReportRefused::OtherSubject)),
-        (SessionDecision::Merge, Some(row), _) => (merge(conn, &row, report).await?, Begun::Before),
+        (SessionDecision::Merge, Some(row), _) => (merge(conn, desk, &row, report).await?, Begun::Before),
         (SessionDecision::JoinEnded, _, Some(row)) => (Joined::of(&row), Begun::Before),
         (SessionDecision::Renew, Some(row), _) => {
             expiry::make_room(conn, desk, issuer, &row).await?;
@@ -212,8 +212,8 @@ async fn begin(
     };
     sqlx::query(
         "INSERT INTO sessions (id, issuer_id, sid, provider_key, sub, started_at, expires_at, idle_expires_at, device_id, device_label,
-                               device_ip, device_agent, created_at, ended_at, ended_by, ended_offline, ended_grave, epoch)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, (SELECT epoch FROM issuers WHERE id = $2))",
+                               device_ip, device_agent, created_at, ended_at, ended_by, ended_offline, ended_grave, epoch, reported_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, (SELECT epoch FROM issuers WHERE id = $2), $13)",
     )
     .bind(id.as_str())
     .bind(desk.issuer.as_str())
@@ -238,14 +238,15 @@ async fn begin(
 }
 
 /// Adds what is new and removes nothing; the latest expiry wins.
-async fn merge(conn: &mut Conn, row: &SessionRow, report: &SessionReport) -> Result<Joined, StoreError> {
+async fn merge(conn: &mut Conn, desk: Desk<'_>, row: &SessionRow, report: &SessionReport) -> Result<Joined, StoreError> {
     sqlx::query(
         "UPDATE sessions
             SET sub = COALESCE(sub, $2),
                 expires_at = CASE WHEN $3 > expires_at THEN $3 ELSE expires_at END,
                 idle_expires_at = CASE WHEN $4 > COALESCE(idle_expires_at, 0) THEN $4 ELSE idle_expires_at END,
                 device_id = COALESCE($5, device_id), device_label = COALESCE($6, device_label),
-                device_ip = COALESCE($7, device_ip), device_agent = COALESCE($8, device_agent)
+                device_ip = COALESCE($7, device_ip), device_agent = COALESCE($8, device_agent),
+                reported_at = $9
           WHERE id = $1",
     )
     .bind(row.id.as_str())
@@ -256,6 +257,7 @@ async fn merge(conn: &mut Conn, row: &SessionRow, report: &SessionReport) -> Res
     .bind(report.device.label.as_deref())
     .bind(report.device.ip.as_deref())
     .bind(report.device.user_agent.as_deref())
+    .bind(desk.now.millis())
     .execute(conn)
     .await?;
     let mut joined = Joined::of(row);
@@ -293,19 +295,26 @@ async fn standing_after(
     Ok(Ok(Reported::Session(SessionStanding { created: begun == Begun::Now, state, ended_by, participants })))
 }
 
-async fn touch(conn: &mut Conn, session: &Joined, idle_expires_at: Option<Timestamp>, expires_at: Option<Timestamp>) -> Outcome {
+async fn touch(
+    conn: &mut Conn,
+    desk: Desk<'_>,
+    session: &Joined,
+    idle_expires_at: Option<Timestamp>,
+    expires_at: Option<Timestamp>,
+) -> Outcome {
     if session.end.is_some() {
         return Ok(Err(ReportRefused::SessionEnded));
     }
     sqlx::query(
         "UPDATE sessions
             SET idle_expires_at = CASE WHEN $2 > COALESCE(idle_expires_at, 0) THEN $2 ELSE idle_expires_at END,
-                expires_at = CASE WHEN $3 > expires_at THEN $3 ELSE expires_at END
+                expires_at = CASE WHEN $3 > expires_at THEN $3 ELSE expires_at END, reported_at = $4
           WHERE id = $1 AND ended_at IS NULL",
     )
     .bind(session.id.as_str())
     .bind(millis(idle_expires_at))
     .bind(millis(expires_at))
+    .bind(desk.now.millis())
     .execute(conn)
     .await?;
     Ok(Ok(Reported::Touched))

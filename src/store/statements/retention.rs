@@ -106,7 +106,7 @@ pub(in crate::store) async fn forget_events(
     }
     // Attempts go before their deliveries, in transactions of their own where there are many: a receipt counts all of its deliveries or is gone.
     if budget.left >= deliveries.min(ROWS) {
-        budget.remove(conn, "deliveries", "id", own, &events, "").await?;
+        budget.remove_still(conn, "deliveries", "id", own, &events, "", " AND state <> 'pending'").await?;
     }
     if budget.left > 0 {
         let none_left = " AND NOT EXISTS (SELECT 1 FROM deliveries AS d WHERE d.event_id = e.id)
@@ -160,12 +160,27 @@ impl Budget {
         names: &[String],
         end: &str,
     ) -> Result<u64, StoreError> {
+        self.remove_still(conn, table, key, rows, names, end, "").await
+    }
+
+    /// The same, with a condition that is looked at again on a row somebody else changed meanwhile.
+    #[expect(clippy::too_many_arguments, reason = "they are the parts of one statement, in its order")]
+    async fn remove_still(
+        &mut self,
+        conn: &mut Conn,
+        table: &str,
+        key: &str,
+        rows: &str,
+        names: &[String],
+        end: &str,
+        still: &str,
+    ) -> Result<u64, StoreError> {
         if names.is_empty() || self.left == 0 {
             return Ok(0);
         }
         let mut sql = Builder::new(format!("DELETE FROM {table} WHERE {key} IN ({rows}"));
         push_list(&mut sql, names.iter().map(String::as_str));
-        sql.push(end).push(" LIMIT ").push_bind(self.left).push(")");
+        sql.push(end).push(" LIMIT ").push_bind(self.left).push(")").push(still);
         let gone = sql.build().execute(conn).await?.rows_affected();
         self.left = (self.left - i64::try_from(gone).unwrap_or(i64::MAX)).max(0);
         Ok(gone)
@@ -300,7 +315,8 @@ pub(in crate::store) async fn forget(
             let silent =
                 "SELECT lane FROM lanes WHERE paused_at IS NULL AND failing_since IS NULL AND parked_at IS NULL AND probe_at IS NULL
                             AND lane IN ";
-            budget.remove(conn, "lanes", "lane", silent, found, "").await?;
+            let still = " AND paused_at IS NULL AND failing_since IS NULL AND parked_at IS NULL AND probe_at IS NULL";
+            budget.remove_still(conn, "lanes", "lane", silent, found, "", still).await?;
         }
     }
     Ok(budget.ending())

@@ -10,7 +10,7 @@ use crate::store::{Context, OpenWhy, SessionFilter, SessionSearch, StillOpen, St
 
 pub(super) const SESSION: &str = "id, issuer_id, sid, provider_key, sub, started_at, expires_at, idle_expires_at, device_id, device_label, \
                                   device_ip, device_agent, created_at, ended_at, ended_by, ended_offline, ended_grave, \
-                                  (SELECT e.target FROM events AS e WHERE e.id = ended_by) AS ended_target";
+                                  ended_target";
 
 #[derive(Clone, sqlx::FromRow)]
 pub(super) struct SessionRow {

@@ -5,7 +5,7 @@
 
 use super::expansion::{self, Plan, Position};
 use super::operators;
-use super::{Builder, Conn, count, dialect, push_list};
+use super::{Builder, Conn, dialect, push_list};
 use crate::model::effects::WorkRules;
 use crate::model::event::Receipt;
 use crate::model::{EventId, IssuerId, SessionId, Timestamp, WorkId};
@@ -72,6 +72,10 @@ pub(in crate::store) async fn advance(
         WorkKind::Replay => operators::replay_page(conn, &work, rules.opening, now).await?,
         WorkKind::Cancel => cancel(conn, &work, now).await?,
     };
+    // What waits for an attempt to end is not looked at again before its time.
+    if paged.next.is_some() && work.kind == WorkKind::Cancel && paged.settled == 0 {
+        return Ok(Ending::Undo(None));
+    }
     let done_at = if paged.next.is_none() { Some(now.millis()) } else { None };
     sqlx::query("UPDATE works SET position = COALESCE($2, position), done_at = $3 WHERE id = $1")
         .bind(id.as_str())
@@ -193,6 +197,8 @@ pub(in crate::store) async fn undo(
         .bind(now.millis())
         .execute(&mut *conn)
         .await?;
+    // Whoever logs out or reports now is through or comes after: what is cancelled below is adopted by nobody, and nothing is added to it.
+    dialect::own_issuer(conn, issuer).await?;
     let undone = sqlx::query("UPDATE events SET undone_at = $3 WHERE issuer_id = $1 AND id = $2 AND undone_at IS NULL")
         .bind(issuer.as_str())
         .bind(event.as_str())
@@ -207,7 +213,8 @@ pub(in crate::store) async fn undo(
         .bind(now.millis())
         .execute(&mut *conn)
         .await?;
-    if cancelled(conn, event, now).await? >= count(CANCELLED_MAX) {
+    cancelled(conn, event, now).await?;
+    if is_waited_for(conn, event).await? {
         begin(conn, context, issuer, Some(event), (WorkKind::Cancel, "{}".to_owned(), String::new()), now).await?;
     }
     super::registry::record(conn, context, audit).await?;
@@ -215,26 +222,31 @@ pub(in crate::store) async fn undo(
 }
 
 async fn cancel(conn: &mut Conn, work: &Work, now: Timestamp) -> Result<Paged, StoreError> {
+    dialect::own_issuer(conn, &work.issuer).await?;
     let settled = cancelled(conn, work.event()?, now).await?;
-    let next = (settled >= count(CANCELLED_MAX)).then(String::new);
+    let next = if is_waited_for(conn, work.event()?).await? { Some(String::new()) } else { None };
     Ok(Paged { next, ended: 0, settled })
+}
+
+/// ` AND …` over `deliveries AS d`: opened before its logout was undone, and waited for by no other.
+pub(super) const ONLY_OF_THE_UNDONE: &str = "
+        AND EXISTS (SELECT 1 FROM events AS own WHERE own.id = d.event_id AND own.undone_at IS NOT NULL AND d.horizon_at - d.horizon_ms <= own.undone_at)
+        AND NOT EXISTS (SELECT 1 FROM adoptions AS a JOIN events AS e ON e.id = a.event_id WHERE a.delivery_id = d.id AND e.undone_at IS NULL)";
+
+/// Whether anything is still to be cancelled: what is being sent just now ends first.
+async fn is_waited_for(conn: &mut Conn, event: &EventId) -> Result<bool, StoreError> {
+    let mut sql = Builder::new("SELECT CAST(1 AS BIGINT) FROM deliveries AS d WHERE d.state = 'pending' AND d.event_id = ");
+    sql.push_bind(event.as_str().to_owned()).push(ONLY_OF_THE_UNDONE).push(" LIMIT 1");
+    Ok(sql.build_query_scalar::<i64>().fetch_optional(conn).await?.is_some())
 }
 
 /// Cancels what an undone logout has not sent yet, as far as no other logout waits for it. What is being sent just now is left: it ends as it ends,
 /// and is not tried again.
 async fn cancelled(conn: &mut Conn, event: &EventId, now: Timestamp) -> Result<u64, StoreError> {
-    let ids: Vec<String> = sqlx::query_scalar(
-        "SELECT d.id FROM deliveries AS d
-          WHERE d.event_id = $1 AND d.state = 'pending' AND (d.lease_token IS NULL OR d.lease_until <= $2)
-            AND NOT EXISTS (SELECT 1 FROM adoptions AS a JOIN events AS e ON e.id = a.event_id
-                             WHERE a.delivery_id = d.id AND e.undone_at IS NULL)
-          LIMIT $3",
-    )
-    .bind(event.as_str())
-    .bind(now.millis())
-    .bind(CANCELLED_MAX)
-    .fetch_all(&mut *conn)
-    .await?;
+    let mut sql = Builder::new("SELECT d.id FROM deliveries AS d WHERE d.state = 'pending' AND d.event_id = ");
+    sql.push_bind(event.as_str().to_owned()).push(" AND (d.lease_token IS NULL OR d.lease_until <= ").push_bind(now.millis());
+    sql.push(")").push(ONLY_OF_THE_UNDONE).push(" LIMIT ").push_bind(CANCELLED_MAX);
+    let ids: Vec<String> = sql.build_query_scalar().fetch_all(&mut *conn).await?;
     let mut settled = 0;
     for chunk in ids.chunks(super::ROWS_MAX) {
         let mut sql = Builder::new(
