@@ -219,7 +219,8 @@ on_both_engines! {
     }
 
     async fn a_login_under_the_name_of_a_session_whose_time_was_up_is_a_session_of_its_own_and_is_not_logged_out(database) {
-        let stage = Stage::set(database).await;
+        let once_a_year = [("LOGOUTD_SCHEDULE__EXPIRY", "0 0 0 1 1 *")];
+        let stage = Stage::on(Server::start_with(database, Mode::Dev, &once_a_year).await, &["ES256"]).await;
         let (wiki, _shop) = parties(&stage).await;
         login(&stage, "s-1", json!({"expires_at": instant(&stage, 60), "participants": [{"client_id": "wiki", "refresh_token": {"token": "rt-old"}}]})).await;
         stage.server.advance(Duration::from_secs(90));
