@@ -1,7 +1,8 @@
 //! logoutd, a coordinator for OpenID Connect back-channel logout: when a session must end, it ends everywhere, and one can prove it.
 //!
 //! A trigger enters by a door, is verified, becomes a plan, is committed once, and from then on a patient courier tells every relying party until it
-//! has an answer or gives up aloud. This page is the map of the house; each room says at its head what it owns and what it never does.
+//! has an answer or gives up aloud. What one transaction cannot hold, and what nobody asks for, is done by chores. This page is the map of the house;
+//! each room says at its head what it owns and what it never does.
 //!
 //! # The corridor
 //!
@@ -10,16 +11,23 @@
 //!  plan      what the trigger reaches: effects, cut-off, class                         pure
 //!  store     commit: end sessions, read participants by ending them, revoke grants,
 //!            write event, deliveries, cut-off, idempotency key, audit record           one transaction
+//!            of more than 1,000 sessions, or of everybody: event, cut-off, epoch, work one transaction
 //!  reply     a receipt: 2xx means durably accepted
-//!  deliver   lease → look for newer logins → sign a fresh token → post → settle        until answered or given up
-//!  answer    the receipt, as it stands
+//!  upkeep    a page of the work: end, revoke, write deliveries, move its position      one transaction each
+//!  deliver   deal slots to lanes → lease → look for newer logins → sign a fresh token
+//!            → post → settle, and note what the answer says of the receiver            until answered or given up
+//!  answer    the receipt, as it stands: expanding → delivering → settled; or each delivery as it settles
 //! ```
 //!
 //! * Commit before deliver. No HTTP inside a transaction; nothing is marked done before its outcome is in hand.
 //! * There is no in-flight state and no rescuer: a delivery is due when it is pending and its time has come, and a claim moves that time to the end
 //!   of its lease.
+//! * A logout of many is true at once and done by and by: its cut-off makes tokens inactive with the commit, and its set is what an earlier epoch
+//!   registered. A report that touches a session which is over and not ended yet ends it first.
+//! * Sessions that end by their age pass the same way as those that are logged out; only the trigger is missing.
 //! * The middle is pure. What an answer means, when to try again, what a late report means, whether a token is active: values in, values out.
-//! * No hidden state. Doorbells, free slots and parsed keys in memory may be lost at any moment; the database alone is true.
+//! * No hidden state. Bells, free slots, streaks of failures and parsed keys in memory may be lost at any moment; the database alone is true. That is
+//!   why several processes may share it, and any of them may be killed.
 //!
 //! # The rooms
 //!
@@ -32,11 +40,11 @@
 //! | [`egress`] | the only way out, and its guard |
 //! | [`observe`] | the names of everything that happens; metrics and logs |
 //! | [`http`] | the façade: router, authentication, limits, problem documents |
-//! | [`receive`] | the doors: reports, refresh tokens, logouts, and what is said about deliveries |
-//! | [`answer`] | the windows: receipts, deliveries, sessions, introspection, metadata, keys, health |
+//! | [`receive`] | the doors: reports, lists of what lives, refresh tokens, logouts and their undoing, and what is said about deliveries |
+//! | [`answer`] | the windows: receipts, progress, deliveries, sessions, introspection, metadata, keys, health |
 //! | [`registry`] | the desk: issuers, clients and what holds them, keys, API tokens, the audit trail |
-//! | [`deliver`] | the courier |
-//! | [`upkeep`] | the chores that run by themselves |
+//! | [`deliver`] | the courier: whose turn it is, attempts, probes |
+//! | [`upkeep`] | the chores: works, expiry, horizons, lanes, retention; and the company of other replicas |
 //! | [`cli`] | the command line, a client of the HTTP API |
 //! | [`config`], [`lifecycle`], [`bells`], [`seams`], [`app`] | settings; start and stop; who wakes whom; clock and chance; the wiring |
 //!
@@ -47,9 +55,15 @@
 //!
 //! *issuer* · *subject* (`sub`) · *session id* (`sid`) · *client*, a registered relying party · *participant*, a client in a session with the `sub` and
 //! `sid` it saw · *grant*, a family of refresh tokens · *trigger*, a verified reason to act · *event*, a committed trigger, on the API a *logout* ·
-//! *target*, what a logout names · *delivery*, the duty to tell one client one thing · *attempt*, *outcome* · *lease* · *lane*, the queue of one
-//! client · *settled*: delivered, rejected, expired, superseded, cancelled or unreachable · *receipt* · *cut-off*, a not-before instant · *late
-//! joiner*, a participant reported after its logout.
+//! *target*, what a logout names · *delivery*, the duty to tell one client one thing · *attempt*, *outcome* · *lease* · *settled*: delivered, rejected,
+//! expired, superseded, cancelled or unreachable · *receipt* · *cut-off*, a not-before instant · *late joiner*, a participant reported after its logout.
+//!
+//! *lane*, the queue of one client: *open* while its receiver is away, *parked* when somebody must look at it, *paused* by an operator · *host*, what
+//! the lanes of one address have in common · *probe*, the one attempt in a while that an open lane or host is given · *slot*, the place of one attempt
+//! in this process · *class*, how urgent: compromise, interactive or bulk · *work*, what one transaction cannot hold, done in *pages* from its
+//! *position* · *expanding*, how a logout stands while its work is not done · *epoch*, a number of the issuer's that counts logouts of many, and that
+//! whatever is registered carries · *chore*, a function that looks for what is due and may be called at any time · *bell*, what wakes somebody and
+//! says nothing · *replica*, one of the processes that share a database · *share*, a replica's part of a number that all share.
 
 pub mod answer;
 pub mod app;

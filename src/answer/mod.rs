@@ -1,7 +1,7 @@
 //! The windows: replies that only read.
 //!
 //! Owns what the world may see of issuers (metadata and keys), of the server itself (health, metrics, its description) and what callers may see of
-//! sessions and logouts. Never writes.
+//! sessions and logouts, as they stand or as they go on. Never writes.
 
 pub mod deliveries;
 pub mod health;

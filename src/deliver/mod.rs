@@ -1,8 +1,16 @@
 //! The courier: brings each delivery to an outcome.
 //!
-//! Owns the loop that claims what is due, the attempts, and the task that writes their outcomes down. Never decides whether to try again (that is
-//! `plan`), never keeps anything but counts in memory: what is due, leased or settled is in the database alone, so that a process may be killed at any
-//! instant and another goes on.
+//! Owns the loop that claims what is due, the attempts, and the task that writes their outcomes down. Never decides whether to try again or whose turn
+//! it is (that is `plan`), never keeps anything in memory that may not be lost: what is due, leased or settled, and which lane is open, parked or paused,
+//! is in the database alone, so that a process may be killed at any instant and another goes on.
+//!
+//! Each look reads the head of every queue and deals free slots: by class and between first attempts and others, in turn between lanes, within what each
+//! lane and its host bear (`lanes.rs`). What is claimed is claimed lane by lane, never by one order of all, in which whoever is dead would be first.
+//!
+//! A receiver that fails again and again opens its lane, and a host with two such witnesses opens all lanes behind it. From then on one probe at a time
+//! is sent, another delivery each time, so that one which always fails does not stand for all. Probes have places of their own; an answer closes the lane
+//! (a parked one, a success alone), makes what waited for the network due, and lets attempts return a few at a time. An open lane costs its neighbours
+//! nothing: what waits in it is neither claimed nor attempted, and expires by a chore.
 //!
 //! Why a delivery is never "in flight" as a state: a lease that runs out makes its row due again, and nobody has to notice that its holder died. Every
 //! outcome is written under the lease it was made with, so that one who wakes too late changes nothing.

@@ -6,7 +6,9 @@
 //! would leave a pooled connection inside an open transaction.
 //!
 //! Never decides: the rules come in as functions from `plan`, are applied inside the transaction that holds their facts, and can therefore be run
-//! again. A deadlock or a race on PostgreSQL reruns the whole transaction, a bounded number of times.
+//! again. A deadlock or a race on PostgreSQL reruns the whole transaction, a bounded number of times. What one transaction should not hold is a work,
+//! advanced a page at a time by whoever asks. Processes that share a PostgreSQL database tell each other through it (`notices.rs`), and lose nothing if
+//! nobody hears.
 //!
 //! Methods are named for what happens in the world. Not found is `None`; an error means that nothing is known to be committed.
 

@@ -5,6 +5,8 @@ use std::time::Duration;
 use logoutd::config::Mode;
 use logoutd::model::Timestamp;
 use logoutd::model::effects::WorkRules;
+use logoutd::model::report::{Report, SessionReport};
+use logoutd::model::session::Life;
 use logoutd::plan::{effects, expiry as age};
 use logoutd::upkeep::{Step, Tools, expiry};
 use serde_json::{Value, json};
@@ -13,6 +15,7 @@ use crate::harness::database::{Database, on_both_engines};
 use crate::harness::party::Party;
 use crate::harness::server::{Server, Stage};
 use crate::harness::until;
+use crate::store::{self, Bench, named, takes_part};
 
 const SESSIONS: &str = "/v1/issuers/main/sessions";
 const REPORTS: &str = "/v1/issuers/main/reports";
@@ -111,6 +114,24 @@ on_both_engines! {
         // No cut-off is left: a login that is reported without its time begins.
         stage.provider.put(&format!("{SESSIONS}/s-9"), json!({"sub": "alice", "started_at": instant(&stage, -80)})).await.expect(201);
         assert_eq!(state(&stage, "s-9").await, "live");
+    }
+
+    async fn a_use_between_looking_and_ending_saves_a_session(database) {
+        let bench = Bench::on(database).await;
+        let soon = Some(bench.now().await.plus(Duration::from_secs(60)));
+        for name in ["s-1", "s-2"] {
+            let report = SessionReport { expires_at: soon, ..store::login(name, "alice", vec![takes_part("wiki")]) };
+            bench.report(Report::Session(report)).await.unwrap();
+        }
+        bench.clock.advance(Duration::from_secs(61));
+        let overdue = bench.store.overdue(&bench.issuer).await.unwrap();
+        assert_eq!(overdue.len(), 2);
+        let later = Some(bench.now().await.plus(Duration::from_secs(60)));
+        bench.report(Report::Touch { session: named("s-1"), idle_expires_at: None, expires_at: later }).await.unwrap();
+        let receipt = bench.store.expire(&bench.issuer, overdue.clone(), age::opening).await.unwrap().unwrap();
+        assert_eq!(receipt.sessions_ended, 1);
+        assert_eq!((bench.life("s-1").await, bench.life("s-2").await), (Life::Live, Life::Ended));
+        assert_eq!(bench.store.expire(&bench.issuer, overdue, age::opening).await.unwrap(), None, "nothing is left to end");
     }
 
     async fn several_replicas_end_every_session_once(database) {
