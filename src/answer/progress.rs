@@ -365,6 +365,7 @@ mod tests {
         assert!(sent.is_news(&cursor(19_000, "a")), "another replica's commit became visible later");
         assert_eq!(sent.latest, cursor(20_000, "b"));
         assert!(sent.is_news(&cursor(20_000, "c")));
+        assert!(!sent.is_news(&cursor(19_000, "a")), "nor is it when it is read again");
         assert!(sent.is_news(&cursor(21_000, "b")), "a delivery that was reopened settles once more");
         assert!(sent.is_news(&cursor(40_000, "d")));
         sent.forget();
