@@ -431,6 +431,7 @@ on_both_engines! {
         assert_eq!(first.matched, 5000);
         assert!(first.reopened <= 1000 && first.work.is_some() && first.remaining == 4000, "{first:?}");
         assert!((1000..=2000).contains(&reopened), "{first:?} {second:?}");
+        assert_eq!(bench.store.replay_matches(&replay).await.unwrap(), 5000 - reopened, "none is opened by both");
         assert!(crate::many::pages(&bench).await, "the rest is left to a work");
         assert!(bench.store.replay_matches(&replay).await.unwrap() >= 5000 - reopened - 2000, "page by page");
         crate::many::finish(&bench).await;
