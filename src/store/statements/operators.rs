@@ -353,6 +353,12 @@ pub(in crate::store) async fn retry(
     let mut sql = Builder::new("");
     push_reopening(&mut sql, &[Reopened { id: &row.delivery.id, horizon_at }], Class::Interactive, now);
     sql.build().execute(&mut *conn).await?;
+    // Whoever asks by name does not wait for the next probe: in an open lane this is it.
+    sqlx::query("UPDATE lanes SET probe_at = $2 WHERE lane = $1 AND probe_at > $2")
+        .bind(Lane::of(issuer, &ClientId::stored(row.delivery.client_id.clone())).as_str())
+        .bind(now.millis())
+        .execute(&mut *conn)
+        .await?;
     registry::record(conn, context, audit).await?;
     Ok(Ending::Keep(Retried::Opened(Box::new(view(conn, issuer, id).await?))))
 }
