@@ -394,7 +394,7 @@ impl Chores {
                 lanes: schedule(reader, "schedule.lanes", often),
                 retention: schedule(reader, "schedule.retention", "0 17 * * * *"),
             },
-            hold: reader.millis("schedule.hold_ms", 30_000, 500..=600_000),
+            hold: reader.millis("schedule.hold_ms", 10_000, 500..=600_000),
         }
     }
 }

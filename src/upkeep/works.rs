@@ -2,6 +2,8 @@
 //!
 //! In turn, so that a second logout of everybody never waits for the first to be through. A work whose page fails keeps nobody else's from going on.
 
+use std::time::Duration;
+
 use super::{Step, Tools};
 use crate::model::effects::WorkRules;
 use crate::observe::WorkAdvanced;
@@ -12,8 +14,12 @@ use crate::store::StoreError;
 /// How the deliveries of works begin.
 const RULES: WorkRules = WorkRules { opening, by_age: expiry::opening };
 
-/// One page of every open work.
+/// The longest rest between two rounds.
+const REST_MAX: Duration = Duration::from_millis(200);
+
+/// One page of every open work; then a rest as long as that took, since whoever is to be told and whoever logs in meanwhile use the same database.
 pub(super) async fn step(tools: &Tools) -> Result<Step, StoreError> {
+    let begun = tools.clock.instant();
     let (mut went_on, mut failed) = (false, None);
     for id in tools.store.open_works().await? {
         match tools.store.advance_work(&id, RULES).await {
@@ -26,6 +32,9 @@ pub(super) async fn step(tools: &Tools) -> Result<Step, StoreError> {
             }
             Err(error) => failed = Some(error),
         }
+    }
+    if went_on {
+        tokio::time::sleep(tools.clock.instant().saturating_duration_since(begun).min(REST_MAX)).await;
     }
     match failed {
         Some(error) if !went_on => Err(error),

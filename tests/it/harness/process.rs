@@ -16,7 +16,7 @@ use super::until;
 pub(crate) const SEALING_KEY: &str = "q83vEjRWeJCrze8SNFZ4kKvN7xI0VniQq83vEjRWeJA";
 
 /// What every process here is told: leases so short that what a killed one held is soon due again.
-const SETTINGS: [(&str, &str); 8] = [
+const SETTINGS: [(&str, &str); 9] = [
     ("LOGOUTD_ADMIN_TOKEN", ADMIN_TOKEN),
     ("LOGOUTD_SEALING_KEY", SEALING_KEY),
     ("LOGOUTD_DATABASE__MAX_CONNECTIONS", "4"),
@@ -25,6 +25,7 @@ const SETTINGS: [(&str, &str); 8] = [
     ("LOGOUTD_DELIVERY__LEASE_MARGIN_MS", "100"),
     ("LOGOUTD_DELIVERY__LEASE_MS", "1000"),
     ("LOGOUTD_DELIVERY__POLL_MS", "50"),
+    ("LOGOUTD_SCHEDULE__HOLD_MS", "500"),
 ];
 
 /// A logoutd that is killed with this value.
