@@ -561,11 +561,6 @@ impl Store {
         write!(self, replicas::leave(id.clone()))
     }
 
-    /// Forgets some of the processes that were not seen for that long; how many.
-    pub async fn forget_replicas(&self, unseen_for: Duration) -> Result<u64, StoreError> {
-        write!(self, replicas::forget(unseen_for))
-    }
-
     // ---- the register ----
 
     /// Registers an issuer with its first keys.

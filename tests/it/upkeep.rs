@@ -8,7 +8,7 @@ use logoutd::lifecycle::{Stop, Tasks};
 use logoutd::model::ReplicaId;
 use logoutd::model::schedule::{Schedule, Timetable};
 use logoutd::seams::{Clock, Entropy};
-use logoutd::store::{ChoreCall, ChoreOccasion, ChoreTurn, Store, StoreError};
+use logoutd::store::{ChoreCall, ChoreOccasion, ChoreTurn, Forgettable, Store, StoreError};
 use logoutd::upkeep::{Chore, Settings, Step, StepOf, Tools, keep};
 use tokio::sync::{Notify, watch};
 
@@ -122,9 +122,9 @@ on_both_engines! {
         assert_eq!(store.beat(&one, within).await.unwrap(), std::slice::from_ref(&one));
 
         let day = Duration::from_hours(24);
-        assert_eq!(store.forget_replicas(day).await.unwrap(), 0);
+        assert_eq!(store.forget(Forgettable::Replicas, KEEP).await.unwrap(), 0);
         clock.advance(day + Duration::from_secs(1));
-        assert_eq!(store.forget_replicas(day).await.unwrap(), 1);
+        assert_eq!(store.forget(Forgettable::Replicas, KEEP).await.unwrap(), 1);
     }
 
     async fn a_chore_whose_bell_stays_silent_looks_by_itself(database) {

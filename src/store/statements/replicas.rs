@@ -6,9 +6,6 @@ use super::{Conn, dialect};
 use crate::model::ReplicaId;
 use crate::store::{Context, Ending, StoreError};
 
-/// How many rows one statement forgets at most.
-const FORGOTTEN_MAX: i64 = 500;
-
 /// Says that one lives, and asks who else was seen within that time.
 pub(in crate::store) async fn beat(
     conn: &mut Conn,
@@ -32,15 +29,4 @@ pub(in crate::store) async fn beat(
 pub(in crate::store) async fn leave(conn: &mut Conn, _: &Context, id: &ReplicaId) -> Result<Ending<()>, StoreError> {
     sqlx::query("DELETE FROM replicas WHERE id = $1").bind(id.as_str()).execute(conn).await?;
     Ok(Ending::Keep(()))
-}
-
-/// Forgets some of those that were not seen for that long; how many.
-pub(in crate::store) async fn forget(conn: &mut Conn, context: &Context, unseen_for: &Duration) -> Result<Ending<u64>, StoreError> {
-    let before = dialect::now(conn, &context.clock).await?.minus(*unseen_for);
-    let forgotten = sqlx::query("DELETE FROM replicas WHERE id IN (SELECT id FROM replicas WHERE seen_at < $1 LIMIT $2)")
-        .bind(before.millis())
-        .bind(FORGOTTEN_MAX)
-        .execute(conn)
-        .await?;
-    Ok(Ending::Keep(forgotten.rows_affected()))
 }
