@@ -27,6 +27,7 @@ use crate::deliver::{self, Courier, Parts};
 use crate::egress::{self, Egress, EgressConfig, EgressError, Names};
 use crate::http::Routes;
 use crate::http::state::{App, AppState, Settings};
+use crate::issuers::AddressBook;
 use crate::lifecycle::{Ended, Running, Signals, Stop, Tasks};
 use crate::model::ReplicaId;
 use crate::observe::metrics::Handle;
@@ -131,6 +132,7 @@ impl Server {
         let (doorbell, settled, pulse) = (Doorbell::default(), watch::Sender::new(0), watch::Sender::new(None));
         let bells = Bells::default();
         let keyring = Arc::new(Keyring::default());
+        let book = Arc::new(AddressBook::new(Arc::clone(&egress)));
         let state = AppState::new(App {
             store: store.clone(),
             clock: clock.clone(),
@@ -138,6 +140,7 @@ impl Server {
             sealing: Arc::clone(&sealing),
             keyring: Arc::clone(&keyring),
             egress: Arc::clone(&egress),
+            book,
             metrics: handle.clone(),
             doorbell: doorbell.clone(),
             bells: bells.clone(),

@@ -38,6 +38,7 @@
 //! | [`plan`] | every decision |
 //! | [`store`] | the vault: every SQL statement, on SQLite and PostgreSQL |
 //! | [`egress`] | the only way out, and its guard |
+//! | [`issuers`] | the address book: what providers publish about themselves, and their keys |
 //! | [`observe`] | the names of everything that happens; metrics and logs |
 //! | [`http`] | the façade: router, authentication, limits, problem documents |
 //! | [`receive`] | the doors: reports, lists of what lives, refresh tokens, logouts and their undoing, and what is said about deliveries |
@@ -48,7 +49,7 @@
 //! | [`cli`] | the command line, a client of the HTTP API |
 //! | [`config`], [`lifecycle`], [`bells`], [`seams`], [`app`] | settings; start and stop; who wakes whom; clock and chance; the wiring |
 //!
-//! Direction: `main → cli → app → {receive, answer, registry, deliver, upkeep} → http → {token, plan, store, egress, observe} → model`. Nothing points
+//! Direction: `main → cli → app → {receive, answer, registry, deliver, upkeep} → http → issuers → {token, plan, store, egress, observe} → model`. Nothing points
 //! upward; each foreign crate lives in one room. A test reads `src/` and fails when a room reaches outside its row.
 //!
 //! # Words, one meaning each
@@ -73,6 +74,7 @@ pub mod config;
 pub mod deliver;
 pub mod egress;
 pub mod http;
+pub mod issuers;
 pub mod lifecycle;
 pub mod model;
 pub mod observe;

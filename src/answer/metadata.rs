@@ -133,6 +133,8 @@ mod tests {
             session_max_age: SESSION_MAX_AGE_DEFAULT,
             expiry: crate::model::issuer::Expiry::Absolute,
             network: Network::default(),
+            source: crate::model::issuer::ProviderSource::NONE,
+            upstream: crate::model::issuer::Upstream::DEFAULT,
             created_at: Timestamp::default(),
             updated_at: Timestamp::default(),
             version: 1,

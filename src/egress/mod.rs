@@ -10,6 +10,7 @@
 //! Why a pool for each distinct [`Network`]: connections are reused by host alone, so a shared pool would lend one client's exception to another.
 
 mod excerpt;
+mod fetch;
 mod outcome;
 mod resolve;
 #[cfg(test)]
@@ -34,6 +35,7 @@ use crate::model::client::Network;
 use crate::model::{DeliveryId, Timestamp};
 use crate::plan::address::{PORTS_DEFAULT, Policy, check_url, within_ceiling};
 
+pub use self::fetch::{Fetch, FetchError, Fetched};
 pub use self::resolve::{FixedNames, Names};
 pub use crate::plan::address::{BadUrl, Forbidden, Mode, effective, parse_url};
 pub use crate::plan::outcome::classify;

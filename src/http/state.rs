@@ -9,6 +9,7 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::bells::{Bells, Doorbell};
 use crate::egress::{Egress, Mode};
+use crate::issuers::AddressBook;
 use crate::lifecycle::Tasks;
 use crate::model::client::DeliverySettings;
 use crate::model::{Digest, Timestamp};
@@ -35,6 +36,8 @@ pub struct App {
     pub keyring: Arc<Keyring>,
     /// For checking what is registered, and for trying a client out; logouts leave through the courier alone.
     pub egress: Arc<Egress>,
+    /// The providers, and what they publish.
+    pub book: Arc<AddressBook>,
     /// What was measured.
     pub metrics: Handle,
     /// Wakes the courier after a commit.

@@ -20,7 +20,7 @@ use crate::model::client::{Claims, OnExpiry, TokenTyp};
 use crate::model::delivery::{Class, DeliveryKind, DeliveryState, SettledReason};
 use crate::model::event::EventState;
 use crate::model::ids::IDENTIFIER_CHARS_MAX;
-use crate::model::issuer::Expiry;
+use crate::model::issuer::{Expiry, PublishedAt, RelayToken, UpstreamMode};
 use crate::model::key::{KeyState, SigningAlg};
 use crate::model::session::Life;
 use crate::model::trigger::Reason;
@@ -154,7 +154,7 @@ macro_rules! written {
 }
 
 written!(strings: Subject Sid ClientId ProviderKey Alias Jti IssuerId Issuer);
-written!(words: Role Failure OutcomeClass Act Claims TokenTyp OnExpiry Expiry DeliveryKind DeliveryState Class SettledReason EventState KeyState SigningAlg Life Reason);
+written!(words: Role Failure OutcomeClass Act Claims TokenTyp OnExpiry Expiry PublishedAt UpstreamMode RelayToken DeliveryKind DeliveryState Class SettledReason EventState KeyState SigningAlg Life Reason);
 written!(ids: EventId DeliveryId ApiTokenId AuditId WorkId);
 
 impl Written for Timestamp {
@@ -242,6 +242,9 @@ pub mod text {
         Claims = model::client::Claims;
         OnExpiry = model::client::OnExpiry;
         Expiry = model::issuer::Expiry;
+        PublishedAt = model::issuer::PublishedAt;
+        UpstreamMode = model::issuer::UpstreamMode;
+        RelayToken = model::issuer::RelayToken;
         TokenTyp = model::client::TokenTyp;
         DeliveryKind = model::delivery::DeliveryKind;
         DeliveryState = model::delivery::DeliveryState;

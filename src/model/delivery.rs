@@ -10,6 +10,10 @@ words! {
     DeliveryKind, "a delivery kind" {
         /// A logout token of ours.
         LogoutToken = "logout_token",
+        /// A logout token the provider sent, unchanged while it may be, one of ours afterwards.
+        Relay = "relay",
+        /// The provider is told that a session it did not end itself is over.
+        Provider = "provider",
     }
 }
 
@@ -102,7 +106,12 @@ impl Lane {
         Self(format!("host {authority}"))
     }
 
-    /// Whose lane it is; nobody's, if it stands for a host.
+    /// The lane of an issuer's provider. No client's lane is called so either.
+    pub fn of_provider(issuer: &IssuerId) -> Self {
+        Self(format!("provider {issuer}"))
+    }
+
+    /// Whose lane it is; nobody's, if it stands for a host or a provider.
     pub fn parties(&self) -> Option<(IssuerId, ClientId)> {
         let (issuer, client) = self.0.split_once('/').filter(|(issuer, _)| !issuer.contains(' '))?;
         Some((IssuerId::stored(issuer.to_owned()), ClientId::stored(client.to_owned())))

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use super::{Issuer, IssuerId, Timestamp};
+use url::Url;
+
+use super::{ClientId, Issuer, IssuerId, Timestamp};
 use crate::model::client::Network;
 use crate::model::key::{SigningAlg, words};
 
@@ -17,6 +19,101 @@ words! {
         Authoritative = "authoritative",
     }
 }
+
+words! {
+    /// Where relying parties get the keys they check its tokens with.
+    PublishedAt, "a place of publication" {
+        /// From us: the issuer's `jwks_uri` leads here, or relying parties are told to ask here.
+        Here = "here",
+        /// From the provider, which publishes our keys among its own.
+        Provider = "provider",
+    }
+}
+
+words! {
+    /// Whom a provider's logout token speaks to.
+    UpstreamMode, "an upstream mode" {
+        /// One of its clients: that client's participation ends.
+        Relay = "relay",
+        /// This server as a client of its own: the whole session ends.
+        Cascade = "cascade",
+    }
+}
+
+words! {
+    /// Whose token a client is sent when its provider's was taken in.
+    RelayToken, "a relayed token" {
+        /// The provider's as long as it is good, ours afterwards.
+        VerbatimThenOwn = "verbatim_then_own",
+        /// Ours from the first attempt.
+        Own = "own",
+    }
+}
+
+/// Where its provider says what it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProviderSource {
+    /// Its metadata are at `/.well-known/openid-configuration` (Discovery 4) and name its `jwks_uri`.
+    pub discovery: bool,
+    /// Its `jwks_uri`, where it has no metadata or others must not be believed.
+    pub jwks_uri: Option<Url>,
+    /// Where relying parties get the keys.
+    pub published_at: PublishedAt,
+}
+
+impl ProviderSource {
+    /// Nothing is known of the provider.
+    pub const NONE: Self = Self { discovery: false, jwks_uri: None, published_at: PublishedAt::Here };
+
+    /// Whether the provider's keys can be had.
+    pub const fn is_known(&self) -> bool {
+        self.discovery || self.jwks_uri.is_some()
+    }
+}
+
+/// How logout tokens of its provider's are taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upstream {
+    /// Whom they speak to.
+    pub mode: UpstreamMode,
+    /// In a cascade, the name the provider knows this server by.
+    pub client_id: Option<ClientId>,
+    /// In a cascade, what they are signed with; in a relay each client has its own.
+    pub alg: SigningAlg,
+    /// Whose token a client is sent.
+    pub relay_token: RelayToken,
+    /// A token without `exp` is refused (BCL 2.4); some providers send none.
+    pub require_exp: bool,
+}
+
+impl Upstream {
+    /// What holds unless an issuer says otherwise.
+    pub const DEFAULT: Self = Self {
+        mode: UpstreamMode::Relay,
+        client_id: None,
+        alg: SigningAlg::Rs256,
+        relay_token: RelayToken::VerbatimThenOwn,
+        require_exp: true,
+    };
+}
+
+/// What a provider published when it was asked last.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProviderDocument {
+    /// Whose provider.
+    pub issuer: IssuerId,
+    /// Where its keys are.
+    pub jwks_uri: Url,
+    /// Its metadata as JSON, if they were asked for.
+    pub metadata: Option<String>,
+    /// Its public signing keys that may be believed, as a JWK Set in JSON.
+    pub jwks: String,
+    /// When it answered.
+    pub fetched_at: Timestamp,
+}
+
+/// How long what a provider published is served while it is away: 7 days.
+pub const DOCUMENT_STALE_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// How long a session may live, as far as it is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +139,10 @@ pub struct IssuerRecord {
     pub expiry: Expiry,
     /// Exceptions from the address rule for its clients, inside the deployment's ceiling.
     pub network: Network,
+    /// Where its provider says what it is.
+    pub source: ProviderSource,
+    /// How its provider's logout tokens are taken.
+    pub upstream: Upstream,
     /// When it was registered.
     pub created_at: Timestamp,
     /// When it last changed.

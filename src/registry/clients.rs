@@ -683,6 +683,8 @@ mod tests {
             session_max_age: SESSION_MAX_AGE_DEFAULT,
             expiry: crate::model::issuer::Expiry::Absolute,
             network: Network::default(),
+            source: crate::model::issuer::ProviderSource::NONE,
+            upstream: crate::model::issuer::Upstream::DEFAULT,
             created_at: now(),
             updated_at: now(),
             version: 1,

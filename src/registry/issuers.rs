@@ -13,17 +13,17 @@ use utoipa_axum::routes;
 
 use super::keys::{make, missing, names};
 use super::{bad_network, done, entry, told};
-use crate::egress::{Egress, Mode};
+use crate::egress::{Egress, Mode, parse_url};
 use crate::http::needs::{Administer, ReadRegistry};
 use crate::http::problem::ProblemDocument;
 use crate::http::wire::{Said, text};
 use crate::http::{Anywhere, AppState, At, Code, FieldError, List, Problem, Query, Registration, Reply, Routes, Somewhere, if_match, page};
 use crate::model::audit::Act;
 use crate::model::client::Network;
-use crate::model::issuer::{Expiry, IssuerRecord, SESSION_MAX_AGE_DEFAULT};
+use crate::model::issuer::{Expiry, IssuerRecord, ProviderSource, PublishedAt, SESSION_MAX_AGE_DEFAULT, Upstream, UpstreamMode};
 use crate::model::key::{KeyRecord, SigningAlg};
 use crate::model::page::Listed;
-use crate::model::{Issuer, IssuerId, Timestamp};
+use crate::model::{ClientId, Issuer, IssuerId, Timestamp};
 use crate::store::Change;
 
 /// The routes of issuers.
@@ -53,6 +53,16 @@ pub struct NewIssuer {
     session_max_age: Option<u64>,
     /// Which of its sessions end here by themselves; `absolute` unless said.
     expiry: Option<text::Expiry>,
+    /// Whether the provider's metadata are fetched from `/.well-known/openid-configuration` under its identifier (OpenID Connect Discovery 4).
+    discovery: Option<bool>,
+    /// Where the provider publishes its keys, if not where its metadata say; null for nowhere.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    provider_jwks_uri: Said<String>,
+    /// Where relying parties get the keys they check its tokens with: `here`, unless said, or from the `provider`, which then publishes ours.
+    published_at: Option<text::PublishedAt>,
+    /// How the provider's own logout tokens are taken.
+    upstream: Option<UpstreamTerms>,
     /// Networks its clients may be at although they are not public; only inside what the deployment allows.
     allow_networks: Option<Vec<text::IpNetwork>>,
     /// Certificate authorities trusted beside the system's, in PEM; null for none.
@@ -75,6 +85,16 @@ pub struct ChangedIssuer {
     session_max_age: Option<u64>,
     /// Which of its sessions end here by themselves; `absolute` unless said.
     expiry: Option<text::Expiry>,
+    /// Whether the provider's metadata are fetched from `/.well-known/openid-configuration` under its identifier (OpenID Connect Discovery 4).
+    discovery: Option<bool>,
+    /// Where the provider publishes its keys, if not where its metadata say; null for nowhere.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    provider_jwks_uri: Said<String>,
+    /// Where relying parties get the keys they check its tokens with: `here`, unless said, or from the `provider`, which then publishes ours.
+    published_at: Option<text::PublishedAt>,
+    /// How the provider's own logout tokens are taken.
+    upstream: Option<UpstreamTerms>,
     /// Networks its clients may be at although they are not public; only inside what the deployment allows.
     allow_networks: Option<Vec<text::IpNetwork>>,
     /// Certificate authorities trusted beside the system's, in PEM; null for none.
@@ -96,6 +116,14 @@ pub struct IssuerView {
     session_max_age: u64,
     /// Which of its sessions end here by themselves.
     expiry: text::Expiry,
+    /// Whether its provider's metadata are fetched.
+    discovery: bool,
+    /// Where its provider publishes its keys, if that was said.
+    provider_jwks_uri: Option<String>,
+    /// Where relying parties get the keys.
+    published_at: text::PublishedAt,
+    /// How its provider's logout tokens are taken.
+    upstream: UpstreamView,
     /// Exceptions from the address rule for its clients.
     allow_networks: Vec<text::IpNetwork>,
     /// Certificate authorities trusted beside the system's.
@@ -109,14 +137,86 @@ pub struct IssuerView {
     ignored: Option<Vec<String>>,
 }
 
+/// How a provider's own logout tokens are taken; what is left out stays.
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+pub struct UpstreamTerms {
+    /// `relay`, unless said: they speak to one of the provider's clients, whose participation ends. `cascade`: they speak to this server as a client of
+    /// its own, and the whole session ends.
+    mode: Option<text::UpstreamMode>,
+    /// In a cascade, the name the provider knows this server by; null for none.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    client_id: Said<text::ClientId>,
+    /// In a cascade, what they are signed with; RS256 unless said. In a relay each client has its own `id_token_signed_response_alg`.
+    signing_alg: Option<text::SigningAlg>,
+    /// Whose token a client is sent: `verbatim_then_own`, unless said, the provider's as long as it is good and ours afterwards; or `own`.
+    relay_token: Option<text::RelayToken>,
+    /// Whether a token without `exp` is refused (OpenID Connect Back-Channel Logout 2.4); yes unless said.
+    require_exp: Option<bool>,
+}
+
+/// How a provider's own logout tokens are taken.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct UpstreamView {
+    /// Whom they speak to.
+    mode: text::UpstreamMode,
+    /// In a cascade, the name the provider knows this server by.
+    client_id: Option<text::ClientId>,
+    /// In a cascade, what they are signed with.
+    signing_alg: text::SigningAlg,
+    /// Whose token a client is sent.
+    relay_token: text::RelayToken,
+    /// Whether a token without `exp` is refused.
+    require_exp: bool,
+}
+
+impl UpstreamTerms {
+    fn apply(&self, before: &Upstream) -> Result<Upstream, Problem> {
+        let client_id = match &self.client_id {
+            Said::Nothing => before.client_id.clone(),
+            Said::Null => None,
+            Said::Value(text) => Some(text.0.clone()),
+        };
+        let mode = self.mode.map_or(before.mode, |text| text.0);
+        if mode == UpstreamMode::Cascade && client_id.is_none() {
+            return Err(Problem::invalid("/upstream/client_id", "must be said in a cascade: it is the audience of the provider's tokens"));
+        }
+        Ok(Upstream {
+            mode,
+            client_id,
+            alg: self.signing_alg.map_or(before.alg, |text| text.0),
+            relay_token: self.relay_token.map_or(before.relay_token, |text| text.0),
+            require_exp: self.require_exp.unwrap_or(before.require_exp),
+        })
+    }
+}
+
+impl From<Upstream> for UpstreamView {
+    fn from(upstream: Upstream) -> Self {
+        let Upstream { mode, client_id, alg, relay_token, require_exp } = upstream;
+        Self {
+            mode: mode.into(),
+            client_id: client_id.map(Into::into),
+            signing_alg: alg.into(),
+            relay_token: relay_token.into(),
+            require_exp,
+        }
+    }
+}
+
 fn view(record: IssuerRecord) -> IssuerView {
-    let IssuerRecord { id, issuer, signing_algs, session_max_age, expiry, network, created_at, updated_at, version: _ } = record;
+    let IssuerRecord { id, issuer, signing_algs, session_max_age, expiry, network, source, upstream, created_at, updated_at, version: _ } =
+        record;
     IssuerView {
         id: id.into(),
         issuer: issuer.into(),
         signing_algs: signing_algs.into_iter().map(Into::into).collect(),
         session_max_age: session_max_age.as_secs(),
         expiry: expiry.into(),
+        discovery: source.discovery,
+        provider_jwks_uri: source.jwks_uri.map(Into::into),
+        published_at: source.published_at.into(),
+        upstream: upstream.into(),
         allow_networks: network.allow.into_iter().map(Into::into).collect(),
         ca_pem: network.ca_pem,
         created_at: created_at.into(),
@@ -145,9 +245,22 @@ pub async fn create(
     Anywhere(caller, _): Anywhere<Administer>,
     Registration { body, ignored }: Registration<NewIssuer>,
 ) -> Result<Reply<IssuerView>, Problem> {
-    let NewIssuer { id, issuer, signing_algs, session_max_age, expiry, allow_networks, ca_pem } = body;
+    let NewIssuer {
+        id,
+        issuer,
+        signing_algs,
+        session_max_age,
+        expiry,
+        discovery,
+        provider_jwks_uri,
+        published_at,
+        upstream,
+        allow_networks,
+        ca_pem,
+    } = body;
     let signing_algs = signing_algs.or_else(|| Some(vec![SigningAlg::Rs256.into()]));
-    let terms = Terms { issuer: None, signing_algs, session_max_age, expiry, allow_networks, ca_pem };
+    let source = SourceTerms { discovery, jwks_uri: provider_jwks_uri, published_at };
+    let terms = Terms { issuer: None, signing_algs, session_max_age, expiry, source, upstream, allow_networks, ca_pem };
     let record = terms.apply(&blank(id.0, issuer.0, app.clock.now()), &Judge::of(&app))?;
     let taken = || {
         Problem::new(Code::AlreadyExists, "this id or this issuer is registered")
@@ -252,8 +365,22 @@ pub async fn change(
     if body.id.as_ref().is_some_and(|text| text.0 != current.id) {
         return Err(Problem::invalid("/id", "never changes"));
     }
-    let ChangedIssuer { id: _, issuer, signing_algs, session_max_age, expiry, allow_networks, ca_pem } = body;
-    let terms = Terms { issuer: issuer.map(|text| text.0), signing_algs, session_max_age, expiry, allow_networks, ca_pem };
+    let ChangedIssuer {
+        id: _,
+        issuer,
+        signing_algs,
+        session_max_age,
+        expiry,
+        discovery,
+        provider_jwks_uri,
+        published_at,
+        upstream,
+        allow_networks,
+        ca_pem,
+    } = body;
+    let source = SourceTerms { discovery, jwks_uri: provider_jwks_uri, published_at };
+    let issuer = issuer.map(|text| text.0);
+    let terms = Terms { issuer, signing_algs, session_max_age, expiry, source, upstream, allow_networks, ca_pem };
     for _ in 0..ATTEMPTS {
         if expected.is_some_and(|expected| expected != current.version) {
             return Err(Problem::of(Code::VersionMismatch));
@@ -297,6 +424,7 @@ pub async fn delete(State(app): State<AppState>, At(seat, _): At<Administer>) ->
     let audit = entry(Act::IssuerDeleted, &seat.caller, Some(&seat.issuer.id), &json!({ "issuer": seat.issuer.issuer.as_str() }))?;
     done(app.store.delete_issuer(&seat.issuer.id, audit).await?, Code::UnknownIssuer, || Problem::of(Code::Conflict))?;
     app.keyring.forget(&seat.issuer.id);
+    app.book.forget(&seat.issuer.id);
     Ok(Reply::done())
 }
 
@@ -306,8 +434,40 @@ struct Terms {
     signing_algs: Option<Vec<text::SigningAlg>>,
     session_max_age: Option<u64>,
     expiry: Option<text::Expiry>,
+    source: SourceTerms,
+    upstream: Option<UpstreamTerms>,
     allow_networks: Option<Vec<text::IpNetwork>>,
     ca_pem: Said<String>,
+}
+
+/// What a request says about where the provider is.
+struct SourceTerms {
+    discovery: Option<bool>,
+    jwks_uri: Said<String>,
+    published_at: Option<text::PublishedAt>,
+}
+
+impl SourceTerms {
+    fn apply(&self, before: &ProviderSource, network: &Network, judge: &Judge<'_>) -> Result<ProviderSource, Problem> {
+        let jwks_uri = match &self.jwks_uri {
+            Said::Nothing => before.jwks_uri.clone(),
+            Said::Null => None,
+            Said::Value(text) => Some(parse_url(text).map_err(|bad| Problem::invalid("/provider_jwks_uri", bad.to_string()))?),
+        };
+        if let Some(uri) = &jwks_uri {
+            judge.egress.check(uri, network).map_err(|bad| Problem::invalid("/provider_jwks_uri", bad.to_string()))?;
+        }
+        let source = ProviderSource {
+            discovery: self.discovery.unwrap_or(before.discovery),
+            jwks_uri,
+            published_at: self.published_at.map_or(before.published_at, |text| text.0),
+        };
+        if source.published_at == PublishedAt::Provider && !source.is_known() {
+            let why = "must be here unless the provider's keys can be fetched: set discovery or provider_jwks_uri";
+            return Err(Problem::invalid("/published_at", why));
+        }
+        Ok(source)
+    }
 }
 
 impl Terms {
@@ -327,7 +487,9 @@ impl Terms {
         judge.egress.check_network(&network).map_err(|bad| bad_network("", bad))?;
         let signing_algs = self.algorithms(&before.signing_algs)?;
         let (session_max_age, expiry) = (self.max_age(before.session_max_age)?, self.expiry.map_or(before.expiry, |text| text.0));
-        Ok(IssuerRecord { issuer, signing_algs, session_max_age, expiry, network, ..before.clone() })
+        let source = self.source.apply(&before.source, &network, judge)?;
+        let upstream = self.upstream.as_ref().map_or_else(|| Ok(before.upstream.clone()), |terms| terms.apply(&before.upstream))?;
+        Ok(IssuerRecord { issuer, signing_algs, session_max_age, expiry, network, source, upstream, ..before.clone() })
     }
 
     fn max_age(&self, before: Duration) -> Result<Duration, Problem> {
@@ -384,6 +546,8 @@ fn blank(id: IssuerId, issuer: Issuer, now: Timestamp) -> IssuerRecord {
         session_max_age: SESSION_MAX_AGE_DEFAULT,
         expiry: Expiry::Absolute,
         network: Network::default(),
+        source: ProviderSource::NONE,
+        upstream: Upstream::DEFAULT,
         created_at: now,
         updated_at: now,
         version: 1,
@@ -394,7 +558,10 @@ fn blank(id: IssuerId, issuer: Issuer, now: Timestamp) -> IssuerRecord {
 fn detail(record: &IssuerRecord, keys: &[KeyRecord]) -> Value {
     let algs: Vec<_> = record.signing_algs.iter().map(|alg| alg.as_str()).collect();
     let age = record.session_max_age.as_secs();
-    json!({ "issuer": record.issuer.as_str(), "signing_algs": algs, "session_max_age": age, "expiry": record.expiry.as_str(), "network": told(&record.network), "new_keys": names(keys) })
+    let IssuerRecord { source, upstream, .. } = record;
+    let upstream = json!({ "mode": upstream.mode.as_str(), "client_id": upstream.client_id.as_ref().map(ClientId::as_str), "signing_alg": upstream.alg.as_str(), "relay_token": upstream.relay_token.as_str(), "require_exp": upstream.require_exp });
+    let source = json!({ "discovery": source.discovery, "jwks_uri": source.jwks_uri.as_ref().map(url::Url::as_str), "published_at": source.published_at.as_str() });
+    json!({ "issuer": record.issuer.as_str(), "signing_algs": algs, "session_max_age": age, "expiry": record.expiry.as_str(), "network": told(&record.network), "source": source, "upstream": upstream, "new_keys": names(keys) })
 }
 
 /// The issuer as it is stored now, and its version.
@@ -410,7 +577,9 @@ mod tests {
     use crate::egress::EgressConfig;
 
     fn said() -> Terms {
-        Terms { issuer: None, signing_algs: None, session_max_age: None, expiry: None, allow_networks: None, ca_pem: Said::Nothing }
+        let source = SourceTerms { discovery: None, jwks_uri: Said::Nothing, published_at: None };
+        let (issuer, signing_algs, session_max_age, expiry) = (None, None, None, None);
+        Terms { issuer, signing_algs, session_max_age, expiry, source, upstream: None, allow_networks: None, ca_pem: Said::Nothing }
     }
 
     fn main() -> IssuerRecord {

@@ -37,7 +37,7 @@ use crate::model::client::ClientRecord;
 use crate::model::delivery::{DeliveryView, Lane, Leased};
 use crate::model::effects::{OpeningRule, Reach, ReportRules, WorkRules};
 use crate::model::event::Receipt;
-use crate::model::issuer::IssuerRecord;
+use crate::model::issuer::{IssuerRecord, ProviderDocument};
 use crate::model::key::KeyRecord;
 use crate::model::lane::{Deal, LaneRecord};
 use crate::model::page::{Cursor, Listed, Page};
@@ -624,6 +624,21 @@ impl Store {
     /// An issuer's signing keys, the private halves sealed.
     pub async fn keys(&self, issuer: &IssuerId) -> Result<Vec<KeyRecord>, StoreError> {
         read!(self, registry::keys(issuer))
+    }
+
+    /// What an issuer's provider published when it was asked last.
+    pub async fn provider_document(&self, issuer: &IssuerId) -> Result<Option<ProviderDocument>, StoreError> {
+        read!(self, providers::document(issuer))
+    }
+
+    /// Keeps what a provider published, unless something later is kept.
+    pub async fn remember_provider(&self, document: ProviderDocument) -> Result<(), StoreError> {
+        write!(self, providers::remember(document))
+    }
+
+    /// The names of a provider's keys that are neither published nor believed.
+    pub async fn dropped_keys(&self, issuer: &IssuerId) -> Result<Vec<String>, StoreError> {
+        read!(self, providers::dropped(issuer))
     }
 
     /// Registers an API token by its digest.

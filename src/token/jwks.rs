@@ -40,6 +40,9 @@ pub enum JwkRefused {
     /// An object without a `keys` array of objects.
     #[error("must have a member keys, an array of objects")]
     NotASet,
+    /// The set we publish ourselves.
+    #[error("must not be the set this server publishes: the provider's address leads back here")]
+    Own,
     /// Private or symmetric key material: it is compromised by having been sent.
     #[error("must not hold private or symmetric keys")]
     Secret,
@@ -133,6 +136,31 @@ impl JwkSet {
     pub fn to_json(&self) -> String {
         set_of(self.keys.iter())
     }
+}
+
+/// The member of a set we publish by which we know it again, wherever it is fetched from.
+pub const OWN_MARKER: &str = "logoutd";
+
+/// Reads the set a provider publishes: of what may verify signatures, the public keys that are strong enough and of a kind we can use; the others are left
+/// out. A private key refuses the set, since it is everybody's by now; so does a set of our own, which came here by way of a proxy.
+pub fn provider_set(text: &str) -> Result<JwkSet, JwkRefused> {
+    let mut members = object(text)?;
+    if members.contains_key(OWN_MARKER) {
+        return Err(JwkRefused::Own);
+    }
+    let Some(Value::Array(items)) = members.remove("keys") else { return Err(JwkRefused::NotASet) };
+    if items.len() > JWKS_KEYS_MAX {
+        return Err(JwkRefused::TooManyKeys);
+    }
+    let mut set = JwkSet { keys: Vec::with_capacity(items.len()), ignored: 0 };
+    for item in &items {
+        match PublicJwk::from_members(item.as_object().ok_or(JwkRefused::NotASet)?) {
+            Ok(key) if key.key_use().is_none_or(|key_use| key_use == "sig") => set.keys.push(key),
+            Err(JwkRefused::Secret) => return Err(JwkRefused::Secret),
+            Ok(_) | Err(_) => set.ignored += 1,
+        }
+    }
+    Ok(set)
 }
 
 /// The set to publish from stored public keys, each checked again and written with public members only.

@@ -22,8 +22,12 @@ const ROWS: &[Row] = &[
     ),
     ("deliver", &["egress", "issuers", "lifecycle", "model", "observe", "plan", "seams", "store", "token"], &["tracing"]),
     ("upkeep", &["issuers", "bells", "lifecycle", "model", "observe", "plan", "seams", "store"], &["tokio_cron_scheduler", "tracing"]),
-    // The façade digests the tokens callers present, and hands every handler its parts: the keyring, the sealing key and the URL check among them.
-    ("http", &["bells", "egress", "lifecycle", "model", "observe", "seams", "store", "token", ERRORS], &["axum", "utoipa", "utoipa_axum"]),
+    // The façade digests the tokens callers present, and hands every handler its parts: the keyring, the sealing key, the address book and the URL check among them.
+    (
+        "http",
+        &["bells", "egress", "issuers", "lifecycle", "model", "observe", "seams", "store", "token", ERRORS],
+        &["axum", "utoipa", "utoipa_axum"],
+    ),
     ("issuers", &["egress", "lifecycle", "model", "observe", "seams", "token"], &["openidconnect", "tracing"]),
     ("store", &["lifecycle", "model", "observe", "seams"], &["sqlx", "tracing"]),
     ("egress", &["lifecycle", "model", "observe", "plan", "seams"], &["reqwest", "tracing"]),

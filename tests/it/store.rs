@@ -144,6 +144,8 @@ impl Bench {
             session_max_age: Duration::from_secs(3600),
             expiry: logoutd::model::issuer::Expiry::Absolute,
             network: Network::default(),
+            source: logoutd::model::issuer::ProviderSource::NONE,
+            upstream: logoutd::model::issuer::Upstream::DEFAULT,
             created_at: now,
             updated_at: now,
             version: 1,

@@ -13,6 +13,7 @@ pub(in crate::store) mod explain;
 pub(in crate::store) mod lanes;
 pub(in crate::store) mod meta;
 pub(in crate::store) mod operators;
+pub(in crate::store) mod providers;
 pub(in crate::store) mod reconcile;
 pub(in crate::store) mod registry;
 pub(in crate::store) mod replicas;

@@ -8,13 +8,14 @@ use crate::model::access::{ApiTokenRecord, Role};
 use crate::model::audit::{Act, AuditRecord};
 use crate::model::client::{Claims, ClientRecord, DeliverySettings, Network, OnExpiry, TokenTyp};
 use crate::model::delivery::Lane;
-use crate::model::issuer::{Expiry, IssuerRecord};
+use crate::model::issuer::{Expiry, IssuerRecord, ProviderSource, PublishedAt, RelayToken, Upstream, UpstreamMode};
 use crate::model::key::{KeyRecord, KeyState, SigningAlg};
 use crate::model::page::{Cursor, Listed, Page};
 use crate::model::{ApiTokenId, AuditId, ClientId, Digest, EventId, Issuer, IssuerId, Timestamp};
 use crate::store::{AuditEntry, AuditFilter, Change, Context, Ending, Pending, StoreError};
 
-const ISSUER: &str = "id, issuer, signing_algs, session_max_age_ms, expiry, allow_networks, ca_pem, created_at, updated_at, version";
+const ISSUER: &str = "id, issuer, signing_algs, session_max_age_ms, expiry, allow_networks, ca_pem, discovery, provider_jwks_uri, published_at, \
+                      upstream_mode, upstream_client_id, upstream_alg, relay_token, require_exp, created_at, updated_at, version";
 
 #[derive(sqlx::FromRow)]
 struct IssuerRow {
@@ -25,6 +26,14 @@ struct IssuerRow {
     expiry: String,
     allow_networks: String,
     ca_pem: Option<String>,
+    discovery: bool,
+    provider_jwks_uri: Option<String>,
+    published_at: String,
+    upstream_mode: String,
+    upstream_client_id: Option<String>,
+    upstream_alg: String,
+    relay_token: String,
+    require_exp: bool,
     created_at: i64,
     updated_at: i64,
     version: i64,
@@ -32,6 +41,19 @@ struct IssuerRow {
 
 impl IssuerRow {
     fn into_record(self) -> Result<IssuerRecord, StoreError> {
+        let jwks_uri = self.provider_jwks_uri.map(|text| url::Url::parse(&text).map_err(|_| corrupt("issuers", "provider_jwks_uri")));
+        let source = ProviderSource {
+            discovery: self.discovery,
+            jwks_uri: jwks_uri.transpose()?,
+            published_at: word(PublishedAt::parse(&self.published_at), "issuers", "published_at")?,
+        };
+        let upstream = Upstream {
+            mode: word(UpstreamMode::parse(&self.upstream_mode), "issuers", "upstream_mode")?,
+            client_id: self.upstream_client_id.map(ClientId::stored),
+            alg: word(SigningAlg::parse(&self.upstream_alg), "issuers", "upstream_alg")?,
+            relay_token: word(RelayToken::parse(&self.relay_token), "issuers", "relay_token")?,
+            require_exp: self.require_exp,
+        };
         let algs = self.signing_algs.split_whitespace().map(|alg| word(SigningAlg::parse(alg), "issuers", "signing_algs"));
         Ok(IssuerRecord {
             id: IssuerId::stored(self.id),
@@ -40,6 +62,8 @@ impl IssuerRow {
             session_max_age: Duration::from_millis(number(self.session_max_age_ms, "issuers", "session_max_age_ms")?),
             expiry: word(Expiry::parse(&self.expiry), "issuers", "expiry")?,
             network: Network { allow: networks(&self.allow_networks, "issuers")?, ca_pem: self.ca_pem },
+            source,
+            upstream,
             created_at: Timestamp::from_millis(self.created_at),
             updated_at: Timestamp::from_millis(self.updated_at),
             version: self.version,
@@ -91,23 +115,16 @@ pub(in crate::store) async fn create_issuer(
     }
     sqlx::query(
         "INSERT INTO issuers (id, issuer, signing_algs, session_max_age_ms, expiry, allow_networks, ca_pem, created_at, updated_at, version)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $8, $9)
-         ON CONFLICT (id) DO UPDATE
-            SET signing_algs = excluded.signing_algs, session_max_age_ms = excluded.session_max_age_ms, expiry = excluded.expiry,
-                allow_networks = excluded.allow_networks, ca_pem = excluded.ca_pem, updated_at = excluded.updated_at,
-                version = issuers.version + 1, deleted_at = NULL",
+         VALUES ($1, $2, '', 1, 'none', '', NULL, $3, $3, $4)
+         ON CONFLICT (id) DO UPDATE SET version = issuers.version + 1, deleted_at = NULL",
     )
     .bind(issuer.id.as_str())
     .bind(issuer.issuer.as_str())
-    .bind(words(&issuer.signing_algs))
-    .bind(duration_ms(issuer.session_max_age))
-    .bind(issuer.expiry.as_str())
-    .bind(words(&issuer.network.allow))
-    .bind(issuer.network.ca_pem.as_deref())
     .bind(issuer.created_at.millis())
     .bind(issuer.version)
     .execute(&mut *conn)
     .await?;
+    write_settings(conn, issuer).await?;
     insert_keys(conn, keys).await?;
     record(conn, context, audit).await?;
     Ok(Ending::Keep(Change::Created))
@@ -130,25 +147,56 @@ pub(in crate::store) async fn change_issuer(
     if name != issuer.issuer.as_str() && (has_sessions(conn, &issuer.id).await? || name_taken(conn, issuer).await?) {
         return Ok(Ending::Undo(Change::Conflict));
     }
-    sqlx::query(
-        "UPDATE issuers
-            SET issuer = $2, signing_algs = $3, session_max_age_ms = $4, expiry = $5, allow_networks = $6, ca_pem = $7, updated_at = $8,
-                version = version + 1
-          WHERE id = $1",
-    )
-    .bind(issuer.id.as_str())
-    .bind(issuer.issuer.as_str())
-    .bind(words(&issuer.signing_algs))
-    .bind(duration_ms(issuer.session_max_age))
-    .bind(issuer.expiry.as_str())
-    .bind(words(&issuer.network.allow))
-    .bind(issuer.network.ca_pem.as_deref())
-    .bind(issuer.updated_at.millis())
-    .execute(&mut *conn)
-    .await?;
+    sqlx::query("UPDATE issuers SET issuer = $2, version = version + 1 WHERE id = $1")
+        .bind(issuer.id.as_str())
+        .bind(issuer.issuer.as_str())
+        .execute(&mut *conn)
+        .await?;
+    write_settings(conn, issuer).await?;
     insert_keys(conn, new_keys).await?;
     record(conn, context, audit).await?;
     Ok(Ending::Keep(Change::Replaced))
+}
+
+/// All that may change about an issuer, but its identifier.
+async fn write_settings(conn: &mut Conn, issuer: &IssuerRecord) -> Result<(), StoreError> {
+    let IssuerRecord { source, upstream, network, .. } = issuer;
+    // What another provider published says nothing about this one.
+    sqlx::query(
+        "DELETE FROM provider_documents
+          WHERE issuer_id = $1
+            AND NOT EXISTS (SELECT 1 FROM issuers WHERE id = $1 AND discovery = $2 AND coalesce(provider_jwks_uri, '') = $3)",
+    )
+    .bind(issuer.id.as_str())
+    .bind(source.discovery)
+    .bind(source.jwks_uri.as_ref().map_or("", url::Url::as_str))
+    .execute(&mut *conn)
+    .await?;
+    sqlx::query(
+        "UPDATE issuers
+            SET signing_algs = $2, session_max_age_ms = $3, expiry = $4, allow_networks = $5, ca_pem = $6, discovery = $7,
+                provider_jwks_uri = $8, published_at = $9, upstream_mode = $10, upstream_client_id = $11, upstream_alg = $12,
+                relay_token = $13, require_exp = $14, updated_at = $15
+          WHERE id = $1",
+    )
+    .bind(issuer.id.as_str())
+    .bind(words(&issuer.signing_algs))
+    .bind(duration_ms(issuer.session_max_age))
+    .bind(issuer.expiry.as_str())
+    .bind(words(&network.allow))
+    .bind(network.ca_pem.as_deref())
+    .bind(source.discovery)
+    .bind(source.jwks_uri.as_ref().map(url::Url::as_str))
+    .bind(source.published_at.as_str())
+    .bind(upstream.mode.as_str())
+    .bind(upstream.client_id.as_ref().map(ClientId::as_str))
+    .bind(upstream.alg.as_str())
+    .bind(upstream.relay_token.as_str())
+    .bind(upstream.require_exp)
+    .bind(issuer.updated_at.millis())
+    .execute(conn)
+    .await?;
+    Ok(())
 }
 
 async fn has_sessions(conn: &mut Conn, issuer: &IssuerId) -> Result<bool, StoreError> {

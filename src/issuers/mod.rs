@@ -1,0 +1,214 @@
+//! The address book: trusted providers, what they publish about themselves, and their keys.
+//!
+//! Owns what was fetched from each provider, in memory, and when it may be fetched again. Never writes it down: whoever runs a chore or a door does. Never
+//! believes what it fetched more than the standards ask: `iss` must be the issuer's to the letter (Discovery 4.3), keys are public, few and strong.
+//!
+//! Why a cool-down: anybody may send a token that names a key nobody knows. Whatever they send, a provider is asked at most once in half a minute.
+//!
+//! Why one that is away is believed for a while: a logout token that cannot be checked is a logout that does not happen.
+
+mod discovery;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use url::Url;
+
+pub use self::discovery::Metadata;
+use crate::egress::{Egress, Fetch, FetchError};
+use crate::model::issuer::{DOCUMENT_STALE_MAX, IssuerRecord, ProviderDocument, ProviderSource};
+use crate::model::{Issuer, IssuerId, Timestamp};
+use crate::token::jwks::{JWKS_OCTETS_MAX, provider_set};
+use crate::token::{JwkRefused, JwkSet, PublicJwk};
+
+/// How soon a provider is asked again at the earliest, whoever wants what.
+pub const COOL_DOWN: Duration = Duration::from_secs(30);
+
+/// How long what it said is taken for current.
+pub const FRESH_FOR: Duration = Duration::from_mins(10);
+
+/// How long one document may take to arrive.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How large the metadata may be, in octets.
+const METADATA_OCTETS_MAX: usize = 64 * 1024;
+
+/// Why a provider's keys cannot be had.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Away {
+    /// Nobody said where they are.
+    #[error("it is not known where the provider publishes its keys")]
+    Unknown,
+    /// It did not answer, or not as it must.
+    #[error("{what} cannot be read: {why}")]
+    Unread {
+        /// Which document.
+        what: &'static str,
+        /// What is wrong.
+        why: String,
+    },
+    /// The key set is not one.
+    #[error("the provider's key set {0}")]
+    Refused(#[from] JwkRefused),
+    /// It was asked not long ago, in vain.
+    #[error("the provider did not answer a moment ago")]
+    Cooling,
+}
+
+/// A provider's public signing keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProviderKeys {
+    /// All of them.
+    pub keys: Vec<PublicJwk>,
+    /// What they were read from.
+    pub document: ProviderDocument,
+}
+
+impl ProviderKeys {
+    fn read(document: ProviderDocument) -> Result<Self, JwkRefused> {
+        let keys = JwkSet::parse(&document.jwks)?.keys;
+        Ok(Self { keys, document })
+    }
+
+    /// Whether one of them has this name.
+    pub fn has(&self, kid: &str) -> bool {
+        self.keys.iter().any(|key| key.kid() == Some(kid))
+    }
+}
+
+/// Whether the provider was asked for an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Freshness {
+    /// It was just asked: whoever can should write it down.
+    Fetched,
+    /// It is what was known.
+    Remembered,
+}
+
+/// What is known of one provider.
+#[derive(Default)]
+struct Entry {
+    /// Which provider that was: an issuer may be changed.
+    of: Option<(Issuer, ProviderSource)>,
+    keys: Option<Arc<ProviderKeys>>,
+    asked_at: Option<Timestamp>,
+}
+
+/// What is known of all of them.
+pub struct AddressBook {
+    egress: Arc<Egress>,
+    entries: Mutex<HashMap<IssuerId, Arc<tokio::sync::Mutex<Entry>>>>,
+}
+
+impl std::fmt::Debug for AddressBook {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AddressBook").finish_non_exhaustive()
+    }
+}
+
+impl AddressBook {
+    /// An empty one.
+    pub fn new(egress: Arc<Egress>) -> Self {
+        Self { egress, entries: Mutex::default() }
+    }
+
+    /// Asks the provider now: its metadata where they are to be believed (Discovery 4), then its keys. Nothing keeps it from asking too often.
+    pub async fn fetch(&self, issuer: &IssuerRecord, now: Timestamp) -> Result<ProviderDocument, Away> {
+        let (metadata, jwks_uri) = match (&issuer.source.jwks_uri, issuer.source.discovery) {
+            (None, false) => return Err(Away::Unknown),
+            (Some(jwks_uri), false) => (None, jwks_uri.clone()),
+            (named, true) => {
+                let (text, metadata) = self.discover(issuer).await?;
+                (Some(text), named.clone().unwrap_or(metadata.jwks_uri))
+            }
+        };
+        let text = self.read(&jwks_uri, issuer, "the provider's key set", JWKS_OCTETS_MAX).await?;
+        let set = provider_set(&text)?;
+        Ok(ProviderDocument { issuer: issuer.id.clone(), jwks_uri, metadata, jwks: set.to_json(), fetched_at: now })
+    }
+
+    /// The keys to check a token of the provider's with: what is known, or what it says now if that is old or lacks the named key. A provider that is
+    /// away is believed for 7 days; what was written down is taken where nothing is remembered.
+    pub async fn keys_for(
+        &self,
+        issuer: &IssuerRecord,
+        kid: Option<&str>,
+        stored: Option<ProviderDocument>,
+        now: Timestamp,
+    ) -> Result<(Arc<ProviderKeys>, Freshness), Away> {
+        let lacks = |keys: &ProviderKeys| kid.is_some_and(|kid| !keys.has(kid));
+        self.look(issuer, stored, now, |keys| lacks(keys) || keys.document.fetched_at.plus(FRESH_FOR) <= now).await
+    }
+
+    /// The same keys, asked for again if that is allowed by now: a key may have changed under its name.
+    pub async fn keys_again(&self, issuer: &IssuerRecord, now: Timestamp) -> Result<(Arc<ProviderKeys>, Freshness), Away> {
+        self.look(issuer, None, now, |_| true).await
+    }
+
+    /// Forgets an issuer.
+    pub fn forget(&self, issuer: &IssuerId) {
+        self.entries.lock().unwrap_or_else(std::sync::PoisonError::into_inner).remove(issuer);
+    }
+
+    async fn look(
+        &self,
+        issuer: &IssuerRecord,
+        stored: Option<ProviderDocument>,
+        now: Timestamp,
+        unfit: impl Fn(&ProviderKeys) -> bool,
+    ) -> Result<(Arc<ProviderKeys>, Freshness), Away> {
+        let entry = self.entry(&issuer.id);
+        // Whoever else wants to ask the same provider waits here for the answer.
+        let mut entry = entry.lock().await;
+        entry.be_of(issuer);
+        if entry.keys.is_none() {
+            entry.keys = stored.and_then(|document| ProviderKeys::read(document).ok()).map(Arc::new);
+        }
+        if entry.keys.as_deref().is_none_or(unfit) && entry.asked_at.is_none_or(|asked| asked.plus(COOL_DOWN) <= now) {
+            entry.asked_at = Some(now);
+            match self.fetch(issuer, now).await.and_then(|document| ProviderKeys::read(document).map_err(Away::from)) {
+                Ok(keys) => {
+                    let keys = Arc::new(keys);
+                    entry.keys = Some(Arc::clone(&keys));
+                    return Ok((keys, Freshness::Fetched));
+                }
+                Err(away) if entry.keys.is_none() => return Err(away),
+                Err(away) => {
+                    tracing::warn!(issuer = %issuer.id, error = %away, "the provider's keys cannot be read: the last known are used")
+                }
+            }
+        }
+        let keys = entry.keys.as_ref().filter(|keys| keys.document.fetched_at.plus(DOCUMENT_STALE_MAX) > now);
+        keys.map(|keys| (Arc::clone(keys), Freshness::Remembered)).ok_or(Away::Cooling)
+    }
+
+    fn entry(&self, issuer: &IssuerId) -> Arc<tokio::sync::Mutex<Entry>> {
+        let mut entries = self.entries.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        Arc::clone(entries.entry(issuer.clone()).or_default())
+    }
+
+    async fn read(&self, url: &Url, issuer: &IssuerRecord, what: &'static str, octets_max: usize) -> Result<String, Away> {
+        let fetch = Fetch { url, network: &issuer.network, accept: "application/json", octets_max, timeout: PATIENCE };
+        let fetched = self.egress.fetch(fetch).await.map_err(|error| Away::Unread { what, why: error.to_string() })?;
+        if fetched.status != 200 {
+            return Err(Away::Unread { what, why: format!("it answers {}", fetched.status) });
+        }
+        String::from_utf8(fetched.body).map_err(|_| Away::Unread { what, why: "it is not UTF-8".to_owned() })
+    }
+}
+
+impl Entry {
+    /// Forgets what was known of another provider under the same short id.
+    fn be_of(&mut self, issuer: &IssuerRecord) {
+        let of = (issuer.issuer.clone(), issuer.source.clone());
+        if self.of.as_ref() != Some(&of) {
+            *self = Self { of: Some(of), ..Self::default() };
+        }
+    }
+}
+
+/// An error that a document could not be read, as the discovery's client reports it.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+struct Unread(#[from] FetchError);
