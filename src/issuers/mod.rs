@@ -8,6 +8,8 @@
 //! Why one that is away is believed for a while: a logout token that cannot be checked is a logout that does not happen.
 
 mod discovery;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
