@@ -20,7 +20,7 @@ pub use jwks::{JwkRefused, JwkSet, PublicJwk};
 pub use keyring::Keyring;
 pub use keys::{NewKey, SigningCost, SigningKey, generate};
 pub use logout_token::{LogoutToken, Named, Nameless};
-pub use sealing::{Sealed, SealingKey, Unsealable};
+pub use sealing::{By, Sealed, SealingKey, Unsealable};
 
 use crate::model::key::SigningAlg;
 

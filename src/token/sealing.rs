@@ -1,7 +1,8 @@
 //! The sealing key: what protects secrets at rest, and what makes digests useless to whoever has the database alone.
 //!
 //! One key of 32 octets, held outside the database. Every use derives its own key from it with HKDF, so that no two uses can be played against
-//! each other. Sealed octets say by which format and which key they were sealed, so that both can be changed later.
+//! each other. Sealed octets say by which format and which key they were sealed, so that both can be changed later: a [`SealingKey`] may know a second
+//! key that opens and never seals, and one that digests are still made with after both were changed.
 
 use std::fmt;
 
@@ -11,7 +12,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
-use crate::model::{Digest, IssuerId, Malformed};
+use crate::model::{ClientId, DeliveryId, Digest, IssuerId, Malformed};
 use crate::seams::Entropy;
 
 /// Octets of a sealing key.
@@ -43,6 +44,31 @@ impl<'a> Sealed<'a> {
         Self { table: "keys", issuer: issuer.as_str(), name: kid, purpose: "private-key" }
     }
 
+    /// A client's certificate and private key for TLS.
+    pub fn client_tls(issuer: &'a IssuerId, client_id: &'a ClientId) -> Self {
+        Self { table: "clients", issuer: issuer.as_str(), name: client_id.as_str(), purpose: "tls" }
+    }
+
+    /// The headers a client wants to see in every request.
+    pub fn client_headers(issuer: &'a IssuerId, client_id: &'a ClientId) -> Self {
+        Self { table: "clients", issuer: issuer.as_str(), name: client_id.as_str(), purpose: "headers" }
+    }
+
+    /// What a provider is told with: tokens, secrets, passwords.
+    pub fn provider_logout(issuer: &'a IssuerId) -> Self {
+        Self { table: "issuers", issuer: issuer.as_str(), name: "", purpose: "provider-logout" }
+    }
+
+    /// A logout token of the provider's own that is passed on.
+    pub fn relayed_token(issuer: &'a IssuerId, delivery: &'a DeliveryId) -> Self {
+        Self { table: "relayed_tokens", issuer: issuer.as_str(), name: delivery.as_str(), purpose: "relayed-token" }
+    }
+
+    /// What digests are made with, where it is not the sealing key itself any more.
+    const fn digest_root() -> Self {
+        Self { table: "meta", issuer: "", name: "digest_root", purpose: "digest-root" }
+    }
+
     /// Each part behind its length, so that no two places share an encoding.
     fn associated_data(&self, head: &[u8]) -> Vec<u8> {
         let mut data = head.to_vec();
@@ -70,9 +96,47 @@ pub enum Unsealable {
 
 /// The key secrets are sealed with. Never shown: its octets leave only by [`SealingKey::to_base64`].
 pub struct SealingKey {
-    root: Zeroizing<[u8; KEY_OCTETS]>,
+    current: Key,
+    /// Opens what was sealed before the change of keys, or what a process seals that has changed already.
+    other: Option<Key>,
+    /// What digests are made with: they cannot be made anew from what is stored, so they outlive a change of keys.
+    digest_root: Root,
+}
+
+type Root = Zeroizing<[u8; KEY_OCTETS]>;
+
+/// One key, ready for use.
+struct Key {
+    root: Root,
     cipher: LessSafeKey,
     id: [u8; KEY_ID_OCTETS],
+}
+
+impl Key {
+    fn new(root: Root) -> Self {
+        let unbound = UnboundKey::new(&AES_256_GCM, derive(&root, "seal", "").as_ref()).expect("AES-256 takes keys of 32 octets");
+        let mut id = [0; KEY_ID_OCTETS];
+        id.iter_mut().zip(derive(&root, "key-id", "").iter()).for_each(|(to, from)| *to = *from);
+        Self { root, cipher: LessSafeKey::new(unbound), id }
+    }
+
+    fn head(&self) -> [u8; 1 + KEY_ID_OCTETS] {
+        let [a, b, c, d] = self.id;
+        [VERSION, a, b, c, d]
+    }
+
+    fn canary(&self) -> Digest {
+        keyed_digest(&self.root, "canary", &[])
+    }
+}
+
+/// Which key of a [`SealingKey`] made something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum By {
+    /// The one that seals.
+    Current,
+    /// The one that only opens.
+    Other,
 }
 
 impl SealingKey {
@@ -100,7 +164,7 @@ impl SealingKey {
 
     /// The key in base64, for the file it is kept in.
     pub fn to_base64(&self) -> Zeroizing<String> {
-        Zeroizing::new(STANDARD.encode(self.root.as_ref()))
+        Zeroizing::new(STANDARD.encode(self.current.root.as_ref()))
     }
 
     /// Refuses what no random generator gives: 32 printable characters are a phrase somebody typed, 32 equal octets a placeholder.
@@ -112,11 +176,36 @@ impl SealingKey {
         if typed { Err(TYPED) } else { Ok(Self::from_octets(root)) }
     }
 
-    fn from_octets(root: Zeroizing<[u8; KEY_OCTETS]>) -> Self {
-        let unbound = UnboundKey::new(&AES_256_GCM, derive(&root, "seal", "").as_ref()).expect("AES-256 takes keys of 32 octets");
-        let mut id = [0; KEY_ID_OCTETS];
-        id.iter_mut().zip(derive(&root, "key-id", "").iter()).for_each(|(to, from)| *to = *from);
-        Self { root, cipher: LessSafeKey::new(unbound), id }
+    fn from_octets(root: Root) -> Self {
+        let digest_root = root.clone();
+        Self { current: Key::new(root), other: None, digest_root }
+    }
+
+    /// The same key, which also opens what that other one sealed.
+    #[must_use]
+    pub fn beside(self, other: Self) -> Self {
+        Self { other: Some(other.current), ..self }
+    }
+
+    /// What digests are made with, sealed: to be stored before the key it is made from is given up.
+    pub fn sealed_digest_root(&self, root: By, entropy: &Entropy) -> Vec<u8> {
+        let root = match (root, &self.other) {
+            (By::Other, Some(other)) => &other.root,
+            (By::Other, None) | (By::Current, _) => &self.current.root,
+        };
+        self.seal(&Sealed::digest_root(), root.as_ref(), entropy)
+    }
+
+    /// The same key, which makes digests with what was stored.
+    pub fn with_digest_root(self, sealed: &[u8]) -> Result<Self, Unsealable> {
+        let opened = self.open(&Sealed::digest_root(), sealed)?;
+        let octets: [u8; KEY_OCTETS] = opened.as_slice().try_into().map_err(|_| Unsealable::Damaged)?;
+        Ok(Self { digest_root: Zeroizing::new(octets), ..self })
+    }
+
+    /// The stored root of digests as the current key seals it; none if it does already.
+    pub fn reseal_digest_root(&self, sealed: &[u8], entropy: &Entropy) -> Result<Option<Vec<u8>>, Unsealable> {
+        self.reseal(&Sealed::digest_root(), sealed, entropy)
     }
 
     /// Seals a secret for one place: AES-256-GCM with a random nonce, which is safe for 2^32 secrets under one key.
@@ -126,62 +215,82 @@ impl SealingKey {
     pub fn seal(&self, place: &Sealed<'_>, secret: &[u8], entropy: &Entropy) -> Vec<u8> {
         let mut nonce = [0; NONCE_LEN];
         entropy.fill(&mut nonce);
-        let head = self.head();
+        let head = self.current.head();
         let mut text = Zeroizing::new(secret.to_vec());
         let data = Aad::from(place.associated_data(&head));
         let tag = self
+            .current
             .cipher
             .seal_in_place_separate_tag(Nonce::assume_unique_for_key(nonce), data, &mut text)
             .expect("a secret at rest is smaller than 64 GiB");
         [head.as_slice(), &nonce, &text, tag.as_ref()].concat()
     }
 
-    /// Opens what was sealed for the same place with this key.
+    /// Opens what was sealed for the same place with this key, or with the one beside it.
     pub fn open(&self, place: &Sealed<'_>, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, Unsealable> {
         let (&[version, ref id @ ..], rest) = sealed.split_first_chunk::<{ 1 + KEY_ID_OCTETS }>().ok_or(Unsealable::Damaged)?;
         if version != VERSION {
             return Err(Unsealable::UnknownFormat);
         }
-        if *id != self.id {
-            return Err(Unsealable::OtherKey);
-        }
+        let keys = [Some(&self.current), self.other.as_ref()];
+        let key = keys.into_iter().flatten().find(|key| key.id == *id).ok_or(Unsealable::OtherKey)?;
         let (nonce, text) = rest.split_first_chunk::<NONCE_LEN>().ok_or(Unsealable::Damaged)?;
         let mut text = Zeroizing::new(text.to_vec());
-        let data = Aad::from(place.associated_data(&self.head()));
-        let opened = self.cipher.open_in_place(Nonce::assume_unique_for_key(*nonce), data, &mut text);
+        let data = Aad::from(place.associated_data(&key.head()));
+        let opened = key.cipher.open_in_place(Nonce::assume_unique_for_key(*nonce), data, &mut text);
         let length = opened.map_err(|_| Unsealable::Damaged)?.len();
         text.truncate(length);
         Ok(text)
     }
 
-    fn head(&self) -> [u8; 1 + KEY_ID_OCTETS] {
-        let [a, b, c, d] = self.id;
-        [VERSION, a, b, c, d]
+    /// [`SealingKey::seal`], as the database holds it: in base64.
+    pub fn seal_text(&self, place: &Sealed<'_>, secret: &[u8], entropy: &Entropy) -> String {
+        STANDARD.encode(self.seal(place, secret, entropy))
+    }
+
+    /// [`SealingKey::open`], from base64.
+    pub fn open_text(&self, place: &Sealed<'_>, sealed: &str) -> Result<Zeroizing<Vec<u8>>, Unsealable> {
+        self.open(place, &STANDARD.decode(sealed).map_err(|_| Unsealable::Damaged)?)
+    }
+
+    /// What is sealed, sealed anew with the current key; none if that made it.
+    pub fn reseal(&self, place: &Sealed<'_>, sealed: &[u8], entropy: &Entropy) -> Result<Option<Vec<u8>>, Unsealable> {
+        let secret = self.open(place, sealed)?;
+        Ok((!sealed.starts_with(&self.current.head())).then(|| self.seal(place, &secret, entropy)))
     }
 
     /// Octets only this key makes, to be stored beside what it seals: at the next start they tell whether it is still the same key.
     pub fn canary(&self) -> Vec<u8> {
-        self.keyed_digest("canary", &[]).octets().to_vec()
+        self.current.canary().octets().to_vec()
     }
 
-    /// Whether a stored canary is this key's.
-    pub fn check_canary(&self, stored: &[u8]) -> Result<(), Unsealable> {
-        constant_time::verify_slices_are_equal(&self.canary(), stored).map_err(|_| Unsealable::OtherKey)
+    /// Whose a stored canary is.
+    pub fn check_canary(&self, stored: &[u8]) -> Result<By, Unsealable> {
+        let made = |key: &Key| constant_time::verify_slices_are_equal(key.canary().octets(), stored).is_ok();
+        match &self.other {
+            _ if made(&self.current) => Ok(By::Current),
+            Some(other) if made(other) => Ok(By::Other),
+            Some(_) | None => Err(Unsealable::OtherKey),
+        }
     }
 
     /// HMAC-SHA256 over parts, with a key of its own for each purpose. Without the sealing key nobody can test a guess against it, so it is fit for
     /// secrets people choose. Parts stand behind their lengths: `["ab", "c"]` and `["a", "bc"]` differ.
     pub fn keyed_digest(&self, purpose: &str, parts: &[&[u8]]) -> Digest {
-        let key = hmac::Key::new(hmac::HMAC_SHA256, derive(&self.root, "digest", purpose).as_ref());
-        let mut context = hmac::Context::with_key(&key);
-        for part in parts {
-            context.update(&(part.len() as u64).to_be_bytes());
-            context.update(part);
-        }
-        let mut octets = [0; 32];
-        octets.iter_mut().zip(context.sign().as_ref()).for_each(|(to, from)| *to = *from);
-        Digest::from_octets(octets)
+        keyed_digest(&self.digest_root, purpose, parts)
     }
+}
+
+fn keyed_digest(root: &[u8; KEY_OCTETS], purpose: &str, parts: &[&[u8]]) -> Digest {
+    let key = hmac::Key::new(hmac::HMAC_SHA256, derive(root, "digest", purpose).as_ref());
+    let mut context = hmac::Context::with_key(&key);
+    for part in parts {
+        context.update(&(part.len() as u64).to_be_bytes());
+        context.update(part);
+    }
+    let mut octets = [0; 32];
+    octets.iter_mut().zip(context.sign().as_ref()).for_each(|(to, from)| *to = *from);
+    Digest::from_octets(octets)
 }
 
 impl fmt::Debug for SealingKey {
@@ -290,9 +399,35 @@ mod tests {
 
     #[test]
     fn a_canary_knows_its_key() {
-        assert_eq!(key(1).check_canary(&key(1).canary()), Ok(()));
+        assert_eq!(key(1).check_canary(&key(1).canary()), Ok(By::Current));
+        assert_eq!(key(1).beside(key(2)).check_canary(&key(2).canary()), Ok(By::Other));
         assert_eq!(key(2).check_canary(&key(1).canary()), Err(Unsealable::OtherKey));
         assert_eq!(key(1).check_canary(&[]), Err(Unsealable::OtherKey));
+    }
+
+    #[test]
+    fn a_key_beside_another_opens_what_either_sealed_and_seals_alone() {
+        let both = key(2).beside(key(1));
+        let old = sealed(b"secret");
+        assert_eq!(&*both.open(&PLACE, &old).unwrap(), b"secret");
+        let new = both.reseal(&PLACE, &old, &Entropy::seeded(3)).unwrap().unwrap();
+        assert_eq!(&*key(2).open(&PLACE, &new).unwrap(), b"secret");
+        assert_eq!(both.reseal(&PLACE, &new, &Entropy::seeded(4)), Ok(None), "once is enough");
+        assert_eq!(key(2).reseal(&PLACE, &old, &Entropy::seeded(4)), Err(Unsealable::OtherKey));
+        assert_eq!(key(2).open_text(&PLACE, &both.seal_text(&PLACE, b"more", &Entropy::seeded(5))).as_deref(), Ok(&b"more".to_vec()));
+    }
+
+    #[test]
+    fn digests_stay_what_they_were_when_the_key_changes_twice() {
+        let digest = |key: &SealingKey| key.keyed_digest("client-secret", &[b"hunter2"]);
+        let both = key(2).beside(key(1));
+        let root = both.sealed_digest_root(By::Other, &Entropy::seeded(3));
+        let second = both.with_digest_root(&root).unwrap();
+        assert_eq!(digest(&second), digest(&key(1)));
+        assert_eq!(digest(&key(2).with_digest_root(&root).unwrap()), digest(&key(1)));
+        let third = key(3).beside(key(2));
+        let root = third.reseal_digest_root(&root, &Entropy::seeded(4)).unwrap().unwrap();
+        assert_eq!(digest(&key(3).with_digest_root(&root).unwrap()), digest(&key(1)));
     }
 
     #[test]
@@ -316,15 +451,15 @@ mod tests {
     fn a_key_may_be_written_in_hex_in_base64_or_raw() {
         let original = key(7);
         let base64 = original.to_base64();
-        let raw = original.root;
+        let raw = original.current.root;
         let hex: String =
             raw.iter().flat_map(|octet| [octet >> 4, octet & 15]).filter_map(|digit| char::from_digit(digit.into(), 16)).collect();
         let urlsafe = base64.replace('+', "-").replace('/', "_");
         for text in [base64.as_str(), &hex, &hex.to_uppercase(), &urlsafe, base64.trim_end_matches('='), &format!(" {hex}\n")] {
-            assert_eq!(SealingKey::parse(text).unwrap().root, raw, "{text}");
-            assert_eq!(SealingKey::from_file(text.as_bytes()).unwrap().root, raw, "{text}");
+            assert_eq!(SealingKey::parse(text).unwrap().current.root, raw, "{text}");
+            assert_eq!(SealingKey::from_file(text.as_bytes()).unwrap().current.root, raw, "{text}");
         }
-        assert_eq!(SealingKey::from_file(raw.as_ref()).unwrap().root, raw);
+        assert_eq!(SealingKey::from_file(raw.as_ref()).unwrap().current.root, raw);
     }
 
     #[test]
