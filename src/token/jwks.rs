@@ -191,6 +191,11 @@ impl PublicJwk {
         if SECRET_MEMBERS.iter().any(|name| members.contains_key(*name)) {
             return Err(JwkRefused::Secret);
         }
+        Self::public_half(members)
+    }
+
+    /// The public members of a key, whatever others it has.
+    pub(super) fn public_half(members: &Map<String, Value>) -> Result<Self, JwkRefused> {
         let material = match word(members, "kty")?.as_deref() {
             Some("RSA") => Material::Rsa { n: number(members, "n")?, e: number(members, "e")? },
             Some("EC") => ec_point(members)?,

@@ -38,7 +38,7 @@ pub struct SigningKey {
 }
 
 /// The private half with the one way it signs.
-enum PrivateHalf {
+pub(super) enum PrivateHalf {
     Rsa { pair: RsaKeyPair, padding: &'static dyn RsaEncoding },
     Ec(EcdsaKeyPair),
     Ed25519(Ed25519KeyPair),
@@ -90,9 +90,7 @@ pub struct NewKey {
 pub fn generate(alg: SigningAlg) -> Result<NewKey, TokenError> {
     let private = generate_pkcs8(alg).map_err(|_| TokenError::NotGenerated(alg))?;
     let material = PrivateHalf::from_pkcs8(alg, &private)?.public(alg)?;
-    let kid = material.thumbprint();
-    let jwk = PublicJwk { material, kid: Some(kid.clone()), alg: Some(alg.as_str().to_owned()), key_use: Some("sig".to_owned()) };
-    Ok(NewKey { kid, alg, public_jwk: jwk.checked()?.to_json(), private })
+    NewKey::of(material, alg, private)
 }
 
 fn generate_pkcs8(alg: SigningAlg) -> Result<Zeroizing<Vec<u8>>, aws_lc_rs::error::Unspecified> {
@@ -105,6 +103,19 @@ fn generate_pkcs8(alg: SigningAlg) -> Result<Zeroizing<Vec<u8>>, aws_lc_rs::erro
 }
 
 impl NewKey {
+    /// A key under its thumbprint, from both its halves.
+    pub(super) fn of(material: Material, alg: SigningAlg, private: Zeroizing<Vec<u8>>) -> Result<Self, TokenError> {
+        let kid = material.thumbprint();
+        let jwk = PublicJwk { material, kid: Some(kid.clone()), alg: Some(alg.as_str().to_owned()), key_use: Some("sig".to_owned()) };
+        Ok(Self { kid, alg, public_jwk: jwk.checked()?.to_json(), private })
+    }
+
+    /// The same key under another name, such as the one its provider gave it.
+    pub fn named(self, kid: &str) -> Result<Self, TokenError> {
+        let jwk = PublicJwk { kid: Some(kid.to_owned()), ..PublicJwk::parse(&self.public_jwk)? };
+        Ok(Self { kid: kid.to_owned(), public_jwk: jwk.to_json(), ..self })
+    }
+
     /// The key as it is stored: its private half sealed for that issuer and that `kid`.
     pub fn into_record(self, issuer: IssuerId, state: KeyState, now: Timestamp, sealing: &SealingKey, entropy: &Entropy) -> KeyRecord {
         let sealed = sealing.seal(&Sealed::signing_key(&issuer, &self.kid), &self.private, entropy);
@@ -202,7 +213,7 @@ impl Headers {
 }
 
 impl PrivateHalf {
-    fn from_pkcs8(alg: SigningAlg, pkcs8: &[u8]) -> Result<Self, TokenError> {
+    pub(super) fn from_pkcs8(alg: SigningAlg, pkcs8: &[u8]) -> Result<Self, TokenError> {
         let unfit = |_| TokenError::Unfit(alg);
         match family(alg) {
             Family::Rsa(padding) => RsaKeyPair::from_pkcs8(pkcs8).map(|pair| Self::Rsa { pair, padding }).map_err(unfit),
@@ -234,7 +245,7 @@ impl PrivateHalf {
     }
 
     /// The public half's numbers, checked as any other public key is.
-    fn public(&self, alg: SigningAlg) -> Result<Material, TokenError> {
+    pub(super) fn public(&self, alg: SigningAlg) -> Result<Material, TokenError> {
         let material = match (self, family(alg)) {
             (Self::Rsa { pair, .. }, _) => rsa_public_key(pair.public_key().as_ref()).map(|(n, e)| Material::Rsa { n, e }),
             (Self::Ec(pair), Family::Ec(curve, _)) => point(pair.public_key().as_ref(), curve),

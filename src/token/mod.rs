@@ -8,6 +8,7 @@
 //! more than an elliptic signature itself.
 
 pub mod digest;
+pub mod import;
 mod json;
 pub mod jwks;
 pub mod keyring;
