@@ -119,7 +119,7 @@ impl Server {
         let handle = observe::metrics::install();
         let keeper = TaskTracker::new();
         let store = Store::open(&store_settings(&config), clock.clone(), entropy.clone(), &keeper).await?;
-        let sealing = Arc::new(sealing_key::sealing_key(&config.sealing_key, &store, &entropy).await?);
+        let sealing = Arc::new(sealing_key::sealing_key(&config, &store, &entropy).await?);
         let egress = Arc::new(Egress::new(egress_config(&config, names))?);
         let (socket, address) = bind(config.http.listen).await?;
         let metrics_socket = match config.http.metrics_listen {
@@ -140,7 +140,7 @@ impl Server {
             sealing: Arc::clone(&sealing),
             keyring: Arc::clone(&keyring),
             egress: Arc::clone(&egress),
-            book,
+            book: Arc::clone(&book),
             metrics: handle.clone(),
             doorbell: doorbell.clone(),
             bells: bells.clone(),
@@ -157,6 +157,10 @@ impl Server {
             doorbell: doorbell.clone(),
             settled: settled.clone(),
             keep: keep(&config),
+            book,
+            sealing: Arc::clone(&sealing),
+            keys: config.keys,
+            tasks: cellar.clone(),
         };
         let share = upkeep::begin(&tools, &bells, &upkeep_settings(&config, entropy.id(clock.now())), &cellar);
         let courier = Courier::new(Parts {
@@ -312,6 +316,7 @@ fn door_settings(config: &Config, bound: SocketAddr) -> Settings {
         delivery_defaults: config.delivery.defaults.clone(),
         delivery_timeout_max: config.delivery.timeout_max,
         reconcile_percent_max: config.reconcile.percent_max,
+        keys: config.keys,
         // A step between two idle looks, with both its statements as slow as they may be, and as much again.
         pulse_age_max: 2 * (config.delivery.idle_poll + 2 * config.database.statement_timeout),
     }

@@ -8,8 +8,8 @@ use utoipa_axum::routes;
 use crate::http::problem::ProblemDocument;
 use crate::http::reply::cached;
 use crate::http::{AppState, Path, Problem, Routes, public_issuer};
-use crate::model::key::KeyRecord;
-use crate::token::jwks::render;
+use crate::model::issuer::DOCUMENT_STALE_MAX;
+use crate::token::jwks::merge;
 
 /// The key window.
 pub fn routes() -> Routes {
@@ -21,7 +21,8 @@ pub const MAX_AGE_S: u32 = 300;
 
 /// The public keys of an issuer, as a JWK Set.
 ///
-/// Every key that signs, is about to sign or has signed not long ago. Made to be served, or merged, at the issuer's own `jwks_uri`.
+/// Every key of ours that signs, is about to sign or has signed not long ago, and the provider's public signing keys where they can be fetched, so that the
+/// provider, or a proxy before it, may serve this set at the issuer's own `jwks_uri`. Whoever holds a private key of this set can mint ID tokens too.
 #[utoipa::path(
     get,
     path = "/{iss}/jwks",
@@ -36,10 +37,12 @@ pub const MAX_AGE_S: u32 = 300;
 pub async fn jwks(State(app): State<AppState>, Path(iss): Path<String>, headers: HeaderMap) -> Result<Response, Problem> {
     let issuer = public_issuer(&app, &iss).await?;
     let keys = app.store.keys(&issuer.id).await?;
-    let set = published(&keys)?;
-    Ok(cached(&headers, set, MAX_AGE_S).into_response())
-}
-
-fn published(keys: &[KeyRecord]) -> Result<String, Problem> {
-    render(keys.iter().map(|key| key.public_jwk.as_str())).map_err(Problem::internal)
+    let (document, dropped) = match issuer.source.is_known() {
+        true => (app.store.provider_document(&issuer.id).await?, app.store.dropped_keys(&issuer.id).await?),
+        false => (None, Vec::new()),
+    };
+    let now = app.store.now().await?;
+    let document = document.filter(|document| document.fetched_at.plus(DOCUMENT_STALE_MAX) > now);
+    let merged = merge(&issuer.id, &keys, document.as_ref(), &dropped).map_err(Problem::internal)?;
+    Ok(cached(&headers, merged.set, MAX_AGE_S).into_response())
 }

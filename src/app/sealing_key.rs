@@ -8,13 +8,11 @@ use std::path::{Path, PathBuf};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::config;
+use crate::config::{self, Config};
 use crate::seams::Entropy;
-use crate::store::{Store, StoreError};
-use crate::token::{SealingKey, Unsealable};
+use crate::store::{CANARY, DIGEST_ROOT, Store, StoreError};
+use crate::token::{By, SealingKey, Unsealable};
 
-/// Under which name the database remembers which key it was begun with.
-const CANARY: &str = "sealing_canary";
 /// A key is 32 octets, or their text.
 const FILE_OCTETS_MAX: u64 = 1024;
 
@@ -55,21 +53,39 @@ pub enum KeyError {
     Store(#[from] StoreError),
 }
 
-/// The key from the configuration, or from the file beside the database, which is made when the database is new. Refuses any other than the first.
-pub(super) async fn sealing_key(setting: &config::SealingKey, store: &Store, entropy: &Entropy) -> Result<SealingKey, KeyError> {
+/// The key from the configuration, or from the file beside the database, which is made when the database is new, and the one beside it. Refuses any
+/// with which the database was not begun or sealed anew.
+pub(super) async fn sealing_key(config: &Config, store: &Store, entropy: &Entropy) -> Result<SealingKey, KeyError> {
     let canary = store.meta(CANARY).await?;
-    let key = match (setting, canary) {
+    let key = match (&config.sealing_key, &canary) {
         (config::SealingKey::Given(octets), _) => SealingKey::from_file(octets.octets()).map_err(malformed)?,
-        (config::SealingKey::BesideDatabase(path), Some(_)) => read(path)?.ok_or_else(|| KeyError::Missing { path: path.clone() })?,
-        (config::SealingKey::BesideDatabase(path), None) => match read(path)? {
+        (config::SealingKey::BesideDatabase(path), _) => match read(path)? {
             Some(key) => key,
-            None => make(path, entropy)?,
+            // Its predecessor is at hand: this is how a new one is asked for.
+            None if canary.is_none() || config.sealing_key_previous.is_some() => make(path, entropy)?,
+            None => return Err(KeyError::Missing { path: path.clone() }),
         },
     };
+    let key = match &config.sealing_key_previous {
+        Some(octets) => key.beside(SealingKey::from_file(octets.octets()).map_err(malformed)?),
+        None => key,
+    };
     let first = store.meta_once(CANARY, &STANDARD.encode(key.canary())).await?;
-    let first = STANDARD.decode(first).map_err(|_| KeyError::Other(Unsealable::Damaged))?;
-    key.check_canary(&first).map_err(KeyError::Other)?;
-    Ok(key)
+    let by = key.check_canary(&decoded(&first)?).map_err(KeyError::Other)?;
+    let root = match (store.meta(DIGEST_ROOT).await?, by) {
+        (Some(root), _) => Some(root),
+        // Written down before the first key is given up, since digests cannot be made anew.
+        (None, By::Other) => Some(store.meta_once(DIGEST_ROOT, &STANDARD.encode(key.sealed_digest_root(By::Other, entropy))).await?),
+        (None, By::Current) => None,
+    };
+    match root {
+        Some(root) => key.with_digest_root(&decoded(&root)?).map_err(KeyError::Other),
+        None => Ok(key),
+    }
+}
+
+fn decoded(text: &str) -> Result<Vec<u8>, KeyError> {
+    STANDARD.decode(text).map_err(|_| KeyError::Other(Unsealable::Damaged))
 }
 
 fn malformed(malformed: crate::model::Malformed) -> KeyError {

@@ -20,6 +20,7 @@ use ipnet::IpNet;
 use url::Url;
 
 use crate::model::client::DeliverySettings;
+use crate::model::key::KeyPolicy;
 use crate::model::schedule::{Schedule, Timetable};
 pub use reader::{Mistake, Mistakes, Setting, Source};
 use reader::{Raw, Reader};
@@ -59,6 +60,10 @@ pub struct Config {
     pub admin_token: Option<Secret>,
     /// `sealing_key`: what private keys are sealed with.
     pub sealing_key: SealingKey,
+    /// `sealing_key_previous`: what private keys were sealed with, or will be: it opens and never seals.
+    pub sealing_key_previous: Option<KeyOctets>,
+    /// `[keys]`: when signing keys begin, cease and are forgotten.
+    pub keys: KeyPolicy,
     /// `[http]`.
     pub http: Http,
     /// `[database]`.
@@ -183,7 +188,7 @@ pub struct Token {
 /// When chores are done.
 #[derive(Clone, Debug)]
 pub struct Chores {
-    /// `schedule.works`, `.expiry`, `.horizon`, `.lanes`, `.retention`: cron expressions of six fields, in UTC.
+    /// `schedule.works`, `.expiry`, `.horizon`, `.lanes`, `.retention`, `.keys`: cron expressions of six fields, in UTC.
     pub timetable: Timetable,
     /// `schedule.hold_ms`: how long a chore belongs to the process that began it; one that dies is replaced after that.
     pub hold: Duration,
@@ -270,16 +275,20 @@ impl Config {
         let admin_token = secret_or_file(reader, "admin_token", "admin_token_file", admin_token);
         let database = Database::read(reader);
         let sealing_key = sealing_key(reader, &database.url);
+        let sealing_key_previous = secret_or_file(reader, "sealing_key_previous", "sealing_key_previous_file", sealing_key_octets);
+        let token = Token { lifetime: reader.seconds("token.lifetime_s", 120, 10..=120) };
         Self {
             mode,
             public_url,
             admin_token,
             sealing_key,
+            sealing_key_previous,
+            keys: key_policy(reader, &token),
             http: Http::read(reader),
             database,
             network: Network { allow: reader.or("network.allow", Vec::new(), networks, |allow| listed(allow)) },
             delivery: Delivery::read(reader),
-            token: Token { lifetime: reader.seconds("token.lifetime_s", 120, 10..=120) },
+            token,
             schedule: Chores::read(reader),
             replica_beat: reader.millis("replicas.beat_ms", 5000, 100..=60_000),
             idempotency_keep: Duration::from_hours(reader.number("idempotency_keep_h", 24, 24..=720)),
@@ -314,6 +323,11 @@ impl Config {
         if *timeout_max >= self.token.lifetime {
             let why = "a token could expire before the attempt that carries it is over";
             reader.contradiction("delivery.timeout_max_ms", "token.lifetime_s", why);
+        }
+        if let (SealingKey::Given(current), Some(previous)) = (&self.sealing_key, &self.sealing_key_previous)
+            && current == previous
+        {
+            reader.contradiction("sealing_key", "sealing_key_previous", "they are the same key");
         }
         if self.idempotency_keep > self.retention.settled {
             let why = "a repeated request could ask for a logout that is no longer kept";
@@ -393,6 +407,7 @@ impl Chores {
                 horizon: schedule(reader, "schedule.horizon", often),
                 lanes: schedule(reader, "schedule.lanes", often),
                 retention: schedule(reader, "schedule.retention", "0 17 * * * *"),
+                keys: schedule(reader, "schedule.keys", "0 */5 * * * *"),
             },
             hold: reader.millis("schedule.hold_ms", 10_000, 500..=600_000),
         }
@@ -546,9 +561,27 @@ fn admin_token(text: &str) -> Result<Secret, String> {
     }
 }
 
+fn sealing_key_octets(text: &str) -> Result<KeyOctets, String> {
+    KeyOctets::parse(text).ok_or_else(|| "must be 32 octets in base64".to_owned())
+}
+
+/// Common libraries keep a key set for five minutes to a day, whatever its `max-age` says: the slowest is waited for.
+const CACHE_S: u64 = 24 * 3600;
+
+fn key_policy(reader: &mut Reader, token: &Token) -> KeyPolicy {
+    let days = |days: u64| Duration::from_hours(24 * days);
+    let rotate_days = reader.number("keys.rotate_days", 90, 0..=3650);
+    KeyPolicy {
+        rotate_after: (rotate_days > 0).then(|| days(rotate_days)),
+        cache: reader.seconds("keys.cache_s", CACHE_S, 0..=30 * 24 * 3600),
+        // An ID token may come back as a hint long after its session (RP-Initiated Logout 2).
+        hints: days(reader.number("keys.hints_days", 400, 1..=3650)),
+        token_lifetime: token.lifetime,
+    }
+}
+
 fn sealing_key(reader: &mut Reader, database: &DatabaseUrl) -> SealingKey {
-    let parse = |text: &str| KeyOctets::parse(text).ok_or_else(|| "must be 32 octets in base64".to_owned());
-    let given = secret_or_file(reader, "sealing_key", "sealing_key_file", parse);
+    let given = secret_or_file(reader, "sealing_key", "sealing_key_file", sealing_key_octets);
     match (given, database) {
         (Some(key), _) => SealingKey::Given(key),
         (None, DatabaseUrl::Sqlite(path)) => SealingKey::BesideDatabase(key_file(path)),

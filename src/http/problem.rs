@@ -80,6 +80,8 @@ codes! {
     UnknownDelivery = NOT_FOUND, "unknown-delivery", "There is no such delivery";
     /// No such API token.
     UnknownApiToken = NOT_FOUND, "unknown-api-token", "There is no such API token";
+    /// No such key.
+    UnknownKey = NOT_FOUND, "unknown-key", "There is no such key";
     /// The route has other methods.
     MethodNotAllowed = METHOD_NOT_ALLOWED, "method-not-allowed", "The method is not allowed here";
     /// It contradicts what is stored.
@@ -112,6 +114,8 @@ codes! {
     InvalidField = UNPROCESSABLE_ENTITY, "invalid-field", "A member of the body is invalid";
     /// A member is unknown.
     UnknownMember = UNPROCESSABLE_ENTITY, "unknown-member", "A member of the body is unknown";
+    /// The provider does not publish the key.
+    KeyNotPublished = UNPROCESSABLE_ENTITY, "key-not-published", "The provider does not publish the key";
     /// The key was used with another body.
     IdempotencyKeyReused = UNPROCESSABLE_ENTITY, "idempotency-key-reused", "The idempotency key was used with another body";
     /// The target names more sessions than one logout may.
@@ -153,6 +157,8 @@ impl Code {
             | Self::UnknownLogout
             | Self::UnknownDelivery
             | Self::UnknownApiToken
+            | Self::UnknownKey
+            | Self::KeyNotPublished
             | Self::MethodNotAllowed
             | Self::Conflict
             | Self::AlreadyExists

@@ -12,6 +12,7 @@ use crate::egress::{Egress, Mode};
 use crate::issuers::AddressBook;
 use crate::lifecycle::Tasks;
 use crate::model::client::DeliverySettings;
+use crate::model::key::KeyPolicy;
 use crate::model::{Digest, Timestamp};
 use crate::observe::metrics::Handle;
 use crate::seams::{Clock, Entropy};
@@ -75,6 +76,8 @@ pub struct Settings {
     pub delivery_timeout_max: Duration,
     /// How much of what lives one list of a provider's may end, in percent.
     pub reconcile_percent_max: u8,
+    /// When signing keys begin, cease and are forgotten.
+    pub keys: KeyPolicy,
     /// How long the courier may be silent before the server calls itself not ready.
     pub pulse_age_max: Duration,
 }

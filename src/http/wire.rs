@@ -21,7 +21,7 @@ use crate::model::delivery::{Class, DeliveryKind, DeliveryState, SettledReason};
 use crate::model::event::EventState;
 use crate::model::ids::IDENTIFIER_CHARS_MAX;
 use crate::model::issuer::{Expiry, PublishedAt, RelayToken, UpstreamMode};
-use crate::model::key::{KeyState, SigningAlg};
+use crate::model::key::{KeyOrigin, KeyState, SigningAlg};
 use crate::model::session::Life;
 use crate::model::trigger::Reason;
 use crate::model::{
@@ -154,7 +154,7 @@ macro_rules! written {
 }
 
 written!(strings: Subject Sid ClientId ProviderKey Alias Jti IssuerId Issuer);
-written!(words: Role Failure OutcomeClass Act Claims TokenTyp OnExpiry Expiry PublishedAt UpstreamMode RelayToken DeliveryKind DeliveryState Class SettledReason EventState KeyState SigningAlg Life Reason);
+written!(words: Role Failure OutcomeClass Act Claims TokenTyp OnExpiry Expiry PublishedAt UpstreamMode RelayToken DeliveryKind DeliveryState Class SettledReason EventState KeyState KeyOrigin SigningAlg Life Reason);
 written!(ids: EventId DeliveryId ApiTokenId AuditId WorkId);
 
 impl Written for Timestamp {
@@ -252,6 +252,7 @@ pub mod text {
         SettledReason = model::delivery::SettledReason;
         EventState = model::event::EventState;
         KeyState = model::key::KeyState;
+        KeyOrigin = model::key::KeyOrigin;
         SigningAlg = model::key::SigningAlg;
         Life = model::session::Life;
         Reason = model::trigger::Reason;

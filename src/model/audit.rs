@@ -42,6 +42,18 @@ words! {
         DeliveriesReplayed = "deliveries_replayed",
         /// A signing key was made.
         KeyCreated = "key_created",
+        /// A signing key began to sign, and its predecessor ceased.
+        KeyActivated = "key_activated",
+        /// A signing key was withdrawn.
+        KeyWithdrawn = "key_withdrawn",
+        /// A signing key was replaced at once.
+        KeyReplaced = "key_replaced",
+        /// A signing key was imported.
+        KeyImported = "key_imported",
+        /// A key of a provider's is neither published nor believed any more.
+        ProviderKeyDropped = "provider_key_dropped",
+        /// Secrets were sealed with a new key.
+        SecretsResealed = "secrets_resealed",
         /// An API token was minted.
         ApiTokenCreated = "api_token_created",
         /// An API token was revoked.

@@ -1,5 +1,7 @@
 //! Signing keys as the register knows them.
 
+use std::time::Duration;
+
 use super::{IssuerId, Timestamp};
 
 macro_rules! words {
@@ -68,15 +70,27 @@ words! {
         Next = "next",
         /// No longer signing, still published.
         Retired = "retired",
+        /// No longer published; its private half is destroyed, its public half still checks what it signed.
+        Withdrawn = "withdrawn",
     }
 }
 
-/// A signing key as it is stored: the private half sealed.
+words! {
+    /// Where a key came from.
+    KeyOrigin, "an origin" {
+        /// It was made here, and its successors are.
+        Made = "made",
+        /// It is the provider's own, which changes it.
+        Imported = "imported",
+    }
+}
+
+/// A signing key as it is stored: the private half sealed, and empty once it is withdrawn.
 #[derive(Clone, Debug)]
 pub struct KeyRecord {
     /// Whose key.
     pub issuer: IssuerId,
-    /// Its name in JOSE headers: the RFC 7638 thumbprint.
+    /// Its name here: the RFC 7638 thumbprint, or for an imported key the name its provider gave it.
     pub kid: String,
     /// One key, one algorithm (RFC 8725 3.1).
     pub alg: SigningAlg,
@@ -86,6 +100,69 @@ pub struct KeyRecord {
     pub public_jwk: String,
     /// The private half, sealed.
     pub sealed: Vec<u8>,
-    /// When it was made.
+    /// Where it came from.
+    pub origin: KeyOrigin,
+    /// The name the provider publishes it under, where relying parties look for it there.
+    pub published_kid: Option<String>,
+    /// Since when the provider publishes it without interruption.
+    pub seen_at: Option<Timestamp>,
+    /// When the provider was last seen to publish it.
+    pub last_seen_at: Option<Timestamp>,
+    /// When it was made or imported: since then it is in our own set.
     pub created_at: Timestamp,
+    /// When it began to sign.
+    pub active_at: Option<Timestamp>,
+    /// When it ceased to sign.
+    pub retired_at: Option<Timestamp>,
+    /// When it ceased to be published.
+    pub withdrawn_at: Option<Timestamp>,
+}
+
+impl KeyRecord {
+    /// A key nobody has seen yet.
+    pub fn new(issuer: IssuerId, kid: String, alg: SigningAlg, state: KeyState, public_jwk: String, created_at: Timestamp) -> Self {
+        Self {
+            issuer,
+            kid,
+            alg,
+            state,
+            public_jwk,
+            sealed: Vec::new(),
+            origin: KeyOrigin::Made,
+            published_kid: None,
+            seen_at: None,
+            last_seen_at: None,
+            created_at,
+            active_at: (state == KeyState::Active).then_some(created_at),
+            retired_at: None,
+            withdrawn_at: None,
+        }
+    }
+
+    /// Its name in JOSE headers: the one relying parties find it by.
+    pub fn signing_kid(&self) -> &str {
+        self.published_kid.as_deref().unwrap_or(&self.kid)
+    }
+}
+
+/// Whether and how the provider publishes a key of ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sighting {
+    /// Our name for it.
+    pub kid: String,
+    /// Its name there, if it has one; none where it is not published at all.
+    pub found: Option<Option<String>>,
+}
+
+/// When keys begin, cease and are forgotten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyPolicy {
+    /// How long a key made here signs before its successor is made; none makes none.
+    pub rotate_after: Option<Duration>,
+    /// The longest a relying party keeps a key set it fetched.
+    pub cache: Duration,
+    /// How long the public half of a withdrawn key is kept to check what it signed.
+    pub hints: Duration,
+    /// From a token's `iat` to its `exp`.
+    pub token_lifetime: Duration,
 }

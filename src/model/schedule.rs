@@ -84,6 +84,8 @@ pub struct Timetable {
     pub lanes: Schedule,
     /// What was kept long enough is forgotten.
     pub retention: Schedule,
+    /// Providers are asked for their keys; ours begin, cease and are forgotten.
+    pub keys: Schedule,
 }
 
 #[cfg(test)]

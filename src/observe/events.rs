@@ -239,6 +239,76 @@ impl LanesCounted {
     }
 }
 
+/// What may be wrong with keys and with where they are published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyTrouble {
+    /// The provider does not publish a key of ours that it should.
+    NotPublished,
+    /// The provider has ceased to publish a key that signs.
+    Left,
+    /// A key of the provider's has the name of one of ours.
+    NameTaken,
+    /// The provider's keys do not fit into the set we publish.
+    LeftOut,
+    /// The provider's address leads back here.
+    Loop,
+    /// The provider's keys cannot be read.
+    Away,
+}
+
+impl KeyTrouble {
+    /// The label.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NotPublished => "not_published",
+            Self::Left => "left",
+            Self::NameTaken => "name_taken",
+            Self::LeftOut => "left_out",
+            Self::Loop => "loop",
+            Self::Away => "away",
+        }
+    }
+}
+
+/// Somebody must look at an issuer's keys, or at where they are published.
+#[derive(Debug)]
+pub struct KeyAlarm<'a> {
+    /// Whose keys.
+    pub issuer: &'a IssuerId,
+    /// What is wrong.
+    pub trouble: KeyTrouble,
+    /// Which key, or what the provider answered.
+    pub about: &'a str,
+}
+
+impl KeyAlarm<'_> {
+    /// Tells it, each time it is found to be so.
+    pub fn emit(&self) {
+        let Self { issuer, trouble, about } = self;
+        error!(%issuer, trouble = trouble.as_str(), about, "relying parties may refuse what is signed here: keys are not where they should be");
+        counter!(names::KEY_ALARMS, "trouble" => trouble.as_str()).increment(1);
+    }
+}
+
+/// A signing key passed a station of its life.
+#[derive(Debug)]
+pub struct KeyPassed<'a> {
+    /// Whose key.
+    pub issuer: &'a IssuerId,
+    /// Its name.
+    pub kid: &'a str,
+    /// Where it stands now.
+    pub state: &'static str,
+}
+
+impl KeyPassed<'_> {
+    /// Tells it.
+    pub fn emit(&self) {
+        let Self { issuer, kid, state } = self;
+        info!(%issuer, kid, state, "a signing key passed a station of its life");
+    }
+}
+
 /// A group of writes reached the disk.
 #[derive(Debug)]
 pub struct GroupCommitted {

@@ -86,6 +86,7 @@ pub(super) const REQUESTS_FAILED: &str = "logoutd_requests_failed_total";
 pub(super) const STORE_FAILURES: &str = "logoutd_store_failures_total";
 pub(super) const AUTHENTICATION_FAILURES: &str = "logoutd_authentication_failures_total";
 pub(super) const INFO: &str = "logoutd_info";
+pub(super) const KEY_ALARMS: &str = "logoutd_key_alarms_total";
 pub(super) const ENQUEUED: &str = "logoutd_deliveries_enqueued";
 pub(super) const DELIVERIES: &str = "logoutd_deliveries";
 pub(super) const UNACCOUNTED: &str = "logoutd_deliveries_unaccounted";
@@ -95,6 +96,7 @@ fn describe() {
     use metrics::{describe_counter, describe_gauge, describe_histogram};
     describe_counter!(LOGOUTS, "Logouts committed, by reason and class.");
     describe_counter!(SESSIONS_ENDED, "Sessions ended by committed logouts.");
+    describe_counter!(KEY_ALARMS, "Times keys were found not to be where relying parties need them, by trouble.");
     describe_counter!(WORK_PAGES, "Pages of works done, by what they do.");
     describe_counter!(DELIVERIES_PLANNED, "Deliveries written by committed logouts.");
     describe_counter!(DELIVERIES_SETTLED, "Deliveries settled, by state and reason.");

@@ -8,7 +8,7 @@ pub mod logging;
 pub mod metrics;
 
 pub use events::{
-    AttemptMade, AuthenticationFailed, DeliverySettled, Gauges, GroupCommitted, HorizonNear, LaneClosed, LaneOpened, LaneParked,
-    LanesCounted, LeaseLost, LogoutCommitted, Method, Refusal, RequestFailed, RequestServed, Started, Stopped, StoreFailed, StoreFault,
-    WorkAdvanced,
+    AttemptMade, AuthenticationFailed, DeliverySettled, Gauges, GroupCommitted, HorizonNear, KeyAlarm, KeyPassed, KeyTrouble, LaneClosed,
+    LaneOpened, LaneParked, LanesCounted, LeaseLost, LogoutCommitted, Method, Refusal, RequestFailed, RequestServed, Started, Stopped,
+    StoreFailed, StoreFault, WorkAdvanced,
 };

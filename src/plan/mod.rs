@@ -8,6 +8,7 @@ pub mod address;
 pub mod effects;
 pub mod expiry;
 pub mod joining;
+pub mod keys;
 pub mod lane;
 pub mod late;
 pub mod outcome;

@@ -7,9 +7,12 @@
 pub mod api_tokens;
 pub mod audit;
 pub mod clients;
+pub mod import;
 pub mod issuers;
+pub mod key_check;
 pub mod keys;
 pub mod lanes;
+pub mod reseal;
 pub mod trial;
 
 use serde::Serialize;
@@ -26,6 +29,7 @@ use crate::store::{AuditEntry, Change};
 /// Every route of the desk.
 pub fn routes() -> Routes {
     let registered = Routes::new().merge(issuers::routes()).merge(clients::routes()).merge(keys::routes());
+    let registered = registered.merge(import::routes()).merge(key_check::routes()).merge(reseal::routes());
     registered.merge(api_tokens::routes()).merge(audit::routes()).merge(lanes::routes()).merge(trial::routes())
 }
 

@@ -38,7 +38,7 @@ use crate::model::delivery::{DeliveryView, Lane, Leased};
 use crate::model::effects::{OpeningRule, Reach, ReportRules, WorkRules};
 use crate::model::event::Receipt;
 use crate::model::issuer::{IssuerRecord, ProviderDocument};
-use crate::model::key::KeyRecord;
+use crate::model::key::{KeyRecord, Sighting};
 use crate::model::lane::{Deal, LaneRecord};
 use crate::model::page::{Cursor, Listed, Page};
 use crate::model::report::{Report, ReportRefused, Reported, TokenName};
@@ -623,7 +623,57 @@ impl Store {
 
     /// An issuer's signing keys, the private halves sealed.
     pub async fn keys(&self, issuer: &IssuerId) -> Result<Vec<KeyRecord>, StoreError> {
-        read!(self, registry::keys(issuer))
+        read!(self, keys::keys(issuer))
+    }
+
+    /// Lets a successor wait beside the active key; false when one waits already.
+    pub async fn add_next_key(&self, key: KeyRecord, audit: AuditEntry) -> Result<bool, StoreError> {
+        write!(self, keys::add_next((key, audit)))
+    }
+
+    /// Lets a `next` key sign and its predecessor cease; false when it is not `next` any more.
+    pub async fn activate_key(&self, issuer: &IssuerId, kid: &str, audit: AuditEntry) -> Result<bool, StoreError> {
+        write!(self, keys::activate((issuer.clone(), kid.to_owned(), audit)))
+    }
+
+    /// Puts a new key in the place of the active one and its successor, which are withdrawn.
+    pub async fn replace_key_at_once(&self, key: KeyRecord, audit: AuditEntry) -> Result<(), StoreError> {
+        write!(self, keys::replace_at_once((key, audit)))
+    }
+
+    /// Takes keys from outside, all or none.
+    pub async fn import_keys(&self, keys: Vec<KeyRecord>, audit: AuditEntry) -> Result<Change, StoreError> {
+        write!(self, keys::import((keys, audit)))
+    }
+
+    /// Ceases to publish a key that does not sign, and destroys its private half.
+    pub async fn withdraw_key(&self, issuer: &IssuerId, kid: &str, audit: AuditEntry) -> Result<Change, StoreError> {
+        write!(self, keys::withdraw((issuer.clone(), kid.to_owned(), audit)))
+    }
+
+    /// Forgets a withdrawn key.
+    pub async fn forget_key(&self, issuer: &IssuerId, kid: &str) -> Result<bool, StoreError> {
+        write!(self, keys::forget((issuer.clone(), kid.to_owned())))
+    }
+
+    /// Keeps what a provider published and which of our keys were among it; false when something later is kept.
+    pub async fn saw_provider(&self, document: ProviderDocument, sightings: Vec<Sighting>) -> Result<bool, StoreError> {
+        write!(self, keys::saw((document, sightings)))
+    }
+
+    /// Neither publishes nor believes a key of the provider's any more.
+    pub async fn drop_provider_key(&self, issuer: &IssuerId, kid: &str, audit: AuditEntry) -> Result<Change, StoreError> {
+        write!(self, keys::drop_provider_key((issuer.clone(), kid.to_owned(), audit)))
+    }
+
+    /// A page of sealed values of one kind, beyond one of them.
+    pub async fn sealed_values(&self, kind: SealedKind, after: Option<&SealedValue>) -> Result<Vec<SealedValue>, StoreError> {
+        read!(self, keys::sealed(kind, after))
+    }
+
+    /// Writes what was sealed anew, where it is still what it was; answers how much.
+    pub async fn reseal(&self, values: Vec<Resealed>) -> Result<u64, StoreError> {
+        write!(self, keys::reseal(values))
     }
 
     /// What an issuer's provider published when it was asked last.
@@ -674,6 +724,11 @@ impl Store {
     /// Writes a named value once; what is stored then stays, and is returned.
     pub async fn meta_once(&self, name: &str, value: &str) -> Result<String, StoreError> {
         write!(self, meta::once((name.to_owned(), value.to_owned())))
+    }
+
+    /// Puts a named value in the place of the one expected there; false when it is another.
+    pub async fn meta_swap(&self, name: &str, before: &str, after: &str) -> Result<bool, StoreError> {
+        write!(self, meta::swap((name.to_owned(), before.to_owned(), after.to_owned())))
     }
 
     /// How the database would find the rows of its hot statements: (statement, plan).

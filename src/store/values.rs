@@ -677,3 +677,50 @@ pub struct Reconciliation {
     /// How the deliveries begin.
     pub opening: OpeningRule,
 }
+
+/// Under which name the database remembers the key its secrets are sealed with.
+pub const CANARY: &str = "sealing_canary";
+/// Under which name it keeps what digests are made with, once that is not the sealing key itself.
+pub const DIGEST_ROOT: &str = "digest_root";
+
+/// What kinds of values are sealed, and where they rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SealedKind {
+    /// The private half of a signing key.
+    SigningKey,
+    /// A client's certificate and private key for TLS.
+    ClientTls,
+    /// A client's headers.
+    ClientHeaders,
+    /// What a provider is told with.
+    ProviderLogout,
+    /// A provider's own token that is passed on.
+    RelayedToken,
+}
+
+impl SealedKind {
+    /// Every kind.
+    pub const ALL: &'static [Self] = &[Self::SigningKey, Self::ClientTls, Self::ClientHeaders, Self::ProviderLogout, Self::RelayedToken];
+}
+
+/// A sealed value, and whose it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SealedValue {
+    /// Of which kind.
+    pub kind: SealedKind,
+    /// Of which issuer.
+    pub issuer: String,
+    /// Its name there; empty where the issuer has one alone.
+    pub name: String,
+    /// It, in base64.
+    pub sealed: String,
+}
+
+/// A value that was sealed with another key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resealed {
+    /// As it was.
+    pub of: SealedValue,
+    /// As it is sealed now, in base64.
+    pub anew: String,
+}

@@ -216,11 +216,7 @@ pub fn from_jwk(members: &Map<String, Value>, alg: Option<SigningAlg>) -> Result
     let public = PublicJwk::public_half(members).map_err(|refused| match refused {
         JwkRefused::Unsupported(_) if is_rsa(members) => ImportRefused::RsaBits,
         JwkRefused::Unsupported(_) => ImportRefused::Unsupported,
-        JwkRefused::TooLarge | JwkRefused::TooManyKeys | JwkRefused::NotAnObject | JwkRefused::NotASet | JwkRefused::Secret => {
-            refused.into()
-        }
-        // A point off the curve and a modulus without an exponent are halves of nothing.
-        JwkRefused::Member { .. } => refused.into(),
+        refused => refused.into(),
     })?;
     let alg = agreed(public.alg(), alg)?;
     let kid = public.kid().map(str::to_owned);

@@ -2,6 +2,8 @@
 //!
 //! A [`PublicJwk`] has no place for a private member, so that nothing written from one can hold it, whatever it was read from.
 
+use std::collections::{BTreeSet, HashMap, HashSet};
+
 use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ED25519, ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents,
 };
@@ -11,7 +13,9 @@ use serde_json::{Map, Value};
 
 use super::digest::sha256;
 use super::{BASE64URL, json};
-use crate::model::key::SigningAlg;
+use crate::model::IssuerId;
+use crate::model::issuer::{ProviderDocument, PublishedAt};
+use crate::model::key::{KeyOrigin, KeyRecord, KeyState, Sighting, SigningAlg};
 
 /// The largest JWK or set that is read.
 pub const JWKS_OCTETS_MAX: usize = 64 * 1024;
@@ -163,10 +167,135 @@ pub fn provider_set(text: &str) -> Result<JwkSet, JwkRefused> {
     Ok(set)
 }
 
-/// The set to publish from stored public keys, each checked again and written with public members only.
-pub fn render<'a>(stored: impl IntoIterator<Item = &'a str>) -> Result<String, JwkRefused> {
-    let keys = stored.into_iter().map(PublicJwk::parse).collect::<Result<Vec<_>, _>>()?;
-    Ok(set_of(keys.iter()))
+/// The set an issuer's relying parties get from us.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Merged {
+    /// It, in JSON.
+    pub set: String,
+    /// Names that keys of the provider's share with keys of ours: theirs are not in the set, and whoever needs them finds ours instead.
+    pub collisions: Vec<String>,
+    /// How many of the provider's keys found no place.
+    pub left_out: usize,
+}
+
+/// Our keys, first, and the provider's, each once, with public members only: at most 50 and 64 KiB in all. What was withdrawn or dropped does not come
+/// back by way of the provider.
+pub fn merge(issuer: &IssuerId, ours: &[KeyRecord], provider: Option<&ProviderDocument>, dropped: &[String]) -> Result<Merged, JwkRefused> {
+    let (mut set, mut withdrawn) = (Set::new(issuer), Vec::new());
+    for record in ours {
+        let key = PublicJwk::parse(&record.public_jwk)?;
+        match record.state {
+            KeyState::Withdrawn => withdrawn.push(key.thumbprint()),
+            KeyState::Active | KeyState::Next | KeyState::Retired => {
+                set.add(&PublicJwk { kid: Some(record.signing_kid().to_owned()), ..key });
+            }
+        }
+    }
+    let theirs = provider.map_or_else(|| Ok(Vec::new()), |document| provider_set(&document.jwks).map(|set| set.keys))?;
+    let (mut collisions, mut left_out) = (Vec::new(), 0);
+    let wanted = |key: &PublicJwk| {
+        key.kid().is_none_or(|kid| !dropped.iter().any(|dropped| dropped == kid)) && !withdrawn.contains(&key.thumbprint())
+    };
+    for key in theirs.iter().filter(|key| wanted(key)) {
+        match set.add(key) {
+            Added::New | Added::There => {}
+            Added::NameTaken => collisions.extend(key.kid().map(str::to_owned)),
+            Added::Full => left_out += 1,
+        }
+    }
+    Ok(Merged { set: set.end(), collisions, left_out })
+}
+
+/// A set that grows within its bounds.
+struct Set {
+    text: String,
+    thumbprints: HashSet<String>,
+    names: HashSet<String>,
+}
+
+/// What became of a key on its way into a set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Added {
+    New,
+    /// The same key is there already.
+    There,
+    /// Another key has its name.
+    NameTaken,
+    Full,
+}
+
+impl Set {
+    const END: &'static str = "]}";
+
+    fn new(issuer: &IssuerId) -> Self {
+        let text = format!("{{\"{OWN_MARKER}\":\"{issuer}\",\"keys\":[");
+        Self { text, thumbprints: HashSet::new(), names: HashSet::new() }
+    }
+
+    fn add(&mut self, key: &PublicJwk) -> Added {
+        let (thumbprint, json) = (key.thumbprint(), key.to_json());
+        if self.thumbprints.contains(&thumbprint) {
+            return Added::There;
+        }
+        if key.kid().is_some_and(|kid| self.names.contains(kid)) {
+            return Added::NameTaken;
+        }
+        if self.thumbprints.len() >= JWKS_KEYS_MAX || self.text.len() + 1 + json.len() + Self::END.len() > JWKS_OCTETS_MAX {
+            return Added::Full;
+        }
+        if !self.thumbprints.is_empty() {
+            self.text.push(',');
+        }
+        self.text.push_str(&json);
+        self.names.extend(key.kid().map(str::to_owned));
+        self.thumbprints.insert(thumbprint);
+        Added::New
+    }
+
+    fn end(mut self) -> String {
+        self.text.push_str(Self::END);
+        self.text
+    }
+}
+
+/// Which of our keys a provider publishes, found by their thumbprints, and under which names. Where relying parties come to us, a provider with a key that
+/// was made here is this server by way of a proxy: were it believed, a withdrawn key would come back for ever.
+pub fn sightings(ours: &[KeyRecord], document: &ProviderDocument, published_at: PublishedAt) -> Result<Vec<Sighting>, JwkRefused> {
+    let theirs = provider_set(&document.jwks)?.keys;
+    let theirs: HashMap<String, Option<String>> = theirs.into_iter().map(|key| (key.thumbprint(), key.kid)).collect();
+    let sighting = |record: &KeyRecord| {
+        let found = theirs.get(&PublicJwk::parse(&record.public_jwk)?.thumbprint()).cloned();
+        Ok(Sighting { kid: record.kid.clone(), found })
+    };
+    let all: Vec<Sighting> = ours.iter().map(sighting).collect::<Result<_, _>>()?;
+    let of_here = |(record, sighting): (&KeyRecord, &Sighting)| record.origin == KeyOrigin::Made && sighting.found.is_some();
+    if published_at == PublishedAt::Here && ours.iter().zip(&all).any(of_here) {
+        return Err(JwkRefused::Own);
+    }
+    Ok(all)
+}
+
+/// The name a provider publishes this key under, if it does.
+pub fn name_in(document: &ProviderDocument, public_jwk: &str) -> Result<Option<Option<String>>, JwkRefused> {
+    let thumbprint = PublicJwk::parse(public_jwk)?.thumbprint();
+    let theirs = provider_set(&document.jwks)?.keys;
+    Ok(theirs.into_iter().find(|key| key.thumbprint() == thumbprint).map(|key| key.kid))
+}
+
+/// Whether a provider publishes a key of this name.
+pub fn named_in(document: &ProviderDocument, kid: &str) -> Result<bool, JwkRefused> {
+    Ok(provider_set(&document.jwks)?.keys.iter().any(|key| key.kid() == Some(kid)))
+}
+
+/// Names that several keys of a provider's have: which of them is meant, every relying party decides for itself.
+pub fn shared_names(document: &ProviderDocument) -> Result<Vec<String>, JwkRefused> {
+    let (mut seen, mut shared) = (HashSet::new(), BTreeSet::new());
+    for kid in provider_set(&document.jwks)?.keys.into_iter().filter_map(|key| key.kid) {
+        if !seen.insert(kid.clone()) {
+            shared.insert(kid);
+        }
+    }
+    Ok(shared.into_iter().collect())
 }
 
 fn set_of<'a>(keys: impl Iterator<Item = &'a PublicJwk>) -> String {

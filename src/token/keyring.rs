@@ -27,10 +27,10 @@ impl Keyring {
         self.keys.read().unwrap_or_else(PoisonError::into_inner).get(issuer)?.get(&alg).cloned()
     }
 
-    /// The parsed key of a record: the one at hand when it has the same `kid`, else unsealed, parsed and kept in place of its predecessor.
+    /// The parsed key of a record: the one at hand when it is the same under the same name, else unsealed, parsed and kept in place of its predecessor.
     pub fn key_of(&self, record: &KeyRecord, sealing: &SealingKey) -> Result<Arc<SigningKey>, TokenError> {
         match self.get(&record.issuer, record.alg) {
-            Some(key) if key.kid() == record.kid => Ok(key),
+            Some(key) if key.kid() == record.signing_kid() && key.is_of(record) => Ok(key),
             Some(_) | None => {
                 // Outside the lock: it is slow, and doing it twice harms nobody.
                 let key = Arc::new(SigningKey::unseal(record, sealing)?);

@@ -33,6 +33,8 @@ pub enum SigningCost {
 pub struct SigningKey {
     alg: SigningAlg,
     kid: String,
+    /// Its name here, where it signs under another.
+    stored_kid: String,
     half: PrivateHalf,
     headers: Headers,
 }
@@ -119,7 +121,7 @@ impl NewKey {
     /// The key as it is stored: its private half sealed for that issuer and that `kid`.
     pub fn into_record(self, issuer: IssuerId, state: KeyState, now: Timestamp, sealing: &SealingKey, entropy: &Entropy) -> KeyRecord {
         let sealed = sealing.seal(&Sealed::signing_key(&issuer, &self.kid), &self.private, entropy);
-        KeyRecord { issuer, kid: self.kid, alg: self.alg, state, public_jwk: self.public_jwk, sealed, created_at: now }
+        KeyRecord { sealed, ..KeyRecord::new(issuer, self.kid, self.alg, state, self.public_jwk, now) }
     }
 }
 
@@ -136,18 +138,23 @@ impl SigningKey {
         let half = PrivateHalf::from_pkcs8(alg, pkcs8)?;
         half.public(alg)?;
         let headers = Headers::new(alg, kid);
-        Ok(Self { alg, kid: kid.to_owned(), half, headers })
+        Ok(Self { alg, kid: kid.to_owned(), stored_kid: kid.to_owned(), half, headers })
     }
 
     /// Unseals and reads a stored key, and checks that what is published as its public half is.
     pub fn unseal(record: &KeyRecord, sealing: &SealingKey) -> Result<Self, TokenError> {
         let private = sealing.open(&Sealed::signing_key(&record.issuer, &record.kid), &record.sealed)?;
-        let key = Self::from_pkcs8(record.alg, &record.kid, &private)?;
+        let key = Self::from_pkcs8(record.alg, record.signing_kid(), &private)?;
         let published = PublicJwk::parse(&record.public_jwk)?;
         let same = published.kid() == Some(&record.kid)
             && published.alg() == Some(record.alg.as_str())
             && published.material == key.half.public(record.alg)?;
-        if same { Ok(key) } else { Err(TokenError::HalvesDiffer) }
+        if same { Ok(Self { stored_kid: record.kid.clone(), ..key }) } else { Err(TokenError::HalvesDiffer) }
+    }
+
+    /// Whether it was read from this record: a name given out elsewhere may pass from key to key.
+    pub fn is_of(&self, record: &KeyRecord) -> bool {
+        self.stored_kid == record.kid
     }
 
     /// The one algorithm it signs with.

@@ -15,6 +15,7 @@ mod works;
 
 pub mod expiry;
 pub mod horizon;
+pub mod keys;
 pub mod lanes;
 pub mod retention;
 
@@ -28,13 +29,16 @@ pub use keeper::keep;
 pub use replicas::stay_counted;
 
 use crate::bells::{Bells, Doorbell};
+use crate::issuers::AddressBook;
 use crate::lifecycle::Tasks;
 use crate::model::ReplicaId;
+use crate::model::key::KeyPolicy;
 use crate::model::schedule::{Schedule, Timetable};
 use crate::observe::{StoreFailed, StoreFault};
 use crate::plan::lane::Share;
 use crate::seams::{Clock, Entropy};
 use crate::store::{Keep, Store, StoreError};
+use crate::token::SealingKey;
 
 /// What chores work with.
 #[derive(Clone, Debug)]
@@ -51,6 +55,14 @@ pub struct Tools {
     pub settled: watch::Sender<u64>,
     /// How long what is over is kept.
     pub keep: Keep,
+    /// The providers, and what they publish.
+    pub book: Arc<AddressBook>,
+    /// What new signing keys are sealed with.
+    pub sealing: Arc<SealingKey>,
+    /// When signing keys begin, cease and are forgotten.
+    pub keys: KeyPolicy,
+    /// Where what takes long is done.
+    pub tasks: Tasks,
 }
 
 /// What one step of a chore found.
@@ -105,6 +117,7 @@ pub fn chores(timetable: &Timetable, bells: &Bells) -> Vec<Chore> {
         chore("horizon", &timetable.horizon, Box::new(|tools| Box::pin(horizon::step(tools)))),
         chore("lanes", &timetable.lanes, Box::new(|tools| Box::pin(lanes::step(tools)))),
         chore("retention", &timetable.retention, Box::new(|tools| Box::pin(retention::step(tools)))),
+        chore("keys", &timetable.keys, Box::new(|tools| Box::pin(keys::step(tools)))),
     ]
 }
 

@@ -14,14 +14,18 @@ const ROWS: &[Row] = &[
     ("cli", &["app", "config", "egress", "model", "observe", "seams", "store"], &["clap", "reqwest"]),
     ("receive", &["http", "issuers", "lifecycle", "model", "observe", "plan", "seams", "store", "token"], DOOR),
     ("answer", &["http", "issuers", "lifecycle", "model", "observe", "plan", "seams", "store", "token"], DOOR),
-    ("registry", &["egress", "http", "issuers", "lifecycle", "model", "observe", "seams", "store", "token"], DOOR),
+    ("registry", &["egress", "http", "issuers", "lifecycle", "model", "observe", "plan", "seams", "store", "token"], DOOR),
     (
         "console",
         &["answer", "http", "issuers", "lifecycle", "model", "observe", "plan", "receive", "registry", "seams", "store", "token"],
         &["axum", "askama"],
     ),
     ("deliver", &["egress", "issuers", "lifecycle", "model", "observe", "plan", "seams", "store", "token"], &["tracing"]),
-    ("upkeep", &["issuers", "bells", "lifecycle", "model", "observe", "plan", "seams", "store"], &["tokio_cron_scheduler", "tracing"]),
+    (
+        "upkeep",
+        &["issuers", "bells", "lifecycle", "model", "observe", "plan", "seams", "store", "token"],
+        &["tokio_cron_scheduler", "tracing"],
+    ),
     // The façade digests the tokens callers present, and hands every handler its parts: the keyring, the sealing key, the address book and the URL check among them.
     (
         "http",

@@ -17,6 +17,17 @@ pub(in crate::store) async fn once(conn: &mut Conn, _: &Context, (name, value): 
     Ok(Ending::Keep(named(conn, name).await?.unwrap_or_else(|| value.clone())))
 }
 
+/// Puts a value in the place of the one that is expected there, and says whether it was.
+pub(in crate::store) async fn swap(
+    conn: &mut Conn,
+    _: &Context,
+    (name, before, after): &(String, String, String),
+) -> Result<Ending<bool>, StoreError> {
+    let swapped =
+        sqlx::query("UPDATE meta SET value = $3 WHERE name = $1 AND value = $2").bind(name).bind(before).bind(after).execute(conn).await?;
+    Ok(Ending::Keep(swapped.rows_affected() > 0))
+}
+
 /// Writes, so that a database that went read-only is noticed, and leaves nothing.
 pub(in crate::store) async fn ping(conn: &mut Conn, context: &Context, (): &()) -> Result<Ending<()>, StoreError> {
     let now: Timestamp = super::dialect::now(conn, &context.clock).await?;

@@ -10,6 +10,7 @@ pub(in crate::store) mod deliveries;
 pub(in crate::store) mod events;
 pub(in crate::store) mod expiry;
 pub(in crate::store) mod explain;
+pub(in crate::store) mod keys;
 pub(in crate::store) mod lanes;
 pub(in crate::store) mod meta;
 pub(in crate::store) mod operators;

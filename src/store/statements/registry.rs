@@ -3,13 +3,14 @@
 use std::str::FromStr as _;
 use std::time::Duration;
 
-use super::{Builder, Conn, Db, corrupt, dialect, duration_ms, instant, listed, millis, number, push_page, word};
+use super::keys::{insert_keys, unsee};
+use super::{Builder, Conn, corrupt, dialect, duration_ms, instant, listed, millis, number, push_page, word};
 use crate::model::access::{ApiTokenRecord, Role};
 use crate::model::audit::{Act, AuditRecord};
 use crate::model::client::{Claims, ClientRecord, DeliverySettings, Network, OnExpiry, TokenTyp};
 use crate::model::delivery::Lane;
 use crate::model::issuer::{Expiry, IssuerRecord, ProviderSource, PublishedAt, RelayToken, Upstream, UpstreamMode};
-use crate::model::key::{KeyRecord, KeyState, SigningAlg};
+use crate::model::key::{KeyRecord, SigningAlg};
 use crate::model::page::{Cursor, Listed, Page};
 use crate::model::{ApiTokenId, AuditId, ClientId, Digest, EventId, Issuer, IssuerId, Timestamp};
 use crate::store::{AuditEntry, AuditFilter, Change, Context, Ending, Pending, StoreError};
@@ -153,6 +154,7 @@ pub(in crate::store) async fn change_issuer(
         .execute(&mut *conn)
         .await?;
     write_settings(conn, issuer).await?;
+    unsee(conn, &issuer.id).await?;
     insert_keys(conn, new_keys).await?;
     record(conn, context, audit).await?;
     Ok(Ending::Keep(Change::Replaced))
@@ -469,61 +471,6 @@ pub(in crate::store) async fn delete_client(
     }
     record(conn, context, audit).await?;
     Ok(Ending::Keep(Change::Replaced))
-}
-
-/// A key that lost the race for its issuer and algorithm is dropped: the first one signs.
-async fn insert_keys(conn: &mut Conn, keys: &[KeyRecord]) -> Result<(), StoreError> {
-    use base64::Engine as _;
-    for key in keys {
-        sqlx::query(
-            "INSERT INTO signing_keys (issuer_id, kid, alg, state, public_jwk, sealed, created_at)
-             VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING",
-        )
-        .bind(key.issuer.as_str())
-        .bind(&key.kid)
-        .bind(key.alg.as_str())
-        .bind(key.state.as_str())
-        .bind(&key.public_jwk)
-        .bind(base64::engine::general_purpose::STANDARD.encode(&key.sealed))
-        .bind(key.created_at.millis())
-        .execute(&mut *conn)
-        .await?;
-    }
-    Ok(())
-}
-
-#[derive(sqlx::FromRow)]
-struct KeyRow {
-    issuer_id: String,
-    kid: String,
-    alg: String,
-    state: String,
-    public_jwk: String,
-    sealed: String,
-    created_at: i64,
-}
-
-pub(in crate::store) async fn keys(conn: &mut Conn, issuer: &IssuerId) -> Result<Vec<KeyRecord>, StoreError> {
-    use base64::Engine as _;
-    let rows: Vec<KeyRow> = sqlx::query_as::<Db, KeyRow>(
-        "SELECT issuer_id, kid, alg, state, public_jwk, sealed, created_at FROM signing_keys WHERE issuer_id = $1 ORDER BY created_at, kid",
-    )
-    .bind(issuer.as_str())
-    .fetch_all(conn)
-    .await?;
-    rows.into_iter()
-        .map(|row| {
-            Ok(KeyRecord {
-                issuer: IssuerId::stored(row.issuer_id),
-                kid: row.kid,
-                alg: word(SigningAlg::parse(&row.alg), "signing_keys", "alg")?,
-                state: word(KeyState::parse(&row.state), "signing_keys", "state")?,
-                public_jwk: row.public_jwk,
-                sealed: base64::engine::general_purpose::STANDARD.decode(&row.sealed).map_err(|_| corrupt("signing_keys", "sealed"))?,
-                created_at: Timestamp::from_millis(row.created_at),
-            })
-        })
-        .collect()
 }
 
 const API_TOKEN: &str = "id, role, issuer_id, client_id, may_mass_kill, created_at, expires_at, revoked_at";
