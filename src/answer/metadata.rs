@@ -112,16 +112,7 @@ mod tests {
     use serde_json::json;
 
     fn key(alg: SigningAlg, state: KeyState) -> KeyRecord {
-        let created_at = Timestamp::default();
-        KeyRecord {
-            issuer: IssuerId::parse("main").unwrap(),
-            kid: "k".into(),
-            alg,
-            state,
-            public_jwk: "{}".into(),
-            sealed: vec![],
-            created_at,
-        }
+        KeyRecord::new(IssuerId::parse("main").unwrap(), "k".into(), alg, state, "{}".into(), Timestamp::default())
     }
 
     #[test]

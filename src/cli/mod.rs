@@ -3,6 +3,8 @@
 //! Owns the arguments and what is printed. Never decides anything a caller of the HTTP API could not decide, and never opens the database but to migrate
 //! it. Standard output carries the result alone, so that a script can take it; everything else goes to standard error.
 
+mod client;
+mod keys;
 mod token;
 
 use std::ffi::OsString;
@@ -36,6 +38,9 @@ enum Command {
     /// API tokens
     #[command(subcommand)]
     Token(token::Command),
+    /// Signing keys, and the key they are sealed with
+    #[command(subcommand)]
+    Keys(keys::Command),
 }
 
 /// Where settings come from. Every other setting is in the file or in the environment.
@@ -95,6 +100,32 @@ pub enum Error {
     /// The server answered something that is no answer to this.
     #[error("the server's answer is not what this version understands")]
     Misunderstood,
+    /// A file could not be read.
+    #[error("{} cannot be read", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The command was used wrongly.
+    #[error("{why}")]
+    Misuse {
+        /// In which way.
+        why: &'static str,
+    },
+    /// Relying parties do not find a key that signs.
+    #[error("relying parties may refuse what is signed here: {why}")]
+    NotFound {
+        /// Why.
+        why: String,
+    },
+    /// Not everything was sealed anew.
+    #[error("{left} secrets are not sealed with the current key: repeat, and keep the previous key")]
+    Left {
+        /// How many.
+        left: u64,
+    },
     /// The result could not be written.
     #[error("the result could not be written")]
     Output(#[from] std::io::Error),
@@ -104,10 +135,16 @@ impl Error {
     /// 2 when the command was used wrongly, 1 when it failed.
     pub fn exit_code(&self) -> ExitCode {
         match self {
-            Self::Variable { .. } => ExitCode::from(2),
-            Self::Config(_) | Self::App(_) | Self::Unreachable { .. } | Self::Refused { .. } | Self::Misunderstood | Self::Output(_) => {
-                ExitCode::FAILURE
-            }
+            Self::Variable { .. } | Self::Misuse { .. } => ExitCode::from(2),
+            Self::Config(_)
+            | Self::App(_)
+            | Self::Unreachable { .. }
+            | Self::Refused { .. }
+            | Self::Misunderstood
+            | Self::File { .. }
+            | Self::NotFound { .. }
+            | Self::Left { .. }
+            | Self::Output(_) => ExitCode::FAILURE,
         }
     }
 }
@@ -127,6 +164,7 @@ pub async fn run(cli: Cli, variables: Variables) -> Result<(), Error> {
         Command::CheckConfig(args) => check_config(&args.into(), variables),
         Command::Migrate(args) => migrate(&args.into(), variables).await,
         Command::Token(token::Command::Create(args)) => token::create(args, &variables).await,
+        Command::Keys(command) => keys::run(command, &variables).await,
     }
 }
 

@@ -306,3 +306,126 @@ fn secret(members: &Map<String, Value>, member: &'static str) -> Result<Octets, 
     let octets = text.and_then(|text| BASE64URL.decode(text).ok()).filter(|octets| !octets.is_empty());
     Ok(Octets(Zeroizing::new(octets.ok_or(JwkRefused::Member { member, why: "must be base64url without padding" })?)))
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::token::SigningKey;
+
+    macro_rules! pem {
+        ($name:literal) => {
+            include_str!(concat!("../../tests/it/pem/", $name, ".pem"))
+        };
+    }
+
+    fn refused(text: &str) -> ImportRefused {
+        from_pem(text, None).map(drop).expect_err("it must be refused")
+    }
+
+    fn members(value: Value) -> Map<String, Value> {
+        value.as_object().unwrap().clone()
+    }
+
+    fn encoded(octets: &[u8]) -> Value {
+        BASE64URL.encode(octets).into()
+    }
+
+    /// A private JWK of P-256, from a pair made here.
+    fn ec_jwk() -> Value {
+        let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
+        let (public, private) = (aws_lc_rs::signature::KeyPair::public_key(&pair).as_ref().to_vec(), private_octets(&pair));
+        json!({ "kty": "EC", "crv": "P-256", "kid": "ec", "x": encoded(&public[1..33]), "y": encoded(&public[33..]), "d": encoded(&private) })
+    }
+
+    fn private_octets(pair: &EcdsaKeyPair) -> Vec<u8> {
+        use aws_lc_rs::encoding::{AsBigEndian as _, EcPrivateKeyBin};
+        let octets: EcPrivateKeyBin<'_> = pair.private_key().as_be_bytes().unwrap();
+        octets.as_ref().to_vec()
+    }
+
+    #[test]
+    fn each_of_the_usual_forms_is_read_and_signs() {
+        let forms = [
+            (pem!("rsa8"), SigningAlg::Rs256),
+            (pem!("rsa1"), SigningAlg::Rs256),
+            (pem!("ec_sec1"), SigningAlg::Es256),
+            (pem!("ec8"), SigningAlg::Es256),
+            (pem!("ec384_sec1"), SigningAlg::Es384),
+            (pem!("ed"), SigningAlg::EdDsa),
+        ];
+        for (text, alg) in forms {
+            let key = from_pem(text, None).unwrap_or_else(|error| panic!("{alg}: {error}"));
+            assert_eq!(key.alg, alg);
+            assert!(SigningKey::from_pkcs8(alg, &key.kid, &key.private).is_ok(), "{alg}");
+        }
+        let [pkcs8, pkcs1] = [pem!("rsa8"), pem!("rsa1")].map(|text| from_pem(text, Some(SigningAlg::Ps512)).unwrap());
+        assert_eq!((&pkcs8.kid, pkcs8.alg), (&pkcs1.kid, SigningAlg::Ps512), "one key, whatever its form");
+        assert_eq!(from_pem(pem!("ec_sec1"), None).unwrap().kid, from_pem(pem!("ec8"), None).unwrap().kid);
+    }
+
+    #[test]
+    fn what_cannot_be_taken_is_refused_for_what_it_is() {
+        assert_eq!(refused(pem!("enc")), ImportRefused::Encrypted);
+        assert_eq!(refused(pem!("enc1")), ImportRefused::Encrypted);
+        assert_eq!(refused(pem!("rsa1024")), ImportRefused::RsaBits);
+        assert_eq!(refused(pem!("ec521")), ImportRefused::Unsupported);
+        assert_eq!(refused(pem!("pub")), ImportRefused::PublicOnly);
+        assert_eq!(refused(&format!("{}{}", pem!("ed"), pem!("ec8"))), ImportRefused::Several);
+        assert_eq!(refused(&"x".repeat(1 << 20)), ImportRefused::TooLong);
+        assert_eq!(refused("hello"), ImportRefused::NoPrivateKey);
+        assert_eq!(refused("-----BEGIN PRIVATE KEY-----\n!!\n-----END PRIVATE KEY-----"), ImportRefused::NotBase64);
+        assert_eq!(refused("-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----"), ImportRefused::Broken);
+        assert_eq!(from_pem(pem!("ed"), Some(SigningAlg::Rs256)).map(drop), Err(ImportRefused::OtherAlgorithm(SigningAlg::Rs256)));
+    }
+
+    #[test]
+    fn a_private_jwk_is_read_with_its_name_and_its_halves_are_compared() {
+        let jwk = ec_jwk();
+        let read = from_jwk(&members(jwk.clone()), None).unwrap();
+        assert_eq!((read.kid.as_deref(), read.key.alg), (Some("ec"), SigningAlg::Es256));
+        let with = |member: &str, value: Value| {
+            let mut changed = members(jwk.clone());
+            changed.insert(member.to_owned(), value);
+            from_jwk(&changed, None).map(drop).expect_err("it must be refused")
+        };
+        assert_eq!(with("d", ec_jwk()["d"].clone()), ImportRefused::HalvesDiffer);
+        assert_eq!(with("use", json!("enc")), ImportRefused::NotForSigning);
+        assert_eq!(with("key_ops", json!(["verify"])), ImportRefused::NotForSigning);
+        assert_eq!(with("alg", json!("ECDH-ES")), ImportRefused::SaysOtherwise("ECDH-ES".into()));
+        assert_eq!(with("kty", json!("oct")), ImportRefused::Symmetric);
+        assert_eq!(with("crv", json!("P-521")), ImportRefused::Unsupported);
+        assert!(matches!(with("d", json!("!")), ImportRefused::Jwk(_)));
+        let mut public = members(jwk);
+        public.remove("d");
+        assert_eq!(from_jwk(&public, None).map(drop), Err(ImportRefused::PublicOnly));
+    }
+
+    #[test]
+    fn an_rsa_jwk_needs_its_primes_and_all_its_parts_must_fit() {
+        let public = from_pem(pem!("rsa8"), None).unwrap().public_jwk;
+        let mut jwk = members(serde_json::from_str(&public).unwrap());
+        jwk.insert("d".to_owned(), json!("AQAB"));
+        assert_eq!(from_jwk(&jwk, None).map(drop), Err(ImportRefused::NoPrimes));
+        for name in ["p", "q", "dp", "dq", "qi"] {
+            jwk.insert(name.to_owned(), json!("AQAB"));
+        }
+        assert_eq!(from_jwk(&jwk, None).map(drop), Err(ImportRefused::HalvesDiffer));
+        jwk.insert("n".to_owned(), encoded(&[0xff; 128]));
+        assert_eq!(from_jwk(&jwk, None).map(drop), Err(ImportRefused::RsaBits));
+    }
+
+    #[test]
+    fn of_a_set_the_private_signing_keys_are_taken_and_the_rest_is_counted() {
+        let (first, second) = (ec_jwk(), ec_jwk());
+        let mut public = second.clone();
+        public.as_object_mut().unwrap().remove("d");
+        let mut sealing = second;
+        sealing["use"] = json!("enc");
+        let (keys, others) = from_jwks(&members(json!({ "keys": [public, first, sealing] })), None).unwrap();
+        assert_eq!((keys.len(), others), (1, 2));
+        assert_eq!(from_jwks(&members(json!({ "keys": [] })), None).map(drop), Err(ImportRefused::PublicOnly));
+        assert!(from_jwks(&members(json!({ "keys": [{ "kty": "oct", "k": "AA", "d": "x" }] })), None).is_err());
+    }
+}

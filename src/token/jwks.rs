@@ -507,9 +507,11 @@ fn word(members: &Map<String, Value>, member: &'static str) -> Result<Option<Str
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use serde_json::json;
 
     use super::*;
+    use crate::model::Timestamp;
     use crate::token::keys::tests::key_pair;
 
     /// The example of RFC 7638 3.1.
@@ -542,19 +544,124 @@ mod tests {
         }
     }
 
+    fn main_issuer() -> IssuerId {
+        IssuerId::parse("main").unwrap()
+    }
+
+    fn ours(alg: SigningAlg, state: KeyState) -> KeyRecord {
+        let (public_jwk, key) = key_pair(alg);
+        KeyRecord::new(main_issuer(), key.kid().to_owned(), alg, state, public_jwk.clone(), Timestamp::default())
+    }
+
+    fn provider(jwks: Value) -> ProviderDocument {
+        let jwks_uri = url::Url::parse("https://op.example/jwks").unwrap();
+        ProviderDocument { issuer: main_issuer(), jwks_uri, metadata: None, jwks: jwks.to_string(), fetched_at: Timestamp::default() }
+    }
+
+    fn keys_of(merged: &Merged) -> Vec<Value> {
+        serde_json::from_str::<Value>(&merged.set).unwrap()["keys"].as_array().unwrap().clone()
+    }
+
     #[test]
     fn a_published_set_has_the_stored_keys_and_no_member_that_is_not_public() {
-        let stored: Vec<&str> = SigningAlg::ALL.iter().map(|alg| key_pair(*alg).0.as_str()).collect();
-        let set: Value = serde_json::from_str(&render(stored.iter().copied()).unwrap()).unwrap();
-        let keys = set["keys"].as_array().unwrap();
-        let expected: Vec<Value> = stored.iter().map(|text| serde_json::from_str(text).unwrap()).collect();
-        assert_eq!(keys, &expected);
-        for key in keys {
+        let stored: Vec<KeyRecord> = SigningAlg::ALL.iter().map(|alg| ours(*alg, KeyState::Active)).collect();
+        let merged = merge(&main_issuer(), &stored, None, &[]).unwrap();
+        let keys = keys_of(&merged);
+        let expected: Vec<Value> = stored.iter().map(|key| serde_json::from_str(&key.public_jwk).unwrap()).collect();
+        assert_eq!(keys, expected);
+        for key in &keys {
             for name in key.as_object().unwrap().keys() {
                 assert!(["kty", "crv", "n", "e", "x", "y", "kid", "alg", "use"].contains(&name.as_str()), "{name}");
             }
         }
-        assert_eq!(render([]).unwrap(), r#"{"keys":[]}"#);
+        assert_eq!(merge(&main_issuer(), &[], None, &[]).unwrap().set, r#"{"logoutd":"main","keys":[]}"#);
+        assert_eq!(provider_set(&merged.set), Err(JwkRefused::Own), "it is known again wherever it comes from");
+    }
+
+    #[test]
+    fn the_providers_keys_stand_behind_ours_each_once_and_ours_keep_their_names() {
+        let active = ours(SigningAlg::Es256, KeyState::Active);
+        let same = with(stored(SigningAlg::Es256), "kid", "theirs");
+        let taken = with(stored(SigningAlg::EdDsa), "kid", active.kid.as_str());
+        let [same, taken] = [same, taken].map(|text| serde_json::from_str::<Value>(&text).unwrap());
+        let document = provider(json!({ "keys": [same, taken, rsa(), stored(SigningAlg::Es384)] }));
+        let merged = merge(&main_issuer(), std::slice::from_ref(&active), Some(&document), &["2011-04-29".to_owned()]).unwrap();
+        assert_eq!(keys_of(&merged), [stored(SigningAlg::Es256), stored(SigningAlg::Es384)]);
+        assert_eq!((merged.collisions, merged.left_out), (vec![active.kid.clone()], 0));
+        // Where the provider's name is the one it is found by, that is the one it has here too.
+        let published = KeyRecord { published_kid: Some("theirs".into()), ..active };
+        let merged = merge(&main_issuer(), &[published], Some(&document), &[]).unwrap();
+        assert_eq!(keys_of(&merged).first().unwrap()["kid"], "theirs");
+    }
+
+    #[test]
+    fn what_was_withdrawn_does_not_come_back_by_way_of_the_provider() {
+        let document = provider(json!({ "keys": [stored(SigningAlg::Es256)] }));
+        let merged = merge(&main_issuer(), &[ours(SigningAlg::Es256, KeyState::Withdrawn)], Some(&document), &[]).unwrap();
+        assert_eq!(keys_of(&merged), Vec::<Value>::new());
+    }
+
+    #[test]
+    fn a_provider_that_serves_keys_made_here_is_a_loop_unless_it_is_where_they_are_published() {
+        let document = provider(json!({ "keys": [with_kid(SigningAlg::Es256, "theirs")] }));
+        let made = ours(SigningAlg::Es256, KeyState::Active);
+        assert_eq!(sightings(std::slice::from_ref(&made), &document, PublishedAt::Here), Err(JwkRefused::Own));
+        let imported = KeyRecord { origin: KeyOrigin::Imported, ..made.clone() };
+        let found = vec![Sighting { kid: made.kid.clone(), found: Some(Some("theirs".into())) }];
+        assert_eq!(sightings(&[imported], &document, PublishedAt::Here), Ok(found.clone()));
+        assert_eq!(sightings(&[made], &document, PublishedAt::Provider), Ok(found));
+        let absent = ours(SigningAlg::EdDsa, KeyState::Next);
+        assert_eq!(sightings(&[absent], &document, PublishedAt::Provider).unwrap().pop().unwrap().found, None);
+    }
+
+    fn with_kid(alg: SigningAlg, kid: &str) -> Value {
+        serde_json::from_str(&with(stored(alg), "kid", kid)).unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_a_provider_publishes_the_set_is_bounded_public_and_without_repetition(
+            picks in proptest::collection::vec((0..9_usize, "[a-e]{1,2}", any::<bool>(), any::<bool>()), 0..50),
+            states in proptest::collection::vec(0..4_usize, 9),
+        ) {
+            let theirs: Vec<Value> = picks.iter().map(|(alg, kid, named, strange)| {
+                let mut key = with_kid(SigningAlg::ALL[*alg], kid);
+                if !named { key.as_object_mut().unwrap().remove("kid"); }
+                if *strange { key["x5u"] = json!("https://evil.example"); }
+                key
+            }).collect();
+            let stored: Vec<KeyRecord> = SigningAlg::ALL.iter().zip(&states).map(|(alg, state)| ours(*alg, KeyState::ALL[*state])).collect();
+            let merged = merge(&main_issuer(), &stored, Some(&provider(json!({ "keys": theirs }))), &["a".to_owned()]).unwrap();
+            prop_assert!(merged.set.len() <= JWKS_OCTETS_MAX);
+            let keys = keys_of(&merged);
+            prop_assert!(keys.len() <= JWKS_KEYS_MAX);
+            let thumbprints: HashSet<String> = keys.iter().map(|key| PublicJwk::parse(&key.to_string()).unwrap().thumbprint()).collect();
+            prop_assert_eq!(thumbprints.len(), keys.len());
+            let names: Vec<&str> = keys.iter().filter_map(|key| key["kid"].as_str()).collect();
+            prop_assert_eq!(names.iter().collect::<HashSet<_>>().len(), names.len());
+            prop_assert!(!names.contains(&"a"));
+            for key in &stored {
+                prop_assert_eq!(names.contains(&key.kid.as_str()), key.state != KeyState::Withdrawn);
+                let gone = key.state == KeyState::Withdrawn && thumbprints.contains(&key.kid);
+                prop_assert!(!gone);
+            }
+        }
+    }
+
+    #[test]
+    fn a_set_never_grows_beyond_its_bounds() {
+        let mut set = Set::new(&main_issuer());
+        let template = PublicJwk::parse(&rsa().to_string()).unwrap();
+        let large = |number: u8| {
+            let Material::Rsa { n, e } = &template.material else { panic!("rsa is rsa") };
+            let mut n = n.repeat(4);
+            *n.last_mut().unwrap() = number;
+            PublicJwk { material: Material::Rsa { n, e: e.clone() }, kid: Some(format!("k{number}")), ..template.clone() }
+        };
+        let added: Vec<Added> = (0..60).map(|number| set.add(&large(number))).collect();
+        assert!(added.contains(&Added::New) && added.contains(&Added::Full));
+        let text = set.end();
+        assert!(text.len() <= JWKS_OCTETS_MAX && serde_json::from_str::<Value>(&text).is_ok());
     }
 
     #[test]
@@ -563,7 +670,6 @@ mod tests {
             for key in [rsa(), stored(SigningAlg::Es256), stored(SigningAlg::EdDsa), json!({ "kty": "unheard-of" })] {
                 let key = with(key, member, "AQAB");
                 assert_eq!(PublicJwk::parse(&key), Err(JwkRefused::Secret), "{member}");
-                assert_eq!(render([key.as_str()]), Err(JwkRefused::Secret), "{member}");
                 assert_eq!(JwkSet::parse(&format!(r#"{{"keys":[{key}]}}"#)), Err(JwkRefused::Secret), "{member}");
             }
         }

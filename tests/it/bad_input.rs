@@ -147,6 +147,12 @@ fn full_bodies() -> Vec<(Method, &'static str, Value)> {
             "allow_networks": ["10.1.0.0/16"]}),
         ),
         (Method::PATCH, "/v1/issuers/main", json!({"signing_algs": ["ES256"], "session_max_age": 3600, "allow_networks": ["10.1.0.0/16"]})),
+        (Method::POST, "/v1/issuers/main/keys/rotate", json!({"alg": "ES256", "at_once": true})),
+        (
+            Method::POST,
+            "/v1/issuers/main/keys/import",
+            json!({"pem": include_str!("pem/ed.pem"), "alg": "EdDSA", "kid": "k", "not_published_yet": true}),
+        ),
         (Method::PUT, CLIENT, client.clone()),
         (Method::POST, "/v1/issuers/main/clients", client),
     ]
@@ -167,7 +173,7 @@ fn pointers(value: &Value, at: &str, found: &mut Vec<String>) {
 }
 
 fn is_registration(path: &str) -> bool {
-    path.starts_with("/v1/issuers") && (path.matches('/').count() <= 3 || path.contains("/clients"))
+    path.starts_with("/v1/issuers") && !path.contains("/keys/") && (path.matches('/').count() <= 3 || path.contains("/clients"))
 }
 
 on_both_engines! {

@@ -3,20 +3,19 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use logoutd::lifecycle::{Stop, Tasks};
 use logoutd::model::delivery::{DeliveryState, Lane, SettledReason, Tally, Verdict};
 use logoutd::model::lane::{LaneChange, LaneRecord};
 use logoutd::model::trigger::Reason;
 use logoutd::model::{ClientId, IssuerId, Timestamp};
-use logoutd::seams::Entropy;
 use logoutd::store::{DeliveryFilter, LaneNote, Probe, Settlement};
 use logoutd::upkeep::{self, Step, Tools};
 use serde_json::{Value, json};
 use sqlx::{Connection as _, Executor as _};
-use tokio::sync::watch;
 
 use crate::harness::database::{Database, Engine, on_both_engines};
 use crate::harness::party::{Call, Party, Reply};
-use crate::harness::server::{ISSUER, Stage};
+use crate::harness::server::{ISSUER, Stage, bare_tools};
 use crate::harness::until;
 use crate::store::{Bench, of_subject, settlement};
 
@@ -55,14 +54,7 @@ impl Bench {
     }
 
     fn tools(&self) -> Tools {
-        Tools {
-            store: self.store.clone(),
-            clock: self.clock.clone(),
-            entropy: Entropy::os(),
-            doorbell: logoutd::bells::Doorbell::default(),
-            keep: crate::harness::server::KEEP,
-            settled: watch::Sender::new(0),
-        }
+        bare_tools(&self.store, &self.clock, &Tasks::new(Stop::new()))
     }
 
     async fn count(&self, state: DeliveryState) -> usize {

@@ -13,6 +13,7 @@ mod expiry;
 mod guard;
 mod hang_up;
 mod introspection;
+mod keys;
 mod lanes;
 mod live;
 mod many;

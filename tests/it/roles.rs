@@ -52,6 +52,11 @@ const MAY: &[(&str, &str)] = &[
     ("patch /v1/issuers/{iss}", "admin"),
     ("delete /v1/issuers/{iss}", "admin"),
     ("get /v1/issuers/{iss}/keys", "operator auditor admin"),
+    ("post /v1/issuers/{iss}/keys/rotate", "admin"),
+    ("post /v1/issuers/{iss}/keys/import", "admin"),
+    ("post /v1/issuers/{iss}/keys/check", "operator admin"),
+    ("delete /v1/issuers/{iss}/keys/{kid}", "admin"),
+    ("post /v1/keys/reseal", "admin"),
     ("get /v1/issuers/{iss}/clients", "operator auditor admin"),
     ("post /v1/issuers/{iss}/clients", "admin"),
     ("get /v1/issuers/{iss}/clients/{client_id}", "operator auditor admin"),
@@ -118,7 +123,7 @@ on_both_engines! {
 
         for (operation, may) in MAY {
             let (method, template) = operation.split_once(' ').unwrap();
-            let path = template.replace("{iss}", "main").replace("{sid}", "none").replace("{client_id}", "none").replace("{id}", "none");
+            let path = template.replace("{iss}", "main").replace("{sid}", "none").replace("{client_id}", "none").replace("{id}", "none").replace("{kid}", "none");
             for (kind, caller) in &callers {
                 let request = caller.request(Method::from_bytes(method.to_uppercase().as_bytes()).unwrap(), &path);
                 let answer = send(request.header("Content-Type", "application/json").body("{}")).await;

@@ -9,11 +9,11 @@ use logoutd::model::ReplicaId;
 use logoutd::model::schedule::{Schedule, Timetable};
 use logoutd::seams::{Clock, Entropy};
 use logoutd::store::{ChoreCall, ChoreOccasion, ChoreTurn, Forgettable, Store, StoreError};
-use logoutd::upkeep::{Chore, Settings, Step, StepOf, Tools, keep};
-use tokio::sync::{Notify, watch};
+use logoutd::upkeep::{Chore, Settings, Step, StepOf, keep};
+use tokio::sync::Notify;
 
 use crate::harness::database::{Database, on_both_engines};
-use crate::harness::server::KEEP;
+use crate::harness::server::{KEEP, bare_tools};
 use crate::harness::until;
 
 const SECONDLY: &str = "* * * * * *";
@@ -37,13 +37,17 @@ struct Keeper {
 impl Keeper {
     fn of(store: &Store, clock: &Clock, text: &str, hold: Duration, step: StepOf) -> Self {
         let tasks = Tasks::new(Stop::new());
-        let (store, entropy) = (store.clone(), Entropy::os());
-        let replica: ReplicaId = entropy.id(clock.now());
-        let tools =
-            Tools { store, clock: clock.clone(), entropy, doorbell: Default::default(), settled: watch::Sender::new(0), keep: KEEP };
+        let replica: ReplicaId = Entropy::os().id(clock.now());
+        let tools = bare_tools(store, clock, &tasks);
         let each = schedule(text);
-        let timetable =
-            Timetable { works: each.clone(), expiry: each.clone(), horizon: each.clone(), lanes: each.clone(), retention: each.clone() };
+        let timetable = Timetable {
+            works: each.clone(),
+            expiry: each.clone(),
+            horizon: each.clone(),
+            lanes: each.clone(),
+            retention: each.clone(),
+            keys: each.clone(),
+        };
         let settings = Settings { replica, timetable, hold, beat: Duration::from_secs(5) };
         let bell = Arc::new(Notify::new());
         let chore = Chore { name: "chore", schedule: each, bell: Arc::clone(&bell), step };

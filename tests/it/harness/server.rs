@@ -1,14 +1,18 @@
 //! A whole logoutd on a test's own database and an ephemeral port, and the first registrations most tests begin with.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use logoutd::app::{self, Server as Inner};
 use logoutd::config::{Arguments, Config, Mode};
-use logoutd::egress::{FixedNames, Names};
-use logoutd::lifecycle::Signals;
+use logoutd::egress::{Egress, EgressConfig, FixedNames, Names};
+use logoutd::issuers::AddressBook;
+use logoutd::lifecycle::{Signals, Tasks};
+use logoutd::model::key::KeyPolicy;
 use logoutd::plan::lane::Share;
 use logoutd::seams::{Clock, Entropy};
-use logoutd::store::Keep;
+use logoutd::store::{Keep, Store};
+use logoutd::token::SealingKey;
 use logoutd::upkeep::Tools;
 use serde_json::{Value, json};
 
@@ -29,6 +33,23 @@ pub(crate) const DAY: Duration = Duration::from_hours(24);
 /// How long the chores of tests keep things.
 pub(crate) const KEEP: Keep =
     Keep { idempotency: DAY, settled: Duration::from_secs(30 * 24 * 3600), sessions: Duration::from_secs(30 * 24 * 3600) };
+
+/// What chores work with where there is no server.
+pub(crate) fn bare_tools(store: &Store, clock: &Clock, tasks: &Tasks) -> Tools {
+    let entropy = Entropy::os();
+    Tools {
+        store: store.clone(),
+        clock: clock.clone(),
+        doorbell: Default::default(),
+        settled: tokio::sync::watch::Sender::new(0),
+        keep: KEEP,
+        book: Arc::new(AddressBook::new(Arc::new(Egress::new(EgressConfig::default()).unwrap()))),
+        sealing: Arc::new(SealingKey::generate(&entropy)),
+        keys: KeyPolicy { rotate_after: None, cache: DAY, hints: DAY, token_lifetime: DAY },
+        tasks: tasks.clone(),
+        entropy,
+    }
+}
 
 /// A server that runs until it is stopped or dropped.
 pub(crate) struct Server {
@@ -92,6 +113,10 @@ impl Server {
             doorbell: state.doorbell.clone(),
             settled: state.settled.clone(),
             keep: KEEP,
+            book: state.book.clone(),
+            sealing: state.sealing.clone(),
+            keys: state.settings.keys,
+            tasks: state.tasks.clone(),
         }
     }
 
