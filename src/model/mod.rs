@@ -16,6 +16,7 @@ pub mod issuer;
 pub mod key;
 pub mod lane;
 pub mod page;
+pub mod provider_logout;
 pub mod report;
 pub mod schedule;
 pub mod session;
