@@ -126,7 +126,7 @@ async fn send(tools: &Tools, claimed: &Arc<Claimed>, to: &Addressee<'_>, now: Ti
     let network = address::effective(&claimed.facts.issuer.network, &to.client.delivery.network);
     let post =
         Post { url: to.uri, network: &network, token: &token, delivery: &claimed.leased.id, attempt: number, timeout: to.timeout, now };
-    let Answer { outcome, remote_addr, excerpt, detail } = tools.egress.post_logout_token(post).await;
+    let Answer { outcome, remote_addr, excerpt, detail, body: _ } = tools.egress.post_logout_token(post).await;
     if let Some(detail) = detail {
         tracing::info!(delivery = %claimed.leased.id, client_id = %claimed.leased.client_id, number, detail, "an attempt got no answer");
     }

@@ -15,6 +15,9 @@ const TOKEN: &str = "[token]";
 /// host name are shorter.
 const PART_OCTETS_MIN: usize = 16;
 
+/// From this length a secret is looked for: a shorter one is no secret, and taking it out would leave nothing to read.
+const SECRET_OCTETS_MIN: usize = 4;
+
 /// Whether all of a body was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Extent {
@@ -24,14 +27,18 @@ pub(super) enum Extent {
     Cut,
 }
 
-/// The beginning of a body without control characters, without the token that was sent and without anything shaped like one.
-pub(super) fn excerpt(body: &[u8], extent: Extent, sent: &str) -> Option<String> {
+/// The beginning of a body without control characters, without the secrets that were sent and without anything shaped like a token.
+pub(super) fn excerpt(body: &[u8], extent: Extent, secrets: &[&str]) -> Option<String> {
     // Controls go first, so that a line end inside a token does not hide it.
     let text: String = String::from_utf8_lossy(body).chars().filter(|c| !is_control(*c)).collect();
+    // Before tokens are looked for: those would take a piece out of a secret and leave the rest.
+    let text = without_secrets(text, extent, secrets);
     let mut text = without_tokens(&text, extent);
     // A signature alone, or a part with other words grown onto it, does not look like a token.
-    for part in sent.split('.').filter(|part| part.len() >= PART_OCTETS_MIN && text.contains(part)).collect::<Vec<_>>() {
-        text = text.replace(part, TOKEN);
+    for part in secrets.iter().flat_map(|sent| sent.split('.')).filter(|part| part.len() >= PART_OCTETS_MIN) {
+        if text.contains(part) {
+            text = text.replace(part, TOKEN);
+        }
     }
     text.truncate(text.floor_char_boundary(EXCERPT_OCTETS_MAX));
     let text = text.trim();
@@ -41,6 +48,28 @@ pub(super) fn excerpt(body: &[u8], extent: Extent, sent: &str) -> Option<String>
 /// Control characters, and those that turn the direction of the text around them.
 fn is_control(c: char) -> bool {
     c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+}
+
+/// Takes out each secret, longest first, since one may be a part of another; where the reading was cut, also the beginning of one at its end.
+fn without_secrets(mut text: String, extent: Extent, secrets: &[&str]) -> String {
+    let mut secrets: Vec<&str> = secrets.iter().copied().filter(|secret| secret.len() >= SECRET_OCTETS_MIN).collect();
+    secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
+    // First, since a shorter secret taken out of the beginning of a longer one would leave the rest.
+    if extent == Extent::Cut {
+        let begun = |secret: &&str| {
+            (SECRET_OCTETS_MIN..=secret.len()).rev().find(|length| secret.get(..*length).is_some_and(|part| text.ends_with(part)))
+        };
+        if let Some(length) = secrets.iter().filter_map(begun).max() {
+            text.truncate(text.len() - length);
+            text.push_str(TOKEN);
+        }
+    }
+    for secret in &secrets {
+        if text.contains(secret) {
+            text = text.replace(secret, TOKEN);
+        }
+    }
+    text
 }
 
 fn without_tokens(text: &str, extent: Extent) -> String {
@@ -85,7 +114,7 @@ mod tests {
     }
 
     fn of(body: &str) -> Option<String> {
-        excerpt(body.as_bytes(), Extent::Whole, &sent())
+        excerpt(body.as_bytes(), Extent::Whole, &[&sent()])
     }
 
     #[test]
@@ -146,10 +175,21 @@ mod tests {
         for token in [&sent, &other] {
             for length in PART_OCTETS_MIN..token.len() {
                 let body = format!("why: {}", &token[..length]);
-                let kept = excerpt(body.as_bytes(), Extent::Cut, &sent).unwrap();
+                let kept = excerpt(body.as_bytes(), Extent::Cut, &[&sent]).unwrap();
                 assert_eq!(kept, "why: [token]", "{length}");
             }
         }
+    }
+
+    #[test]
+    fn a_password_that_looks_like_no_token_is_removed_whole_and_begun() {
+        let secrets = ["hunter2 and more", "hunter2"];
+        let kept = |body: &str, extent| excerpt(body.as_bytes(), extent, &secrets).unwrap();
+        assert_eq!(kept("no hunter2 and more, no hunter2.", Extent::Whole), "no [token], no [token].");
+        assert_eq!(kept("it was hunter2 and m", Extent::Cut), "it was [token]");
+        assert_eq!(kept("it was hunt", Extent::Cut), "it was [token]");
+        assert_eq!(kept("it was hunt", Extent::Whole), "it was hunt");
+        assert_eq!(excerpt(b"a b c", Extent::Cut, &["", "b", "c"]).as_deref(), Some("a b c"));
     }
 
     #[test]
@@ -166,7 +206,7 @@ mod tests {
                 let at = at.min(body.len());
                 body.splice(at..at, sent.bytes());
             }
-            if let Some(kept) = excerpt(&body, Extent::Whole, &sent) {
+            if let Some(kept) = excerpt(&body, Extent::Whole, &[&sent]) {
                 prop_assert!(kept.len() <= EXCERPT_OCTETS_MAX);
                 prop_assert!(!kept.chars().any(char::is_control));
                 prop_assert!(sent.split('.').all(|part| !kept.contains(part)));

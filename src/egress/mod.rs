@@ -12,6 +12,7 @@
 mod excerpt;
 mod fetch;
 mod outcome;
+mod request;
 mod resolve;
 #[cfg(test)]
 mod tests;
@@ -23,19 +24,20 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ipnet::IpNet;
-use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use reqwest::header::RETRY_AFTER;
 use reqwest::{Certificate, Client, ClientBuilder, Response};
 use tokio::sync::OnceCell;
 use url::Url;
 
 use self::excerpt::{BODY_OCTETS_MAX, Extent};
+use self::request::headers_of;
 use self::resolve::{GuardedResolver, Lookups, locked};
-use crate::model::attempt::{Failure, Outcome};
+use crate::model::attempt::Failure;
 use crate::model::client::Network;
-use crate::model::{DeliveryId, Timestamp};
 use crate::plan::address::{PORTS_DEFAULT, Policy, check_url, within_ceiling};
 
 pub use self::fetch::{Fetch, FetchError, Fetched};
+pub use self::request::{Answer, Keep, Method, Post, Request, WHOLE_OCTETS_MAX};
 pub use self::resolve::{FixedNames, Names};
 pub use crate::plan::address::{BadUrl, Forbidden, Mode, effective, parse_url};
 pub use crate::plan::outcome::classify;
@@ -117,44 +119,6 @@ pub enum BadNetwork {
     /// No certificate, or one that cannot be read.
     #[error("must be one or more certificates in PEM")]
     CaMalformed,
-}
-
-/// A logout token to be posted (BCL 2.5).
-#[derive(Clone, Copy)]
-pub struct Post<'a> {
-    /// The `backchannel_logout_uri`.
-    pub url: &'a Url,
-    /// The exceptions that apply.
-    pub network: &'a Network,
-    /// The signed token.
-    pub token: &'a str,
-    /// The delivery, for the receiver's logs.
-    pub delivery: &'a DeliveryId,
-    /// Which attempt at it, from 1.
-    pub attempt: u32,
-    /// The limit from resolution to the end of the answer.
-    pub timeout: Duration,
-    /// The present instant, for a `Retry-After` that is a date.
-    pub now: Timestamp,
-}
-
-/// What came of a post.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer {
-    /// The status, or why there is none.
-    pub outcome: Outcome,
-    /// The address the answer came from.
-    pub remote_addr: Option<SocketAddr>,
-    /// The beginning of a 4xx body, tokens and control characters removed.
-    pub excerpt: Option<String>,
-    /// Why there is no status, in one line without URL and token.
-    pub detail: Option<String>,
-}
-
-impl Answer {
-    const fn failed(failure: Failure, detail: String) -> Self {
-        Self { outcome: Outcome::Failed(failure), remote_addr: None, excerpt: None, detail: Some(detail) }
-    }
 }
 
 /// The outbound clients, one for each distinct set of exceptions.
@@ -250,16 +214,28 @@ impl Egress {
 
     /// Posts a logout token once and reads what comes back, within the limits.
     pub async fn post_logout_token(&self, post: Post<'_>) -> Answer {
-        let pool = self.pool(post.network);
-        if let Err(bad) = check_url(post.url, &pool.guard.policy()) {
+        let (number, body) = (post.attempt.to_string(), post.body());
+        let headers = post.headers(&number);
+        self.send(Request { body: body.as_bytes(), ..post.request(&headers, &[post.token]) }).await
+    }
+
+    /// Sends one request and reads what comes back, within the limits; never twice, and never to where the answer points.
+    pub async fn send(&self, request: Request<'_>) -> Answer {
+        let pool = self.pool(request.network);
+        if let Err(bad) = check_url(request.url, &pool.guard.policy()) {
             return Answer::failed(Failure::Blocked, format!("the URL {bad}"));
         }
-        let client = match self.client(&pool, post.network).await {
+        let headers = match headers_of(request.headers) {
+            Ok(headers) => headers,
+            Err(bad) => return Answer::failed(Failure::Ours, bad.to_string()),
+        };
+        let client = match self.client(&pool, request.network).await {
             Ok(client) => client,
             Err(detail) => return Answer::failed(Failure::Ours, detail),
         };
-        match request(client, &post).send().await {
-            Ok(response) => receive(response, &post, &pool.guard.policy()).await,
+        let builder = client.request(request.method.into(), request.url.clone()).timeout(request.timeout).headers(headers);
+        match builder.body(request.body.to_vec()).send().await {
+            Ok(response) => receive(response, &request, &pool.guard.policy()).await,
             Err(error) => Answer::failed(outcome::failure(&error), outcome::detail(error)),
         }
     }
@@ -348,19 +324,7 @@ fn with_authorities(more: &[Certificate], recipe: impl Fn() -> ClientBuilder) ->
     })
 }
 
-fn request(client: &Client, post: &Post<'_>) -> reqwest::RequestBuilder {
-    // BCL 2.5. A JWT consists of characters that need no encoding in a form, and receivers exist that would not decode them.
-    client
-        .post(post.url.clone())
-        .timeout(post.timeout)
-        .header(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"))
-        .header(ACCEPT, HeaderValue::from_static("application/json"))
-        .header("logoutd-delivery", post.delivery.as_str())
-        .header("logoutd-attempt", post.attempt)
-        .body(format!("logout_token={}", post.token))
-}
-
-async fn receive(mut response: Response, post: &Post<'_>, policy: &Policy<'_>) -> Answer {
+async fn receive(mut response: Response, request: &Request<'_>, policy: &Policy<'_>) -> Answer {
     let remote_addr = response.remote_addr();
     if let Some(detail) = remote_addr.and_then(|remote| tripped(remote, policy)) {
         return Answer { remote_addr, ..Answer::failed(Failure::Blocked, detail) };
@@ -370,27 +334,58 @@ async fn receive(mut response: Response, post: &Post<'_>, policy: &Policy<'_>) -
         // Nobody asked for another protocol.
         return Answer { remote_addr, ..Answer::failed(Failure::Garbled, format!("the answer ends with status {status}")) };
     }
-    let retry_after = response.headers().get(RETRY_AFTER).and_then(|value| outcome::retry_after(value.as_bytes(), post.now));
-    let mut body = Vec::new();
-    let kept = if (400..500).contains(&status) { Some(&mut body) } else { None };
-    let extent = tokio::time::timeout(BODY_PATIENCE, read(&mut response, kept)).await.unwrap_or(Extent::Cut);
-    let excerpt = excerpt::excerpt(&body, extent, post.token);
-    Answer { outcome: Outcome::Answered { status, retry_after }, remote_addr, excerpt, detail: None }
+    let retry_after = response.headers().get(RETRY_AFTER).and_then(|value| outcome::retry_after(value.as_bytes(), request.now));
+    let (body, extent) = match (request.keep, status) {
+        (Keep::Whole { octets_max }, 200..300) => {
+            read(&mut response, Reading::kept(octets_max.min(WHOLE_OCTETS_MAX), request.timeout)).await
+        }
+        (_, 400..500) => read(&mut response, Reading::kept(BODY_OCTETS_MAX, BODY_PATIENCE)).await,
+        _ => read(&mut response, Reading::FREEING).await,
+    };
+    let mut answer = Answer { remote_addr, ..Answer::answered(status, retry_after) };
+    match status {
+        200..300 => answer.body = (extent == Extent::Whole).then_some(body).filter(|_| request.keep != Keep::Excerpt),
+        _ => answer.excerpt = excerpt::excerpt(&body, extent, request.secrets),
+    }
+    answer
 }
 
-/// Reads a body up to its limit; what is not kept is read only to free the connection for the next request.
-async fn read(response: &mut Response, mut kept: Option<&mut Vec<u8>>) -> Extent {
-    let mut room = BODY_OCTETS_MAX;
+/// How a body is read: what is not kept is read only to free the connection for the next request.
+#[derive(Clone, Copy)]
+struct Reading {
+    octets_max: usize,
+    kept_max: usize,
+    patience: Duration,
+}
+
+impl Reading {
+    const FREEING: Self = Self { octets_max: BODY_OCTETS_MAX, kept_max: 0, patience: BODY_PATIENCE };
+
+    const fn kept(octets_max: usize, patience: Duration) -> Self {
+        Self { octets_max, kept_max: octets_max, patience }
+    }
+}
+
+/// Reads a body up to its limits of octets and time; what came until then is kept.
+async fn read(response: &mut Response, reading: Reading) -> (Vec<u8>, Extent) {
+    let mut body = Vec::new();
+    let extent = tokio::time::timeout(reading.patience, read_into(&mut body, response, reading)).await.unwrap_or(Extent::Cut);
+    (body, extent)
+}
+
+async fn read_into(body: &mut Vec<u8>, response: &mut Response, reading: Reading) -> Extent {
+    let mut room = reading.octets_max;
     loop {
         let Ok(chunk) = response.chunk().await else { return Extent::Cut };
         let Some(chunk) = chunk else { return Extent::Whole };
-        let part = chunk.get(..room).unwrap_or(&chunk);
-        if let Some(kept) = &mut kept {
-            kept.extend_from_slice(part);
-        }
-        room -= part.len();
-        if room == 0 {
+        if chunk.len() > room {
+            // The rest would not fit: what is kept ends here.
+            body.extend(chunk.iter().take(room.min(reading.kept_max)));
             return Extent::Cut;
+        }
+        room -= chunk.len();
+        if reading.kept_max > 0 {
+            body.extend_from_slice(&chunk);
         }
     }
 }

@@ -15,6 +15,8 @@ use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::{RootCertStore, ServerConfig, crypto};
 
 use super::*;
+use crate::model::attempt::Outcome;
+use crate::model::{DeliveryId, Timestamp};
 
 const TOKEN: &str =
     "eyJhbGciOiJSUzI1NiIsImtpZCI6ImsxIn0.eyJpc3MiOiJodHRwczovL29wLmV4YW1wbGUiLCJzdWIiOiJhbGljZSJ9.c2lnbmF0dXJlLW9mLXRoZS10b2tlbg";
@@ -821,4 +823,93 @@ async fn the_command_lines_client_follows_no_redirect() {
     let server = Receiver::answering(answer).await;
     assert_eq!(api_client(PATIENCE).unwrap().get(server.url()).send().await.unwrap().status(), 302);
     assert_eq!(target.connections(), 0);
+}
+
+// Other requests.
+
+fn request<'a>(url: &'a Url, network: &'a Network) -> Request<'a> {
+    let now = Timestamp::parse("2026-11-22T02:00:00Z").unwrap();
+    let keep = Keep::Whole { octets_max: WHOLE_OCTETS_MAX };
+    Request { method: Method::Get, url, network, headers: &[], body: &[], secrets: &[], keep, timeout: PATIENCE * 2, now }
+}
+
+async fn send(request: Request<'_>) -> Answer {
+    tokio::time::timeout(PATIENCE, developer().send(request)).await.expect("every request ends")
+}
+
+#[tokio::test]
+async fn another_request_says_what_it_is_told_to_and_nothing_twice() {
+    let (seen, mut requests) = tokio::sync::mpsc::unbounded_channel();
+    let receiver = Receiver::start(move |mut stream| {
+        let seen = seen.clone();
+        async move {
+            seen.send(read_request(&mut stream).await.unwrap()).unwrap();
+            stream.write_all(OK).await.unwrap();
+        }
+    })
+    .await;
+    let (url, network) = (receiver.url(), Network::default());
+    let headers = [("Content-Type", "application/secevent+jwt"), ("Authorization", "Bearer secret")];
+    let answer = send(Request { method: Method::Put, headers: &headers, body: b"signed", ..request(&url, &network) }).await;
+    assert_eq!((status(&answer), answer.body.as_deref()), (200, Some(b"ok".as_slice())));
+    let sent = requests.recv().await.unwrap();
+    assert!(sent.starts_with("PUT /logout HTTP/1.1\r\n") && sent.ends_with("\r\n\r\nsigned"), "{sent}");
+    for header in ["content-type: application/secevent+jwt\r\n", "authorization: Bearer secret\r\n", "content-length: 6\r\n"] {
+        assert_eq!(sent.matches(header).count(), 1, "{sent}");
+    }
+    for headers in [[("A", "1"), ("a", "2")], [("a", "x\r\ny"), ("b", "1")], [("a b", "x"), ("b", "1")]] {
+        let answer = send(Request { headers: &headers, ..request(&url, &network) }).await;
+        assert_eq!(failure(&answer), Failure::Ours);
+    }
+    assert_eq!(receiver.connections(), 1);
+}
+
+#[tokio::test]
+async fn a_body_is_given_only_whole_and_only_of_a_success() {
+    let of = |status: &str, body: &str| format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    let largest = "x".repeat(WHOLE_OCTETS_MAX);
+    let torn = "HTTP/1.1 200 OK\r\nContent-Length: 9\r\nConnection: close\r\n\r\n{}".to_owned();
+    for (answer, kept) in [
+        (of("200 OK", "{}"), Some("{}")),
+        (of("200 OK", ""), Some("")),
+        (of("200 OK", &largest), Some(largest.as_str())),
+        (of("200 OK", &format!("{largest}x")), None),
+        (torn, None),
+        (of("400 Bad Request", "{}"), None),
+        (of("500 Oops", "{}"), None),
+    ] {
+        let receiver = Receiver::start(move |mut stream| {
+            let answer = answer.clone();
+            async move {
+                read_request(&mut stream).await;
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            }
+        })
+        .await;
+        let (url, network) = (receiver.url(), Network::default());
+        let answer = send(request(&url, &network)).await;
+        assert_eq!(answer.body.as_deref().map(String::from_utf8_lossy).as_deref(), kept);
+        assert_eq!(answer.excerpt.as_deref(), (status(&answer) == 400).then_some("{}"));
+    }
+}
+
+#[tokio::test]
+async fn a_secret_that_is_echoed_is_not_kept() {
+    let body = "Basic dXNlcjpwYXNz is wrong, and so is correct horse";
+    let answer = format!("HTTP/1.1 401 Unauthorized\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    let receiver = Receiver::answering(answer).await;
+    let (url, network) = (receiver.url(), Network::default());
+    let answer = send(Request { secrets: &["dXNlcjpwYXNz", "correct horse"], ..request(&url, &network) }).await;
+    assert_eq!(answer.excerpt.as_deref(), Some("Basic [token] is wrong, and so is [token]"));
+}
+
+#[tokio::test]
+async fn every_request_passes_the_guard() {
+    let receiver = Receiver::answering(OK).await;
+    let (egress, _) = production(&[("rp.example", &["127.0.0.1"])]);
+    for host in ["127.0.0.1", "rp.example"] {
+        let (url, network) = (receiver.https(host), Network::default());
+        assert_eq!(failure(&egress.send(request(&url, &network)).await), Failure::Blocked);
+    }
+    assert_eq!(receiver.connections(), 0);
 }

@@ -88,7 +88,7 @@ pub async fn test(
 }
 
 fn shape(answer: Answer, client: &ClientRecord, duration: Duration) -> TrialShape {
-    let Answer { outcome, remote_addr, excerpt, detail: _ } = answer;
+    let Answer { outcome, remote_addr, excerpt, detail: _, body: _ } = answer;
     let class: OutcomeClass = classify(&outcome, &client.delivery.retry_statuses);
     let (status, failure): (Option<u16>, Option<Failure>) = match outcome {
         Outcome::Answered { status, .. } => (Some(status), None),
