@@ -126,6 +126,7 @@ mod tests {
             network: Network::default(),
             source: crate::model::issuer::ProviderSource::NONE,
             upstream: crate::model::issuer::Upstream::DEFAULT,
+            provider_logout: None,
             created_at: Timestamp::default(),
             updated_at: Timestamp::default(),
             version: 1,

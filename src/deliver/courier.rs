@@ -10,13 +10,14 @@ use futures_util::FutureExt as _;
 use tokio::sync::{mpsc, watch};
 
 use super::lanes::{Lanes, Sight, Survey, Wanted, host_of};
+use super::provider;
 use super::request::{self, Claimed, Ended};
 use super::settler::{self, Finished};
 use super::signer::Signer;
 use super::slots::{Slots, Snapshot, Use, Waiting};
 use super::{Parts, Settings, Tools, Watch, store_failed};
 use crate::model::Timestamp;
-use crate::model::delivery::{Class, Lane, Leased};
+use crate::model::delivery::{Class, DeliveryKind, Lane, Leased};
 use crate::model::lane::Deal;
 use crate::plan::lane::Share;
 use crate::plan::lane::breaker::probe_wait;
@@ -65,10 +66,12 @@ impl Courier {
     /// A courier that has not looked yet. Its settler runs from here on; must be called within a runtime.
     pub fn new(parts: Parts) -> Self {
         let Parts { store, egress, keyring, sealing, clock, entropy, tasks, doorbell, settled, share, pulse, settings } = parts;
-        let signer = Signer::new(store.clone(), keyring, sealing, tasks.clone());
+        let signer = Signer::new(store.clone(), keyring, Arc::clone(&sealing), tasks.clone());
+        let held = provider::Tokens::default();
         let slots = Slots::new(settings.in_flight_max, Arc::clone(&doorbell));
         let lanes = Lanes::default();
-        let tools = Arc::new(Tools { store, egress, signer, clock, entropy, tasks, doorbell, settled, lanes, settings });
+        let tools =
+            Arc::new(Tools { store, egress, signer, sealing, tokens: held, clock, entropy, tasks, doorbell, settled, lanes, settings });
         // As many places as slots: whoever has a slot finds a place and never waits for one.
         let (finished, coming) = mpsc::channel(usize::from(settings.in_flight_max).max(1));
         drop(tools.tasks.spawn("settler", settler::run(Arc::clone(&tools), coming)));
@@ -182,7 +185,12 @@ impl Courier {
     }
 
     fn begin_one(&self, claimed: Arc<Claimed>, probe: bool, watch: Watch) {
-        let uri = claimed.facts.client.as_ref().and_then(|client| client.backchannel_logout_uri.as_ref());
+        let uri = match claimed.leased.kind {
+            DeliveryKind::Provider => claimed.facts.issuer.provider_logout.as_ref().map(|logout| logout.url()),
+            DeliveryKind::LogoutToken | DeliveryKind::Relay => {
+                claimed.facts.client.as_ref().and_then(|client| client.backchannel_logout_uri.as_ref())
+            }
+        };
         let Leased { lane, class, retry, .. } = &claimed.leased;
         let slot = self.slots.take(Use { lane: lane.clone(), host: uri.and_then(host_of), class: *class, retry: *retry, probe });
         let (tools, finished) = (Arc::clone(&self.tools), self.finished.clone());

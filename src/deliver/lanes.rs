@@ -164,7 +164,7 @@ struct Behind {
 impl Lanes {
     /// The lanes whose settings a look needs and does not have: all that have something due, and those whose receiver is to be probed.
     pub(super) fn unknown(&self, queues: &[Queue], records: &[LaneRecord], now: Timestamp) -> Vec<Lane> {
-        let is_host = |record: &LaneRecord| record.lane.parties().is_none() && record.probe_at.is_some();
+        let is_host = |record: &LaneRecord| record.lane.is_host() && record.probe_at.is_some();
         let all = records.iter().any(is_host);
         let book = self.lock();
         let is_known = |lane: &Lane| {

@@ -20,6 +20,7 @@
 mod census;
 mod courier;
 mod lanes;
+mod provider;
 mod request;
 mod settler;
 mod signer;
@@ -96,6 +97,8 @@ struct Tools {
     store: Store,
     egress: Arc<Egress>,
     signer: signer::Signer,
+    sealing: Arc<SealingKey>,
+    tokens: provider::Tokens,
     clock: Clock,
     entropy: Entropy,
     tasks: Tasks,

@@ -5,12 +5,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::provider;
 use super::signer::SignerError;
 use super::{Tools, Watch};
 use crate::egress::{Answer, Post};
 use crate::model::attempt::{AttemptRecord, Failure, Outcome};
 use crate::model::client::{Claims, ClientRecord, DeliverySettings, TokenTyp};
-use crate::model::delivery::{DeliveryState, Leased, SettledReason, Verdict};
+use crate::model::delivery::{DeliveryKind, DeliveryState, Leased, SettledReason, Verdict};
 use crate::model::{AttemptId, Sid, Subject, Timestamp};
 use crate::plan::address;
 use crate::plan::late::{self, LateFacts, Names, Newer, SidNeed};
@@ -38,6 +39,13 @@ pub(super) enum Ended {
 
 /// Attempts a claimed delivery.
 pub(super) async fn attempt(tools: &Tools, claimed: Arc<Claimed>, watch: &Watch) -> Ended {
+    match claimed.leased.kind {
+        DeliveryKind::Provider => provider::attempt(tools, claimed, watch).await,
+        DeliveryKind::LogoutToken | DeliveryKind::Relay => attempt_client(tools, claimed, watch).await,
+    }
+}
+
+async fn attempt_client(tools: &Tools, claimed: Arc<Claimed>, watch: &Watch) -> Ended {
     let now = watch.now();
     let to = match addressee(&claimed, tools.settings.timeout_max, now) {
         Ok(to) => to,
@@ -67,8 +75,8 @@ struct Addressee<'a> {
     timeout: Duration,
 }
 
-const UNDONE: Verdict = Verdict::Settled { state: DeliveryState::Cancelled, reason: SettledReason::Undone };
-const NO_URI: Verdict = Verdict::Settled { state: DeliveryState::Cancelled, reason: SettledReason::NoUri };
+pub(super) const UNDONE: Verdict = Verdict::Settled { state: DeliveryState::Cancelled, reason: SettledReason::Undone };
+pub(super) const NO_URI: Verdict = Verdict::Settled { state: DeliveryState::Cancelled, reason: SettledReason::NoUri };
 
 /// Decides whom to tell what, or how the delivery settles without being sent.
 fn addressee(claimed: &Claimed, timeout_max: Duration, now: Timestamp) -> Result<Addressee<'_>, Verdict> {
@@ -94,21 +102,21 @@ fn newer(leased: &Leased, facts: &AttemptFacts) -> Newer {
 }
 
 /// Whether somebody else might be telling the client at the same time: the claim was long ago, as after the whole process was suspended.
-fn could_outlast_its_lease(leased: &Leased, timeout: Duration, now: Timestamp) -> bool {
+pub(super) fn could_outlast_its_lease(leased: &Leased, timeout: Duration, now: Timestamp) -> bool {
     now.plus(timeout) >= leased.lease_until
 }
 
 /// What is known of an attempt that was made.
-struct Sent {
-    outcome: Outcome,
-    jti: Option<String>,
-    kid: Option<String>,
-    remote_addr: Option<String>,
-    excerpt: Option<String>,
+pub(super) struct Sent {
+    pub(super) outcome: Outcome,
+    pub(super) jti: Option<String>,
+    pub(super) kid: Option<String>,
+    pub(super) remote_addr: Option<String>,
+    pub(super) excerpt: Option<String>,
 }
 
 impl Sent {
-    fn not(failure: Failure) -> Self {
+    pub(super) fn not(failure: Failure) -> Self {
         Self { outcome: Outcome::Failed(failure), jti: None, kid: None, remote_addr: None, excerpt: None }
     }
 }
@@ -190,18 +198,22 @@ impl Draft {
 }
 
 /// When an attempt began and ended.
-struct Span {
-    started_at: Timestamp,
-    began: Instant,
-    ended_at: Timestamp,
+pub(super) struct Span {
+    pub(super) started_at: Timestamp,
+    pub(super) began: Instant,
+    pub(super) ended_at: Timestamp,
 }
 
 fn settled(tools: &Tools, leased: &Leased, settings: RetrySettings<'_>, sent: Sent, span: &Span) -> Settlement {
-    let progress = Progress::of(leased);
-    let next = settle::settle(&progress, &sent.outcome, settings, span.ended_at, tools.entropy.unit());
+    let next = settle::settle(&Progress::of(leased), &sent.outcome, settings, span.ended_at, tools.entropy.unit());
+    recorded(tools, leased, next, sent, span)
+}
+
+/// The settlement of an attempt whose meaning is known.
+pub(super) fn recorded(tools: &Tools, leased: &Leased, next: settle::Settlement, sent: Sent, span: &Span) -> Settlement {
     let attempt = AttemptRecord {
         id: tools.entropy.id::<AttemptId>(span.started_at),
-        number: progress.next_number(),
+        number: Progress::of(leased).next_number(),
         started_at: span.started_at,
         duration: tools.clock.instant().saturating_duration_since(span.began),
         class: next.class,
@@ -224,7 +236,7 @@ fn settled(tools: &Tools, leased: &Leased, settings: RetrySettings<'_>, sent: Se
 }
 
 /// A settlement without an attempt: nothing was sent and nothing is charged.
-fn unsent(leased: &Leased, verdict: Verdict) -> Settlement {
+pub(super) fn unsent(leased: &Leased, verdict: Verdict) -> Settlement {
     Settlement {
         delivery: leased.id.clone(),
         lease_token: leased.lease_token,
@@ -323,11 +335,12 @@ mod tests {
             network: Network::default(),
             source: crate::model::issuer::ProviderSource::NONE,
             upstream: crate::model::issuer::Upstream::DEFAULT,
+            provider_logout: None,
             created_at: COMMITTED,
             updated_at: COMMITTED,
             version: 1,
         };
-        Claimed { leased, facts: AttemptFacts { issuer, client: Some(client), live: Vec::new(), undone: false } }
+        Claimed { leased, facts: AttemptFacts { issuer, client: Some(client), live: Vec::new(), undone: false, provider: None } }
     }
 
     fn client(claimed: &mut Claimed) -> &mut ClientRecord {

@@ -112,6 +112,7 @@ impl House {
             network: Network::default(),
             source: crate::model::issuer::ProviderSource::NONE,
             upstream: crate::model::issuer::Upstream::DEFAULT,
+            provider_logout: None,
             created_at: now,
             updated_at: now,
             version: 1,

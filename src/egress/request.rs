@@ -69,6 +69,8 @@ pub enum Method {
     Put,
     /// `DELETE`.
     Delete,
+    /// `PATCH`.
+    Patch,
 }
 
 impl From<Method> for reqwest::Method {
@@ -78,6 +80,7 @@ impl From<Method> for reqwest::Method {
             Method::Post => Self::POST,
             Method::Put => Self::PUT,
             Method::Delete => Self::DELETE,
+            Method::Patch => Self::PATCH,
         }
     }
 }

@@ -4,7 +4,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::wire::{Text, text};
-use crate::model::delivery::{DeliveryState, DeliveryView};
+use crate::model::delivery::{DeliveryKind, DeliveryState, DeliveryView};
 use crate::model::event::{Counts, Receipt};
 use crate::model::session::{Life, ParticipantView};
 use crate::store::StoreError;
@@ -43,7 +43,8 @@ pub struct DeliveryShape {
     /// The logout it belongs to.
     logout: text::EventId,
     kind: text::DeliveryKind,
-    client_id: text::ClientId,
+    /// Whom; null where it is the provider.
+    client_id: Option<text::ClientId>,
     /// The `sid` that client saw.
     sid: Option<text::Sid>,
     state: text::DeliveryState,
@@ -69,7 +70,7 @@ impl From<DeliveryView> for DeliveryShape {
             id: Text(view.id),
             logout: Text(view.event),
             kind: Text(view.kind),
-            client_id: Text(view.client_id),
+            client_id: (view.kind != DeliveryKind::Provider).then_some(Text(view.client_id)),
             sid: view.sid.map(Text),
             state: Text(view.state),
             reason: view.reason.map(Text),
@@ -109,7 +110,10 @@ pub struct ReceiptShape {
     /// Participations it ended while their sessions went on.
     participations_ended: u64,
     refresh_tokens_revoked: u64,
-    provider: ProviderTold,
+    /// Whether the provider knows: the worst of what it is to be told of. `not_told`: it was not, and who still has its cookie can sign in again without a
+    /// password. Null where there was nothing to tell: no session ended, or the provider ended them itself. Not counted in `deliveries`; the list of the
+    /// logout's deliveries shows each with the kind `provider`.
+    provider: Option<text::ProviderTold>,
     deliveries: CountsShape,
     /// The first 100; the deliveries of the logout list them all. Absent where receipts are listed.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -120,14 +124,6 @@ pub struct ReceiptShape {
     undone_at: Option<text::Timestamp>,
     /// Null while anybody is waited for.
     settled_at: Option<text::Timestamp>,
-}
-
-/// Whether the provider was told that the session ended here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum ProviderTold {
-    /// It was not: who still has its cookie can sign in again without a password.
-    NotTold,
 }
 
 /// Deliveries, counted. `total` is the sum of the seven states.
@@ -227,7 +223,7 @@ impl ReceiptShape {
             sessions_ended: receipt.sessions_ended,
             participations_ended: receipt.participations_ended,
             refresh_tokens_revoked: receipt.refresh_tokens_revoked,
-            provider: ProviderTold::NotTold,
+            provider: receipt.provider.map(Text),
             deliveries: receipt.counts.into(),
             clients: None,
             occurred_at: Text(receipt.occurred_at),
@@ -243,8 +239,8 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::model::delivery::{Class, DeliveryKind};
-    use crate::model::event::EventState;
+    use crate::model::delivery::Class;
+    use crate::model::event::{EventState, ProviderTold};
     use crate::model::trigger::Reason;
     use crate::model::{ClientId, IssuerId, Sid, Timestamp};
     use crate::seams::Entropy;
@@ -282,6 +278,7 @@ mod tests {
             sessions_ended: 1,
             participations_ended: 0,
             refresh_tokens_revoked: 3,
+            provider: Some(ProviderTold::NotTold),
             counts: Counts { pending: 1, delivered: 1, adopted: 4, late_joiners: 1, ..Counts::default() },
             deliveries: vec![view(DeliveryState::Delivered, Some(T)), view(DeliveryState::Rejected, Some(T))],
             occurred_at: T,

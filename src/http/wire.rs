@@ -18,10 +18,11 @@ use crate::model::attempt::{Failure, OutcomeClass};
 use crate::model::audit::Act;
 use crate::model::client::{Claims, OnExpiry, TokenTyp};
 use crate::model::delivery::{Class, DeliveryKind, DeliveryState, SettledReason};
-use crate::model::event::EventState;
+use crate::model::event::{EventState, ProviderTold};
 use crate::model::ids::IDENTIFIER_CHARS_MAX;
 use crate::model::issuer::{Expiry, PublishedAt, RelayToken, UpstreamMode};
 use crate::model::key::{KeyOrigin, KeyState, SigningAlg};
+use crate::model::provider_logout::{AuthKind, BodyKind, ClientAuth, Method, PresetName};
 use crate::model::session::Life;
 use crate::model::trigger::Reason;
 use crate::model::{
@@ -154,7 +155,7 @@ macro_rules! written {
 }
 
 written!(strings: Subject Sid ClientId ProviderKey Alias Jti IssuerId Issuer);
-written!(words: Role Failure OutcomeClass Act Claims TokenTyp OnExpiry Expiry PublishedAt UpstreamMode RelayToken DeliveryKind DeliveryState Class SettledReason EventState KeyState KeyOrigin SigningAlg Life Reason);
+written!(words: Role Failure OutcomeClass Act Claims TokenTyp OnExpiry Expiry PublishedAt UpstreamMode RelayToken PresetName BodyKind AuthKind ClientAuth Method ProviderTold DeliveryKind DeliveryState Class SettledReason EventState KeyState KeyOrigin SigningAlg Life Reason);
 written!(ids: EventId DeliveryId ApiTokenId AuditId WorkId);
 
 impl Written for Timestamp {
@@ -245,6 +246,12 @@ pub mod text {
         PublishedAt = model::issuer::PublishedAt;
         UpstreamMode = model::issuer::UpstreamMode;
         RelayToken = model::issuer::RelayToken;
+        PresetName = model::provider_logout::PresetName;
+        BodyKind = model::provider_logout::BodyKind;
+        AuthKind = model::provider_logout::AuthKind;
+        ClientAuth = model::provider_logout::ClientAuth;
+        Method = model::provider_logout::Method;
+        ProviderTold = model::event::ProviderTold;
         TokenTyp = model::client::TokenTyp;
         DeliveryKind = model::delivery::DeliveryKind;
         DeliveryState = model::delivery::DeliveryState;

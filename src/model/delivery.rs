@@ -78,6 +78,8 @@ words! {
         NoSid = "no_sid",
         /// The client's tokens carry a `sub` that is not known.
         NoSub = "no_sub",
+        /// A name of the session cannot stand where the provider wants it.
+        Unfit = "unfit",
         /// Its logout was undone.
         Undone = "undone",
         /// The client was deleted and its deliveries with it.
@@ -115,6 +117,16 @@ impl Lane {
     pub fn parties(&self) -> Option<(IssuerId, ClientId)> {
         let (issuer, client) = self.0.split_once('/').filter(|(issuer, _)| !issuer.contains(' '))?;
         Some((IssuerId::stored(issuer.to_owned()), ClientId::stored(client.to_owned())))
+    }
+
+    /// Whether it stands for a host.
+    pub fn is_host(&self) -> bool {
+        self.0.starts_with("host ")
+    }
+
+    /// Whose provider's lane it is, if it is one.
+    pub fn provider(&self) -> Option<IssuerId> {
+        self.0.strip_prefix("provider ").map(|issuer| IssuerId::stored(issuer.to_owned()))
     }
 
     /// The lane as it is stored.

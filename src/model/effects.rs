@@ -26,6 +26,39 @@ pub struct Reach {
     pub compromise: bool,
     /// What is left behind for what is reported later.
     pub cut_off: Option<CutOffScope>,
+    /// Whether the provider has to be told.
+    pub provider: ProviderWord,
+}
+
+/// Whether the provider has to be told that sessions of its own ended here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProviderWord {
+    /// It has.
+    Due,
+    /// Somebody asked that it is not.
+    Kept,
+    /// It ended them itself.
+    Known,
+}
+
+impl ProviderWord {
+    /// As an event keeps it.
+    pub const fn stored(self) -> Option<bool> {
+        match self {
+            Self::Due => Some(true),
+            Self::Kept => Some(false),
+            Self::Known => None,
+        }
+    }
+
+    /// As an event kept it.
+    pub const fn of_stored(stored: Option<bool>) -> Self {
+        match stored {
+            Some(true) => Self::Due,
+            Some(false) => Self::Kept,
+            None => Self::Known,
+        }
+    }
 }
 
 /// What happens to grants with `offline_access` (BCL 2.7).

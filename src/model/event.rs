@@ -1,6 +1,7 @@
 //! An event: a committed trigger; on the API a *logout*. Its receipt says what became of it.
 
-use super::delivery::DeliveryView;
+use super::delivery::{DeliveryState, DeliveryView};
+use super::effects::ProviderWord;
 use super::key::words;
 use super::trigger::Reason;
 use super::{EventId, IssuerId, Timestamp};
@@ -47,6 +48,69 @@ impl Counts {
     }
 }
 
+words! {
+    /// Whether the provider knows that its sessions ended here.
+    ProviderTold, "a standing of the provider" {
+        /// It was told.
+        Told = "told",
+        /// It has not answered yet.
+        Pending = "pending",
+        /// Nobody told it: who still has its cookie can sign in again without a password.
+        NotTold = "not_told",
+        /// It could not be told, or it refused.
+        GaveUp = "gave_up",
+    }
+}
+
+/// What became of the words to the provider that a logout wrote or adopted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ProviderCounts {
+    /// Not settled.
+    pub pending: u64,
+    /// Confirmed, or overtaken by a newer login that took the session's place.
+    pub told: u64,
+    /// Refused, expired or never possible.
+    pub gave_up: u64,
+    /// Without a reason any more.
+    pub cancelled: u64,
+}
+
+impl ProviderCounts {
+    /// Counts deliveries in one state.
+    pub const fn add(&mut self, state: DeliveryState, number: u64) {
+        let counter = match state {
+            DeliveryState::Pending => &mut self.pending,
+            DeliveryState::Delivered | DeliveryState::Superseded => &mut self.told,
+            DeliveryState::Rejected | DeliveryState::Expired | DeliveryState::Unreachable => &mut self.gave_up,
+            DeliveryState::Cancelled => &mut self.cancelled,
+        };
+        *counter += number;
+    }
+
+    /// These and those.
+    #[must_use]
+    pub const fn plus(self, more: Self) -> Self {
+        Self {
+            pending: self.pending + more.pending,
+            told: self.told + more.told,
+            gave_up: self.gave_up + more.gave_up,
+            cancelled: self.cancelled + more.cancelled,
+        }
+    }
+
+    /// The worst of it; none where there was nothing to tell: no session ended, or the provider ended them itself.
+    pub const fn standing(&self, word: ProviderWord, sessions_ended: u64) -> Option<ProviderTold> {
+        match (self, word, sessions_ended) {
+            (Self { pending: 1.., .. }, ..) => Some(ProviderTold::Pending),
+            (Self { gave_up: 1.., .. }, ..) => Some(ProviderTold::GaveUp),
+            (Self { cancelled: 1.., .. }, ..) => Some(ProviderTold::NotTold),
+            (Self { told: 1.., .. }, ..) => Some(ProviderTold::Told),
+            (_, ProviderWord::Known, _) | (_, _, 0) => None,
+            (_, ProviderWord::Due | ProviderWord::Kept, _) => Some(ProviderTold::NotTold),
+        }
+    }
+}
+
 /// The receipt of a logout, or of its rehearsal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Receipt {
@@ -74,7 +138,9 @@ pub struct Receipt {
     pub participations_ended: u64,
     /// Refresh tokens that were good before it.
     pub refresh_tokens_revoked: u64,
-    /// Its deliveries, counted.
+    /// Whether the provider knows; none where there was nothing to tell it.
+    pub provider: Option<ProviderTold>,
+    /// Its deliveries to clients, counted.
     pub counts: Counts,
     /// The first of its deliveries, at most 100.
     pub deliveries: Vec<DeliveryView>,

@@ -1,12 +1,15 @@
 //! An issuer: one provider whose sessions end here.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use url::Url;
 
 use super::{ClientId, Issuer, IssuerId, Timestamp};
 use crate::model::client::Network;
+use crate::model::effects::ProviderWord;
 use crate::model::key::{SigningAlg, words};
+use crate::model::provider_logout::ProviderLogout;
 
 words! {
     /// Which of its sessions end here by themselves.
@@ -47,6 +50,16 @@ words! {
         VerbatimThenOwn = "verbatim_then_own",
         /// Ours from the first attempt.
         Own = "own",
+    }
+}
+
+impl Expiry {
+    /// Whether the provider has to be told of what ends by its age here. One that reports every use ended it by its own account.
+    pub const fn provider_word(self) -> ProviderWord {
+        match self {
+            Self::None | Self::Absolute => ProviderWord::Due,
+            Self::Authoritative => ProviderWord::Known,
+        }
     }
 }
 
@@ -143,6 +156,8 @@ pub struct IssuerRecord {
     pub source: ProviderSource,
     /// How its provider's logout tokens are taken.
     pub upstream: Upstream,
+    /// How its provider is told that a session ended here; none where it is not.
+    pub provider_logout: Option<Arc<ProviderLogout>>,
     /// When it was registered.
     pub created_at: Timestamp,
     /// When it last changed.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 use url::Url;
 
+use super::delivery::SettledReason;
 use super::key::words;
 use super::{Issuer, Malformed, ProviderKey, Sid, Subject, Timestamp};
 
@@ -66,6 +67,68 @@ pub enum Preset {
         /// Where its administration is.
         admin_url: Url,
     },
+}
+
+words! {
+    /// The ways to tell a provider.
+    PresetName, "a preset" {
+        /// A signed event is pushed (RFC 8935).
+        Set = "set",
+        /// A request of the operator's own making.
+        Http = "http",
+        /// Keycloak's administration.
+        Keycloak = "keycloak",
+        /// Ory Hydra's administration.
+        Hydra = "hydra",
+    }
+}
+
+words! {
+    /// What a body is.
+    BodyKind, "a content type" {
+        /// `application/json`.
+        Json = "json",
+        /// `application/x-www-form-urlencoded`.
+        Form = "form",
+    }
+}
+
+words! {
+    /// The ways to say who asks.
+    AuthKind, "a type" {
+        /// Not at all.
+        None = "none",
+        /// By a token that does not change (RFC 6750 2.1).
+        Bearer = "bearer",
+        /// By a user and a password (RFC 7617).
+        Basic = "basic",
+        /// By a token that is asked for first (RFC 6749 4.4).
+        ClientCredentials = "client_credentials",
+    }
+}
+
+impl Auth {
+    /// Which of the ways it is.
+    pub const fn kind(&self) -> AuthKind {
+        match self {
+            Self::None => AuthKind::None,
+            Self::Bearer => AuthKind::Bearer,
+            Self::Basic { .. } => AuthKind::Basic,
+            Self::ClientCredentials { .. } => AuthKind::ClientCredentials,
+        }
+    }
+}
+
+impl Preset {
+    /// Its name.
+    pub const fn name(&self) -> PresetName {
+        match self {
+            Self::Set { .. } => PresetName::Set,
+            Self::Http(_) => PresetName::Http,
+            Self::Keycloak { .. } => PresetName::Keycloak,
+            Self::Hydra { .. } => PresetName::Hydra,
+        }
+    }
 }
 
 /// A request of the operator's own making.
@@ -167,6 +230,16 @@ words! {
         Issuer = "issuer",
         /// The provider's own key of a session.
         Key = "key",
+    }
+}
+
+impl Place {
+    /// Why nothing can be said where its name is not known.
+    pub const fn unknown(self) -> SettledReason {
+        match self {
+            Self::Sub => SettledReason::NoSub,
+            Self::Sid | Self::Key | Self::Issuer => SettledReason::NoSid,
+        }
     }
 }
 
@@ -328,7 +401,8 @@ impl UrlTemplate {
         if authority.is_empty() || authority.contains(['{', '}', '@', '%']) {
             return refuse("must have a host of its own, with no user and no placeholder");
         }
-        let example = template.parts.iter().map(|part| if let Part::Text(text) = part { text.as_str() } else { EXAMPLE }).collect::<String>();
+        let example =
+            template.parts.iter().map(|part| if let Part::Text(text) = part { text.as_str() } else { EXAMPLE }).collect::<String>();
         match Url::parse(&example) {
             // What another reading would move is not what the operator sees.
             Ok(url) if url.path().len() == path_of(&example).len().max(1) => Ok(Self { template, example: url }),
@@ -431,6 +505,14 @@ impl Body {
         }
     }
 
+    /// What it is.
+    pub const fn kind(&self) -> BodyKind {
+        match self {
+            Self::Json(_) => BodyKind::Json,
+            Self::Form(_) => BodyKind::Form,
+        }
+    }
+
     /// Its media type.
     pub const fn content_type(&self) -> &'static str {
         match self {
@@ -524,6 +606,14 @@ impl ProviderLogout {
         }
     }
 
+    /// Where its secret goes: to the token endpoint, or along with each request.
+    pub fn secret_goes_to(&self) -> &Url {
+        match &self.auth {
+            Auth::ClientCredentials { token_url, .. } => token_url,
+            Auth::None | Auth::Bearer | Auth::Basic { .. } => self.url(),
+        }
+    }
+
     /// Every URL it leads to, with the member it was registered under.
     pub fn urls(&self) -> Vec<(&'static str, &Url)> {
         let member = match &self.preset {
@@ -583,7 +673,8 @@ mod tests {
     }
 
     fn filled(template: &str, sub: &str, sid: &str) -> Result<Url, Unsayable> {
-        let (issuer, sub, sid, key) = (issuer(), Subject::stored(sub.to_owned()), Sid::stored(sid.to_owned()), ProviderKey::parse("k/1").unwrap());
+        let (issuer, sub, sid, key) =
+            (issuer(), Subject::stored(sub.to_owned()), Sid::stored(sid.to_owned()), ProviderKey::parse("k/1").unwrap());
         let names = SessionNames { issuer: &issuer, sub: Some(&sub), sid: Some(&sid), key: Some(&key) };
         UrlTemplate::parse(template).unwrap().filled(&names)
     }

@@ -3,6 +3,7 @@
 //! Both are decided before anything is read: the database applies a [`Reach`] in the transaction that ends things, and asks [`opening`] once for
 //! each participant it finds there.
 
+use super::provider;
 use crate::model::Timestamp;
 use crate::model::client::{Claims, ClientRecord};
 use crate::model::cut_off::CutOffScope;
@@ -25,6 +26,7 @@ pub fn reach(trigger: &Trigger) -> Reach {
         class: class(&trigger.target, gravity),
         compromise: gravity == Gravity::Compromise,
         cut_off: left_behind(&trigger.target, &trigger.except),
+        provider: provider::word(trigger),
     }
 }
 
@@ -112,6 +114,7 @@ mod tests {
     use super::*;
     use crate::model::access::{Caller, Role};
     use crate::model::client::DeliverySettings;
+    use crate::model::effects::ProviderWord;
     use crate::model::key::SigningAlg;
     use crate::model::trigger::Reason;
     use crate::model::{ClientId, Digest, IssuerId, ProviderKey, Sid, Subject};
@@ -211,7 +214,9 @@ mod tests {
             for (target, cut_off) in targets() {
                 let class = if target == Target::Everyone { Class::Bulk } else { class };
                 let except = Except::default();
-                let expected = Reach { target: target.clone(), except, begun_before: None, offline, adopt, class, compromise, cut_off };
+                let provider = if reason == R::Upstream { ProviderWord::Known } else { ProviderWord::Due };
+                let expected =
+                    Reach { target: target.clone(), except, begun_before: None, offline, adopt, class, compromise, cut_off, provider };
                 assert_eq!(reach(&trigger(target, reason)), expected, "{reason}");
             }
         }

@@ -12,6 +12,7 @@ pub mod keys;
 pub mod lane;
 pub mod late;
 pub mod outcome;
+pub mod provider;
 pub mod retry;
 pub mod settle;
 pub mod time;

@@ -49,7 +49,18 @@ pub struct Settlement {
 
 /// Decides what follows from an outcome. `unit`, in `[0, 1)`, is the chance that spreads the waits.
 pub fn settle(progress: &Progress, outcome: &Outcome, settings: RetrySettings<'_>, now: Timestamp, unit: f64) -> Settlement {
-    let class = classify(outcome, settings.retry_statuses);
+    settle_as(progress, classify(outcome, settings.retry_statuses), outcome, settings, now, unit)
+}
+
+/// The same for an outcome whose meaning is known: a provider's is another than a client's.
+pub fn settle_as(
+    progress: &Progress,
+    class: OutcomeClass,
+    outcome: &Outcome,
+    settings: RetrySettings<'_>,
+    now: Timestamp,
+    unit: f64,
+) -> Settlement {
     let tally = counted(progress.tally, class);
     let verdict = match next(class, outcome, &tally, settings, unit) {
         Next::Over(state, reason) => Verdict::Settled { state, reason },

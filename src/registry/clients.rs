@@ -39,21 +39,21 @@ pub fn routes() -> Routes {
 /// The longest `client_name`, in characters.
 const NAME_CHARS_MAX: usize = 255;
 /// The longest `client_secret`, in octets.
-const SECRET_BYTES_MAX: usize = 1024;
+pub(super) const SECRET_BYTES_MAX: usize = 1024;
 /// The shortest time-out, in milliseconds; the longest is the deployment's.
-const TIMEOUT_MS_MIN: u64 = 100;
+pub(super) const TIMEOUT_MS_MIN: u64 = 100;
 /// How many attempts one client may allow at once.
-const IN_FLIGHT: RangeInclusive<u16> = 1..=1024;
+pub(super) const IN_FLIGHT: RangeInclusive<u16> = 1..=1024;
 /// How many attempts may begin in a second.
-const RATE_PER_S: RangeInclusive<u16> = 1..=10_000;
+pub(super) const RATE_PER_S: RangeInclusive<u16> = 1..=10_000;
 /// How long deliveries may be tried, in seconds: a minute to 30 days.
-const HORIZON_S: RangeInclusive<u64> = 60..=30 * 24 * 3600;
+pub(super) const HORIZON_S: RangeInclusive<u64> = 60..=30 * 24 * 3600;
 /// How often a 400 may be asked again.
 const CONFIRM_REJECTIONS: RangeInclusive<u8> = 0..=2;
 /// What can be called passing trouble.
-const RETRY_STATUSES: RangeInclusive<u16> = 300..=599;
+pub(super) const RETRY_STATUSES: RangeInclusive<u16> = 300..=599;
 /// How many statuses can be.
-const RETRY_STATUSES_MAX: usize = 20;
+pub(super) const RETRY_STATUSES_MAX: usize = 20;
 /// How often a registration is tried again that others keep overtaking.
 const ATTEMPTS: usize = 3;
 
@@ -652,7 +652,7 @@ fn retry_statuses(said: &[u16]) -> Result<Vec<u16>, Problem> {
     Ok(statuses)
 }
 
-fn bounded<T: PartialOrd + Display>(pointer: &str, said: Option<T>, range: &RangeInclusive<T>) -> Result<Option<T>, Problem> {
+pub(super) fn bounded<T: PartialOrd + Display>(pointer: &str, said: Option<T>, range: &RangeInclusive<T>) -> Result<Option<T>, Problem> {
     match said {
         Some(value) if !range.contains(&value) => {
             Err(Problem::invalid(pointer, format!("must be from {} to {}", range.start(), range.end())))
@@ -685,6 +685,7 @@ mod tests {
             network: Network::default(),
             source: crate::model::issuer::ProviderSource::NONE,
             upstream: crate::model::issuer::Upstream::DEFAULT,
+            provider_logout: None,
             created_at: now(),
             updated_at: now(),
             version: 1,

@@ -12,6 +12,8 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::routes;
 
 use super::keys::{make, missing, names};
+use super::lanes::LaneShape;
+use super::provider_logout::{self, ProviderLogoutTerms, ProviderLogoutView};
 use super::{bad_network, done, entry, told};
 use crate::egress::{Egress, Mode, parse_url};
 use crate::http::needs::{Administer, ReadRegistry};
@@ -20,6 +22,7 @@ use crate::http::wire::{Said, text};
 use crate::http::{Anywhere, AppState, At, Code, FieldError, List, Problem, Query, Registration, Reply, Routes, Somewhere, if_match, page};
 use crate::model::audit::Act;
 use crate::model::client::Network;
+use crate::model::delivery::Lane;
 use crate::model::issuer::{Expiry, IssuerRecord, ProviderSource, PublishedAt, SESSION_MAX_AGE_DEFAULT, Upstream, UpstreamMode};
 use crate::model::key::{KeyRecord, SigningAlg};
 use crate::model::page::Listed;
@@ -63,6 +66,11 @@ pub struct NewIssuer {
     published_at: Option<text::PublishedAt>,
     /// How the provider's own logout tokens are taken.
     upstream: Option<UpstreamTerms>,
+    /// How the provider is told of sessions it did not end itself; null for not at all. It is said anew as a whole, but for secrets, which stay where
+    /// they are left out.
+    #[serde(default)]
+    #[schema(value_type = Option<ProviderLogoutTerms>)]
+    provider_logout: Said<ProviderLogoutTerms>,
     /// Networks its clients may be at although they are not public; only inside what the deployment allows.
     allow_networks: Option<Vec<text::IpNetwork>>,
     /// Certificate authorities trusted beside the system's, in PEM; null for none.
@@ -95,6 +103,11 @@ pub struct ChangedIssuer {
     published_at: Option<text::PublishedAt>,
     /// How the provider's own logout tokens are taken.
     upstream: Option<UpstreamTerms>,
+    /// How the provider is told of sessions it did not end itself; null for not at all. It is said anew as a whole, but for secrets, which stay where
+    /// they are left out.
+    #[serde(default)]
+    #[schema(value_type = Option<ProviderLogoutTerms>)]
+    provider_logout: Said<ProviderLogoutTerms>,
     /// Networks its clients may be at although they are not public; only inside what the deployment allows.
     allow_networks: Option<Vec<text::IpNetwork>>,
     /// Certificate authorities trusted beside the system's, in PEM; null for none.
@@ -124,6 +137,11 @@ pub struct IssuerView {
     published_at: text::PublishedAt,
     /// How its provider's logout tokens are taken.
     upstream: UpstreamView,
+    /// How its provider is told of sessions it did not end itself; null for not at all.
+    provider_logout: Option<ProviderLogoutView>,
+    /// How the queue of what the provider is to be told stands. Absent where issuers are listed, and where nothing is told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    provider_lane: Option<LaneShape>,
     /// Exceptions from the address rule for its clients.
     allow_networks: Vec<text::IpNetwork>,
     /// Certificate authorities trusted beside the system's.
@@ -205,8 +223,20 @@ impl From<Upstream> for UpstreamView {
 }
 
 fn view(record: IssuerRecord) -> IssuerView {
-    let IssuerRecord { id, issuer, signing_algs, session_max_age, expiry, network, source, upstream, created_at, updated_at, version: _ } =
-        record;
+    let IssuerRecord {
+        id,
+        issuer,
+        signing_algs,
+        session_max_age,
+        expiry,
+        network,
+        source,
+        upstream,
+        provider_logout,
+        created_at,
+        updated_at,
+        version: _,
+    } = record;
     IssuerView {
         id: id.into(),
         issuer: issuer.into(),
@@ -217,6 +247,8 @@ fn view(record: IssuerRecord) -> IssuerView {
         provider_jwks_uri: source.jwks_uri.map(Into::into),
         published_at: source.published_at.into(),
         upstream: upstream.into(),
+        provider_logout: provider_logout.as_deref().map(ProviderLogoutView::of),
+        provider_lane: None,
         allow_networks: network.allow.into_iter().map(Into::into).collect(),
         ca_pem: network.ca_pem,
         created_at: created_at.into(),
@@ -255,13 +287,15 @@ pub async fn create(
         provider_jwks_uri,
         published_at,
         upstream,
+        provider_logout,
         allow_networks,
         ca_pem,
     } = body;
     let signing_algs = signing_algs.or_else(|| Some(vec![SigningAlg::Rs256.into()]));
     let source = SourceTerms { discovery, jwks_uri: provider_jwks_uri, published_at };
     let terms = Terms { issuer: None, signing_algs, session_max_age, expiry, source, upstream, allow_networks, ca_pem };
-    let record = terms.apply(&blank(id.0, issuer.0, app.clock.now()), &Judge::of(&app))?;
+    let blank = blank(id.0, issuer.0, app.clock.now());
+    let record = provider_logout::apply(&provider_logout, terms.apply(&blank, &Judge::of(&app))?, &blank, &app)?;
     let taken = || {
         Problem::new(Code::AlreadyExists, "this id or this issuer is registered")
             .at(FieldError::pointer("/id", "must be new"))
@@ -328,9 +362,18 @@ pub struct IssuersQuery {
         (status = 404, description = "unknown-issuer", content_type = "application/problem+json", body = ProblemDocument),
     )
 )]
-pub async fn show(At(seat, _): At<ReadRegistry>) -> Reply<IssuerView> {
+pub async fn show(State(app): State<AppState>, At(seat, _): At<ReadRegistry>) -> Result<Reply<IssuerView>, Problem> {
     let version = seat.issuer.version;
-    Reply::ok(view(seat.issuer)).version(version)
+    let provider_lane = match &seat.issuer.provider_logout {
+        Some(_) => provider_lane(&app, &seat.issuer.id).await?,
+        None => None,
+    };
+    Ok(Reply::ok(IssuerView { provider_lane, ..view(seat.issuer) }).version(version))
+}
+
+async fn provider_lane(app: &AppState, issuer: &IssuerId) -> Result<Option<LaneShape>, Problem> {
+    let now = app.store.now().await?;
+    Ok(app.store.lanes(&[Lane::of_provider(issuer)], now).await?.pop().map(Into::into))
 }
 
 /// Changes an issuer; what is left out stays. Makes the keys of new algorithms.
@@ -375,6 +418,7 @@ pub async fn change(
         provider_jwks_uri,
         published_at,
         upstream,
+        provider_logout,
         allow_networks,
         ca_pem,
     } = body;
@@ -386,6 +430,7 @@ pub async fn change(
             return Err(Problem::of(Code::VersionMismatch));
         }
         let record = terms.apply(&IssuerRecord { updated_at: app.clock.now(), ..current.clone() }, &Judge::of(&app))?;
+        let record = provider_logout::apply(&provider_logout, record, &current, &app)?;
         let keys = make(&app, &record.id, missing(&app.store.keys(&record.id).await?, &record.signing_algs)).await?;
         let audit = entry(Act::IssuerChanged, &seat.caller, Some(&record.id), &detail(&record, &keys))?;
         match app.store.change_issuer(&record, &keys, audit).await? {
@@ -548,6 +593,7 @@ fn blank(id: IssuerId, issuer: Issuer, now: Timestamp) -> IssuerRecord {
         network: Network::default(),
         source: ProviderSource::NONE,
         upstream: Upstream::DEFAULT,
+        provider_logout: None,
         created_at: now,
         updated_at: now,
         version: 1,
@@ -561,7 +607,7 @@ fn detail(record: &IssuerRecord, keys: &[KeyRecord]) -> Value {
     let IssuerRecord { source, upstream, .. } = record;
     let upstream = json!({ "mode": upstream.mode.as_str(), "client_id": upstream.client_id.as_ref().map(ClientId::as_str), "signing_alg": upstream.alg.as_str(), "relay_token": upstream.relay_token.as_str(), "require_exp": upstream.require_exp });
     let source = json!({ "discovery": source.discovery, "jwks_uri": source.jwks_uri.as_ref().map(url::Url::as_str), "published_at": source.published_at.as_str() });
-    json!({ "issuer": record.issuer.as_str(), "signing_algs": algs, "session_max_age": age, "expiry": record.expiry.as_str(), "network": told(&record.network), "source": source, "upstream": upstream, "new_keys": names(keys) })
+    json!({ "issuer": record.issuer.as_str(), "signing_algs": algs, "session_max_age": age, "expiry": record.expiry.as_str(), "network": told(&record.network), "source": source, "upstream": upstream, "provider_logout": record.provider_logout.as_deref().map(provider_logout::told), "new_keys": names(keys) })
 }
 
 /// The issuer as it is stored now, and its version.

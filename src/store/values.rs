@@ -16,7 +16,9 @@ use crate::model::lane::LaneChange;
 use crate::model::schedule::Schedule;
 use crate::model::session::{Life, SessionView};
 use crate::model::trigger::{Idempotency, Reason};
-use crate::model::{Alias, ClientId, DeliveryId, EventId, IssuerId, Jti, ReplicaId, SessionId, Sid, Subject, Timestamp, WorkId};
+use crate::model::{
+    Alias, ClientId, DeliveryId, EventId, IssuerId, Jti, ProviderKey, ReplicaId, SessionId, Sid, Subject, Timestamp, WorkId,
+};
 
 /// Why the vault did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -160,6 +162,8 @@ pub struct DeliveryFilter {
     pub state: Option<DeliveryState>,
     /// To which client.
     pub client_id: Option<ClientId>,
+    /// Only those to clients, not what the provider is told.
+    pub to_clients: bool,
     /// Of logouts posted by this caller, or by the server itself.
     pub caller: Option<String>,
     /// Written at or after.
@@ -419,6 +423,21 @@ pub struct AttemptFacts {
     pub live: Vec<(Timestamp, Option<Sid>)>,
     /// Its logout was undone, and no other waits for it.
     pub undone: bool,
+    /// What is known beside it of the session a provider is to be told of.
+    pub provider: Option<ProviderFacts>,
+}
+
+/// What is known of a session that a provider is to be told of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProviderFacts {
+    /// The provider's own key of it.
+    pub key: Option<ProviderKey>,
+    /// Why it ended.
+    pub reason: Reason,
+    /// When the latest live session of the same name began.
+    pub same: Option<Timestamp>,
+    /// When the latest live session of the same subject began.
+    pub any: Option<Timestamp>,
 }
 
 words! {
@@ -592,6 +611,7 @@ pub struct Replayed {
 #[derive(Clone, Debug, sqlx::FromRow)]
 pub(in crate::store) struct Candidate {
     pub(in crate::store) id: String,
+    pub(in crate::store) kind: String,
     pub(in crate::store) client_id: String,
     pub(in crate::store) sid: Option<String>,
     pub(in crate::store) sub: Option<String>,

@@ -49,6 +49,7 @@ pub(super) enum PrivateHalf {
 /// The encoded headers, each followed by a dot: they depend on the key and the `typ` alone.
 struct Headers {
     logout_jwt: String,
+    security_event: String,
     jwt: String,
     none: String,
 }
@@ -177,7 +178,15 @@ impl SigningKey {
 
     /// A compact JWS over a payload (RFC 7515 7.1), in one growing string.
     pub(super) fn sign_jws(&self, typ: TokenTyp, payload: &[u8]) -> Result<String, TokenError> {
-        let header = self.headers.of(typ);
+        self.sign_under(self.headers.of(typ), payload)
+    }
+
+    /// A security event (RFC 8417 2.3).
+    pub(super) fn sign_event(&self, payload: &[u8]) -> Result<String, TokenError> {
+        self.sign_under(&self.headers.security_event, payload)
+    }
+
+    fn sign_under(&self, header: &str, payload: &[u8]) -> Result<String, TokenError> {
         // Base64 takes four characters for three octets; one for each dot and one for each rounding.
         let mut token = String::with_capacity(header.len() + (payload.len() + self.half.signature_octets()) * 4 / 3 + 4);
         token.push_str(header);
@@ -207,7 +216,12 @@ impl Headers {
             let json = serde_json::to_vec(&Header { alg: alg.as_str(), typ, kid }).expect("strings always serialise");
             BASE64URL.encode(json) + "."
         };
-        Self { logout_jwt: encode(Some("logout+jwt")), jwt: encode(Some("JWT")), none: encode(None) }
+        Self {
+            logout_jwt: encode(Some("logout+jwt")),
+            security_event: encode(Some("secevent+jwt")),
+            jwt: encode(Some("JWT")),
+            none: encode(None),
+        }
     }
 
     fn of(&self, typ: TokenTyp) -> &str {

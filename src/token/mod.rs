@@ -15,6 +15,7 @@ pub mod keyring;
 pub mod keys;
 pub mod logout_token;
 pub mod sealing;
+pub mod security_event;
 
 pub use digest::{digest_of_token, digests_match, jwt_id};
 pub use jwks::{JwkRefused, JwkSet, PublicJwk};
@@ -22,6 +23,7 @@ pub use keyring::Keyring;
 pub use keys::{NewKey, SigningCost, SigningKey, generate};
 pub use logout_token::{LogoutToken, Named, Nameless};
 pub use sealing::{By, Sealed, SealingKey, Unsealable};
+pub use security_event::SessionRevoked;
 
 use crate::model::key::SigningAlg;
 

@@ -146,6 +146,7 @@ impl Bench {
             network: Network::default(),
             source: logoutd::model::issuer::ProviderSource::NONE,
             upstream: logoutd::model::issuer::Upstream::DEFAULT,
+            provider_logout: None,
             created_at: now,
             updated_at: now,
             version: 1,

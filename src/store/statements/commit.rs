@@ -7,9 +7,10 @@
 use std::collections::BTreeSet;
 
 use super::cut_offs;
-use super::ending::{self, Ended, NewEvent, Scene, Terms};
+use super::ending::{self, Ended, EndedSession, NewEvent, Scene, Terms};
 use super::expansion::{self, Plan};
 use super::joins::{self, ToTell, class_number};
+use super::provider;
 use super::reports::find;
 use super::sessions::push_name;
 use super::tokens::stored_name;
@@ -19,8 +20,8 @@ use crate::model::access::Caller;
 use crate::model::audit::Act;
 use crate::model::cut_off::{CutOff, CutOffScope};
 use crate::model::delivery::Class;
-use crate::model::effects::{Adopt, Offline, OpeningRule, Reach};
-use crate::model::event::{Counts, EventState, Receipt};
+use crate::model::effects::{Adopt, Offline, OpeningRule, ProviderWord, Reach};
+use crate::model::event::{Counts, EventState, ProviderCounts, ProviderTold, Receipt};
 use crate::model::report::TokenName;
 use crate::model::session::SessionName;
 use crate::model::trigger::{Except, Idempotency, Target, Trigger};
@@ -63,6 +64,7 @@ pub(in crate::store) async fn commit(conn: &mut Conn, context: &Context, input: 
     let ended = Ended { tokens, ..ending.counted() };
     ending::count_on_receipt(conn, &event, ended).await?;
     adopt(conn, act, &target, reach.adopt).await?;
+    provider::tell(conn, context, act, &ending.ended).await?;
     joins::write_deliveries(conn, context, ending::duty(act), &ending.told, *opening).await?;
     if reach.adopt == Adopt::Reopen {
         let untold = untold(conn, act, &target).await?;
@@ -121,6 +123,7 @@ pub(in crate::store) async fn rehearse_many(
     }
     let page = expansion::Page { issuer: &trigger.issuer, event: &event, work: "", now, opening };
     let counted = expansion::rehearsed(conn, page, &plan).await?;
+    let issuer = &trigger.issuer;
     let counts = Counts { pending: counted.pending, unreachable: counted.unreachable, adopted: counted.adopted, ..Counts::default() };
     Ok(Some(Receipt {
         issuer: trigger.issuer.clone(),
@@ -134,6 +137,7 @@ pub(in crate::store) async fn rehearse_many(
         sessions_ended: counted.ended.sessions,
         participations_ended: counted.ended.participations,
         refresh_tokens_revoked: counted.ended.tokens,
+        provider: provider_told(conn, reach, counted.ended.sessions, issuer).await?,
         counts,
         deliveries: Vec::new(),
         occurred_at: at,
@@ -142,6 +146,13 @@ pub(in crate::store) async fn rehearse_many(
         settled_at: None,
         id: event,
     }))
+}
+
+/// How the provider would stand after a rehearsal.
+async fn provider_told(conn: &mut Conn, reach: &Reach, sessions: u64, issuer: &IssuerId) -> Result<Option<ProviderTold>, StoreError> {
+    let told = !provider::settings(conn, std::slice::from_ref(issuer)).await?.is_empty();
+    let owed = if told && reach.provider == ProviderWord::Due { sessions } else { 0 };
+    Ok(ProviderCounts { pending: owed, ..ProviderCounts::default() }.standing(reach.provider, sessions))
 }
 
 /// A client's participations are everybody's business: while they end, nobody reports.
@@ -437,6 +448,7 @@ async fn named(conn: &mut Conn, act: Scene<'_>, target: &Resolved) -> Result<usi
 /// What ended, and who was in it.
 #[derive(Default)]
 struct Over {
+    ended: Vec<EndedSession>,
     sessions: Vec<SessionId>,
     participations: u64,
     told: Vec<ToTell>,
@@ -451,13 +463,14 @@ impl Over {
 async fn end(conn: &mut Conn, act: Scene<'_>, target: &Resolved) -> Result<Over, StoreError> {
     match target {
         Resolved::Sessions(_) => {
-            let sessions = ending::ended_sessions(conn, act, update(act, target)).await?;
+            let ended = ending::ended_sessions(conn, act, update(act, target)).await?;
+            let sessions = ending::ids_of(&ended);
             let told = ending::end_participants_of(conn, act, &sessions).await?;
-            Ok(Over { sessions, participations: 0, told })
+            Ok(Over { ended, sessions, participations: 0, told })
         }
         Resolved::Participations(_) => {
             let told = ending::ended_participants(conn, update(act, target)).await?;
-            Ok(Over { sessions: Vec::new(), participations: told.len() as u64, told })
+            Ok(Over { participations: told.len() as u64, told, ..Over::default() })
         }
         Resolved::Grant(_) | Resolved::Nothing => Ok(Over::default()),
     }
@@ -630,6 +643,7 @@ pub(super) fn hot() -> Vec<(&'static str, Builder)> {
         class: Class::Compromise,
         compromise: true,
         cut_off: None,
+        provider: ProviderWord::Due,
     };
     let act = Scene { issuer: &issuer, event: &event, at, now: at, terms: Terms::of(&reach), owned: &[] };
     let told = ToTell {
@@ -639,7 +653,7 @@ pub(super) fn hot() -> Vec<(&'static str, Builder)> {
         sid: None,
         sub: None,
     };
-    let ended = Over { sessions: vec![SessionId::stored(word())], participations: 1, told: vec![told] };
+    let ended = Over { sessions: vec![SessionId::stored(word())], participations: 1, told: vec![told], ..Over::default() };
     let targets = [
         ("a session", Resolved::Sessions(SessionsOf::Named { name: SessionName::Sid(sid.clone()), sub: Some(sub.clone()) })),
         ("a subject", Resolved::Sessions(SessionsOf::Subject { sub: sub.clone(), except: Some(sid.clone()) })),
@@ -685,7 +699,6 @@ async fn insert_event(conn: &mut Conn, act: Scene<'_>, trigger: &Trigger, target
         correlation_id: trigger.correlation_id.as_deref(),
         note: trigger.note.as_deref(),
         caller: &trigger.caller.identity,
-        tell_provider: trigger.tell_provider,
     };
     ending::insert_event(conn, act, new).await
 }
@@ -697,6 +710,11 @@ async fn adopt(conn: &mut Conn, act: Scene<'_>, target: &Resolved, how: Adopt) -
         return Ok(());
     }
     let mut opened_again = reopening(act, how);
+    match act.terms.provider {
+        ProviderWord::Due => {}
+        // What it ended itself, or is not to hear of, is not told it after all.
+        ProviderWord::Kept | ProviderWord::Known => push_text(&mut opened_again, " AND kind <> 'provider'"),
+    }
     push_earlier_deliveries(&mut opened_again, act, target);
     opened_again.build().execute(&mut *conn).await?;
     let mut sql = Builder::new("INSERT INTO adoptions (event_id, delivery_id) SELECT ");

@@ -81,6 +81,9 @@ pub(in crate::store) async fn listed(conn: &mut Conn, filter: &DeliveryFilter, p
             sql.push(format!(" AND {column} = ")).push_bind(value.to_owned());
         }
     }
+    if filter.to_clients {
+        push_text(&mut sql, " AND kind <> 'provider'");
+    }
     if let Some(caller) = &filter.caller {
         let issuer = filter.issuer.as_ref().map_or("", IssuerId::as_str);
         sql.push(" AND event_id IN (SELECT id FROM events WHERE issuer_id = ").push_bind(issuer.to_owned());
@@ -433,6 +436,7 @@ pub(in crate::store) async fn attempt_facts(conn: &mut Conn, leased: &[Leased]) 
     let issuers = super::registry::issuers_of(conn, &issuers.into_iter().collect::<Vec<_>>()).await?;
     let mut live = live_participations(conn, leased).await?;
     let undone = undone(conn, leased).await?;
+    let mut provider = super::provider::facts(conn, leased).await?;
     leased
         .iter()
         .enumerate()
@@ -441,7 +445,13 @@ pub(in crate::store) async fn attempt_facts(conn: &mut Conn, leased: &[Leased]) 
                 issuers.iter().find(|issuer| issuer.id == one.issuer).cloned().ok_or_else(|| corrupt("deliveries", "issuer_id"))?;
             let client = clients.iter().find(|client| client.issuer == one.issuer && client.client_id == one.client_id).cloned();
             let undone = undone.contains(one.id.as_str());
-            Ok(AttemptFacts { issuer, client, live: live.remove(&position).unwrap_or_default(), undone })
+            Ok(AttemptFacts {
+                issuer,
+                client,
+                live: live.remove(&position).unwrap_or_default(),
+                undone,
+                provider: provider.remove(&position),
+            })
         })
         .collect()
 }

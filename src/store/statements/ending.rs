@@ -1,12 +1,13 @@
 //! Ending what lives, and reading who is to be told by ending it: what a logout, a page of a larger one and an end by age have in common.
 
 use super::joins::{self, Duty, ToTell};
+use super::provider;
 use super::sessions::stored_sid;
 use super::{Builder, Conn, count, push_list};
 use crate::model::delivery::Class;
-use crate::model::effects::{Offline, OpeningRule, Reach};
+use crate::model::effects::{Offline, OpeningRule, ProviderWord, Reach};
 use crate::model::event::{TARGET_EXPIRED, TARGET_RECONCILE};
-use crate::model::{ClientId, EventId, IssuerId, ParticipantId, SessionId, Subject, Timestamp};
+use crate::model::{ClientId, EventId, IssuerId, ParticipantId, ProviderKey, SessionId, Sid, Subject, Timestamp};
 use crate::store::{Context, StoreError};
 
 /// What every step of one end shares.
@@ -30,11 +31,13 @@ pub(super) struct Terms {
     pub(super) offline: Offline,
     pub(super) class: Class,
     pub(super) compromise: bool,
+    pub(super) provider: ProviderWord,
 }
 
 impl Terms {
     pub(super) const fn of(reach: &Reach) -> Self {
-        Self { begun_before: reach.begun_before, offline: reach.offline, class: reach.class, compromise: reach.compromise }
+        let Reach { begun_before, offline, class, compromise, provider, .. } = *reach;
+        Self { begun_before, offline, class, compromise, provider }
     }
 }
 
@@ -61,9 +64,11 @@ pub(super) async fn end_listed(
     let mut sql = sessions_update(act);
     sql.push(" AND id IN ");
     push_list(&mut sql, listed.iter().map(SessionId::as_str));
-    let sessions = ended_sessions(conn, act, sql).await?;
+    let ended = ended_sessions(conn, act, sql).await?;
+    let sessions = ids_of(&ended);
     let told = end_participants_of(conn, act, &sessions).await?;
     let tokens = revoked(conn, act, revocations_with(act, &sessions)).await?;
+    provider::tell(conn, context, act, &ended).await?;
     joins::write_deliveries(conn, context, duty(act), &told, opening).await?;
     Ok(Ended { sessions: sessions.len() as u64, participations: 0, tokens })
 }
@@ -100,14 +105,33 @@ pub(super) fn sessions_update(act: Scene<'_>) -> Builder {
     sql
 }
 
+/// A session that ended just now.
+pub(super) struct EndedSession {
+    pub(super) id: SessionId,
+    pub(super) sub: Option<Subject>,
+    pub(super) sid: Option<Sid>,
+    pub(super) key: Option<ProviderKey>,
+}
+
+/// Which they were.
+pub(super) fn ids_of(ended: &[EndedSession]) -> Vec<SessionId> {
+    ended.iter().map(|one| one.id.clone()).collect()
+}
+
 /// Runs an update of sessions and says which they were.
-pub(super) async fn ended_sessions(conn: &mut Conn, act: Scene<'_>, mut sql: Builder) -> Result<Vec<SessionId>, StoreError> {
-    sql.push(" RETURNING id, sub");
-    let rows: Vec<(String, Option<String>)> = sql.build_query_as().fetch_all(conn).await?;
+pub(super) async fn ended_sessions(conn: &mut Conn, act: Scene<'_>, mut sql: Builder) -> Result<Vec<EndedSession>, StoreError> {
+    sql.push(" RETURNING id, sub, sid, provider_key");
+    let rows: Vec<(String, Option<String>, Option<String>, Option<String>)> = sql.build_query_as().fetch_all(conn).await?;
     // A session that changed hands between look and lock belongs to somebody whose reports are not held off.
     let is_owned = |sub: &String| act.owned.iter().any(|owned| owned.as_str() == sub);
-    if rows.iter().filter_map(|(_, sub)| sub.as_ref()).all(is_owned) {
-        Ok(rows.into_iter().map(|(id, _)| SessionId::stored(id)).collect())
+    let ended = |(id, sub, sid, key): (String, Option<String>, Option<String>, Option<String>)| EndedSession {
+        id: SessionId::stored(id),
+        sub: sub.map(Subject::stored),
+        sid: sid.map(Sid::stored),
+        key: key.map(ProviderKey::stored),
+    };
+    if rows.iter().filter_map(|(_, sub, ..)| sub.as_ref()).all(is_owned) {
+        Ok(rows.into_iter().map(ended).collect())
     } else {
         Err(StoreError::raced())
     }
@@ -233,7 +257,6 @@ pub(super) struct NewEvent<'a> {
     pub(super) correlation_id: Option<&'a str>,
     pub(super) note: Option<&'a str>,
     pub(super) caller: &'a str,
-    pub(super) tell_provider: Option<bool>,
 }
 
 /// Writes the event, before what it ended is counted.
@@ -254,7 +277,7 @@ pub(super) async fn insert_event(conn: &mut Conn, act: Scene<'_>, new: NewEvent<
     .bind(new.correlation_id)
     .bind(new.note)
     .bind(new.caller)
-    .bind(new.tell_provider)
+    .bind(act.terms.provider.stored())
     .bind(act.at.millis())
     .bind(act.now.millis())
     .execute(conn)

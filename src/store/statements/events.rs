@@ -6,14 +6,16 @@ use super::deliveries::delivery_word;
 use super::{Builder, Conn, count, instant, push_list, push_page, word};
 use crate::model::access::Caller;
 use crate::model::delivery::DeliveryState;
-use crate::model::event::{Counts, EventState, RECEIPT_CLIENTS_MAX, Receipt};
+use crate::model::effects::ProviderWord;
+use crate::model::event::{Counts, EventState, ProviderCounts, ProviderTold, RECEIPT_CLIENTS_MAX, Receipt};
 use crate::model::page::{Cursor, Listed, Page};
 use crate::model::trigger::Reason;
 use crate::model::{EventId, IssuerId, Timestamp};
 use crate::store::{DeliveryFilter, EventFilter, StoreError};
 
 const EVENT: &str = "id, issuer_id, target, reason, reason_detail, actor, correlation_id, note, sessions_ended, participations_ended, \
-                     refresh_tokens_revoked, occurred_at, created_at, undone_at, \
+                     refresh_tokens_revoked, occurred_at, created_at, undone_at, tell_provider, \
+                     EXISTS (SELECT 1 FROM issuers AS i WHERE i.id = events.issuer_id AND i.provider_logout IS NOT NULL) AS provider_is_told, \
                      EXISTS (SELECT 1 FROM works AS w WHERE w.event_id = events.id AND w.kind = 'expand' AND w.done_at IS NULL) AS expanding";
 
 #[derive(sqlx::FromRow)]
@@ -32,6 +34,8 @@ struct Row {
     occurred_at: i64,
     created_at: i64,
     undone_at: Option<i64>,
+    tell_provider: Option<bool>,
+    provider_is_told: bool,
     expanding: bool,
 }
 
@@ -39,18 +43,35 @@ struct Row {
 #[derive(Clone, Copy, Default)]
 struct Standing {
     counts: Counts,
+    /// What it wrote to the provider itself.
+    provider: ProviderCounts,
+    /// What earlier logouts wrote to the provider and it waits for.
+    provider_adopted: ProviderCounts,
     last_settled_at: Option<i64>,
 }
 
 impl Row {
+    /// While it is expanding, nobody knows yet how many there will be.
+    fn provider(&self, counts: ProviderCounts) -> Option<ProviderTold> {
+        let word = ProviderWord::of_stored(self.tell_provider);
+        let to_come = self.expanding && self.provider_is_told && word == ProviderWord::Due;
+        let counts = if to_come { counts.plus(ProviderCounts { pending: 1, ..ProviderCounts::default() }) } else { counts };
+        counts.standing(word, count(self.sessions_ended))
+    }
+
     fn into_receipt(self, standing: &Standing) -> Result<Receipt, StoreError> {
         // What is undone waits for nobody else's deliveries.
-        let waits_for = if self.undone_at.is_none() { standing.counts.adopted } else { 0 };
-        let state = match standing.counts.pending + waits_for {
+        let (waits_for, adopted) = match self.undone_at {
+            None => (standing.counts.adopted, standing.provider_adopted),
+            Some(_) => (0, ProviderCounts::default()),
+        };
+        let provider = standing.provider.plus(adopted);
+        let state = match standing.counts.pending + waits_for + provider.pending {
             _ if self.expanding => EventState::Expanding,
             0 => EventState::Settled,
             _ => EventState::Delivering,
         };
+        let provider = self.provider(provider);
         Ok(Receipt {
             id: EventId::stored(self.id),
             issuer: IssuerId::stored(self.issuer_id),
@@ -64,6 +85,7 @@ impl Row {
             sessions_ended: count(self.sessions_ended),
             participations_ended: count(self.participations_ended),
             refresh_tokens_revoked: count(self.refresh_tokens_revoked),
+            provider,
             counts: standing.counts,
             deliveries: Vec::new(),
             occurred_at: Timestamp::from_millis(self.occurred_at),
@@ -81,7 +103,7 @@ pub(in crate::store) async fn receipt(conn: &mut Conn, issuer: &IssuerId, id: &E
     let Some(row): Option<Row> = sql.build_query_as().fetch_optional(&mut *conn).await? else { return Ok(None) };
     let standing = standings(conn, &[id.as_str()]).await?.remove(id.as_str()).unwrap_or_default();
     let mut receipt = row.into_receipt(&standing)?;
-    let of_event = DeliveryFilter { issuer: Some(issuer.clone()), event: Some(id.clone()), ..DeliveryFilter::default() };
+    let of_event = DeliveryFilter { issuer: Some(issuer.clone()), event: Some(id.clone()), to_clients: true, ..DeliveryFilter::default() };
     let first = Page { limit: u16::try_from(RECEIPT_CLIENTS_MAX).unwrap_or(u16::MAX), after: None };
     receipt.deliveries = super::deliveries::listed(conn, &of_event, &first).await?.items;
     Ok(Some(receipt))
@@ -207,26 +229,35 @@ async fn standings(conn: &mut Conn, events: &[&str]) -> Result<BTreeMap<String, 
     if events.is_empty() {
         return Ok(found);
     }
-    let mut own =
-        Builder::new("SELECT event_id, state, late_joiner, CAST(count(*) AS BIGINT), max(settled_at) FROM deliveries WHERE event_id IN ");
+    let mut own = Builder::new(
+        "SELECT event_id, state, late_joiner, kind = 'provider', CAST(count(*) AS BIGINT), max(settled_at) FROM deliveries WHERE event_id IN ",
+    );
     push_list(&mut own, events.iter().copied());
-    own.push(" GROUP BY event_id, state, late_joiner");
-    let rows: Vec<(String, String, bool, i64, Option<i64>)> = own.build_query_as().fetch_all(&mut *conn).await?;
-    for (event, state, late_joiner, number, settled_at) in rows {
+    own.push(" GROUP BY event_id, state, late_joiner, kind = 'provider'");
+    let rows: Vec<(String, String, bool, bool, i64, Option<i64>)> = own.build_query_as().fetch_all(&mut *conn).await?;
+    for (event, state, late_joiner, to_provider, number, settled_at) in rows {
         let standing = found.entry(event).or_default();
-        standing.add(delivery_word(&state)?, late_joiner, count(number));
+        if to_provider {
+            standing.provider.add(delivery_word(&state)?, count(number));
+        } else {
+            standing.add(delivery_word(&state)?, late_joiner, count(number));
+        }
         standing.last_settled_at = standing.last_settled_at.max(settled_at);
     }
     let mut adopted = Builder::new(
-        "SELECT a.event_id, d.state = 'pending', CAST(count(*) AS BIGINT), max(d.settled_at)
+        "SELECT a.event_id, d.state, d.kind = 'provider', CAST(count(*) AS BIGINT), max(d.settled_at)
            FROM adoptions AS a JOIN deliveries AS d ON d.id = a.delivery_id WHERE a.event_id IN ",
     );
     push_list(&mut adopted, events.iter().copied());
-    adopted.push(" GROUP BY a.event_id, d.state = 'pending'");
-    let rows: Vec<(String, bool, i64, Option<i64>)> = adopted.build_query_as().fetch_all(conn).await?;
-    for (event, pending, number, settled_at) in rows {
+    adopted.push(" GROUP BY a.event_id, d.state, d.kind = 'provider'");
+    let rows: Vec<(String, String, bool, i64, Option<i64>)> = adopted.build_query_as().fetch_all(conn).await?;
+    for (event, state, to_provider, number, settled_at) in rows {
         let standing = found.entry(event).or_default();
-        standing.counts.adopted += if pending { count(number) } else { 0 };
+        match (delivery_word(&state)?, to_provider) {
+            (state, true) => standing.provider_adopted.add(state, count(number)),
+            (DeliveryState::Pending, false) => standing.counts.adopted += count(number),
+            (_, false) => {}
+        }
         standing.last_settled_at = standing.last_settled_at.max(settled_at);
     }
     Ok(found)

@@ -16,7 +16,7 @@ use super::joins::{self, ToTell};
 use super::{Builder, Conn, count, dialect, name_lock, push_equal, push_list, push_text, subject_lock};
 use crate::model::cut_off::CutOffScope;
 use crate::model::delivery::Class;
-use crate::model::effects::{Adopt, Offline, Opening, OpeningRule, Reach, Told};
+use crate::model::effects::{Adopt, Offline, Opening, OpeningRule, ProviderWord, Reach, Told};
 use crate::model::session::SessionName;
 use crate::model::trigger::{Except, Target};
 use crate::model::{ClientId, EventId, IssuerId, ProviderKey, SessionId, Sid, Subject, Timestamp};
@@ -44,6 +44,9 @@ pub(super) struct Plan {
     /// It ends sessions by their age: only who asked for it is told.
     #[serde(default)]
     expiry: bool,
+    /// The provider is told of each session.
+    #[serde(default)]
+    provider: bool,
 }
 
 /// Whose sessions or participations.
@@ -153,6 +156,7 @@ impl Plan {
             compromise: reach.compromise,
             reopen: reach.adopt == Adopt::Reopen,
             expiry: false,
+            provider: reach.provider == ProviderWord::Due,
         })
     }
 
@@ -169,6 +173,8 @@ impl Plan {
             compromise: false,
             reopen: false,
             expiry: true,
+            // It was the provider that no longer listed them.
+            provider: false,
         }
     }
 
@@ -202,6 +208,7 @@ impl Plan {
             offline: if self.offline { Offline::Taken } else { Offline::Spared },
             class: Class::Bulk,
             compromise: self.compromise,
+            provider: if self.provider { ProviderWord::Due } else { ProviderWord::Known },
         }
     }
 }
@@ -583,7 +590,15 @@ fn push_earlier(sql: &mut Builder, issuer: &IssuerId, event: &EventId, plan: &Pl
     sql.push(format!(" AND (state = 'pending' OR {})", super::commit::opened_again(plan.adopt())));
     sql.push(" AND event_id <> ").push_bind(event.as_str().to_owned());
     // Whoever ended it, and when: it is about somebody who was in before.
-    sql.push(" AND EXISTS (SELECT 1 FROM participants AS p WHERE p.id = participant_id AND p.epoch < ").push_bind(plan.epoch).push(")");
+    sql.push(" AND (EXISTS (SELECT 1 FROM participants AS p WHERE p.id = participant_id AND p.epoch < ").push_bind(plan.epoch).push(")");
+    if plan.of.ends() == Ends::Sessions {
+        sql.push(" OR (kind = 'provider' AND EXISTS (SELECT 1 FROM sessions AS p WHERE p.id = session_id AND p.epoch < ");
+        sql.push_bind(plan.epoch).push("))");
+    }
+    sql.push(")");
+    if !plan.provider {
+        push_text(sql, " AND (kind <> 'provider' OR state = 'pending')");
+    }
     push_spared(sql, "client_id", &plan.except_client_id);
     match &plan.of {
         Of::Everyone | Of::EveryoneAtClients | Of::Listed => {}
@@ -742,6 +757,7 @@ pub(super) async fn rehearsed(conn: &mut Conn, page: Page<'_>, plan: &Plan) -> R
     let mut sql = Builder::new("SELECT CAST(count(*) AS BIGINT) FROM deliveries WHERE issuer_id = ");
     sql.push_bind(page.issuer.as_str().to_owned());
     push_earlier(&mut sql, page.issuer, page.event, plan);
+    push_text(&mut sql, " AND kind <> 'provider'");
     counted.adopted = count(sql.build_query_scalar().fetch_one(&mut *conn).await?);
     let groups = told(conn, page, plan).await?;
     let mut wanted: Vec<_> = groups.iter().map(|(client, ..)| (page.issuer.clone(), ClientId::stored(client.clone()))).collect();
@@ -822,6 +838,7 @@ pub(super) fn hot() -> Vec<(&'static str, Builder)> {
         class: Class::Bulk,
         compromise: true,
         cut_off: None,
+        provider: ProviderWord::Due,
     };
     let clients = Except { sub: Vec::new(), client_id: vec![ClientId::stored("1".to_owned())] };
     let everyone = Plan::of(&reach(Target::Everyone, Except::default()), at, 1);

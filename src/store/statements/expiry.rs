@@ -9,7 +9,7 @@ use super::{Builder, Conn, dialect, name_lock, push_list, push_text, subject_loc
 use crate::model::access::Caller;
 use crate::model::audit::Act;
 use crate::model::delivery::Class;
-use crate::model::effects::{Offline, OpeningRule};
+use crate::model::effects::{Offline, OpeningRule, ProviderWord};
 use crate::model::event::{Receipt, TARGET_EXPIRED};
 use crate::model::issuer::{Expiry, IssuerRecord};
 use crate::model::session::SessionName;
@@ -21,7 +21,9 @@ use crate::store::{AuditEntry, Context, Ending, StoreError};
 const PAGE: u16 = 200;
 
 /// Sessions end by their age for everybody alike: offline grants live on (BCL 2.7), and nobody hurries.
-pub(super) const TERMS: Terms = Terms { begun_before: None, offline: Offline::Spared, class: Class::Bulk, compromise: false };
+pub(super) const fn terms(provider: ProviderWord) -> Terms {
+    Terms { begun_before: None, offline: Offline::Spared, class: Class::Bulk, compromise: false, provider }
+}
 
 /// Sessions of an issuer whose time is up, the longest overdue first.
 pub(in crate::store) async fn due(conn: &mut Conn, context: &Context, issuer: &IssuerRecord) -> Result<Vec<SessionId>, StoreError> {
@@ -61,7 +63,8 @@ pub(in crate::store) async fn expire(
     dialect::share_issuer(conn, &issuer.id).await?;
     let owned = lock(conn, &issuer.id, sessions).await?;
     let now = dialect::now(conn, &context.clock).await?;
-    Ok(match end(conn, context, issuer, sessions, &owned, now, *opening).await? {
+    let rules = (*opening, issuer.expiry.provider_word());
+    Ok(match end(conn, context, issuer, sessions, &owned, now, rules).await? {
         None => Ending::Undo(None),
         Some(event) => Ending::Keep(super::events::receipt(conn, &issuer.id, &event).await?),
     })
@@ -71,7 +74,9 @@ pub(in crate::store) async fn expire(
 pub(super) async fn make_room(conn: &mut Conn, desk: Desk<'_>, issuer: &IssuerRecord, row: &SessionRow) -> Result<(), StoreError> {
     let owned: Vec<Subject> = row.sub.clone().map(Subject::stored).into_iter().collect();
     let session = [SessionId::stored(row.id.clone())];
-    match end(conn, desk.context, issuer, &session, &owned, desk.now, desk.rules.opening_by_renewal).await? {
+    // It is from the provider that the new login comes.
+    let rules = (desk.rules.opening_by_renewal, ProviderWord::Known);
+    match end(conn, desk.context, issuer, &session, &owned, desk.now, rules).await? {
         Some(_) => Ok(()),
         None => Err(StoreError::raced()),
     }
@@ -111,13 +116,13 @@ async fn end(
     sessions: &[SessionId],
     owned: &[Subject],
     now: Timestamp,
-    opening: OpeningRule,
+    (opening, provider): (OpeningRule, ProviderWord),
 ) -> Result<Option<EventId>, StoreError> {
     let over = over(conn, issuer, sessions, now).await?;
     let (Some(first), Some(last)) = (over.iter().map(|(_, at)| *at).min(), over.iter().map(|(_, at)| *at).max()) else { return Ok(None) };
     let ids: Vec<SessionId> = over.into_iter().map(|(id, _)| id).collect();
     let event: EventId = context.entropy.id(now);
-    let act = Scene { issuer: &issuer.id, event: &event, at: first, now, terms: TERMS, owned };
+    let act = Scene { issuer: &issuer.id, event: &event, at: first, now, terms: terms(provider), owned };
     ending::insert_event(conn, act, new_event(TARGET_EXPIRED, Caller::ITSELF)).await?;
     let ended = ending::end_listed(conn, context, act, &ids, opening).await?;
     ending::count_on_receipt(conn, &event, ended).await?;
@@ -140,7 +145,6 @@ pub(super) const fn new_event<'a>(target_json: &'a str, caller: &'a str) -> endi
         correlation_id: None,
         note: None,
         caller,
-        tell_provider: None,
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{Builder, Conn, corrupt, count, deliveries, dialect, instant, millis, number, push_list};
 use crate::model::delivery::Lane;
 use crate::model::lane::{LaneChange, LaneRecord};
-use crate::model::{ClientId, DeliveryId, EventId, Timestamp};
+use crate::model::{ClientId, DeliveryId, EventId, IssuerId, Timestamp};
 use crate::store::{Context, Ending, LaneNote, LaneSettings, Oldest, Passed, StoreError};
 
 /// How many lanes may be out of order at once.
@@ -66,6 +66,16 @@ pub(in crate::store) async fn settings(conn: &mut Conn, of: &[Lane]) -> Result<V
             });
         }
     }
+    let providers: Vec<IssuerId> = of.iter().filter_map(Lane::provider).collect();
+    for chunk in providers.chunks(super::ROWS_MAX) {
+        let settings = super::provider::settings(conn, chunk).await?;
+        found.extend(settings.into_iter().map(|(issuer, logout)| LaneSettings {
+            lane: Lane::of_provider(&issuer),
+            max_in_flight: logout.max_in_flight,
+            rate_per_s: logout.rate_per_s,
+            uri: Some(logout.url().clone()),
+        }));
+    }
     Ok(found)
 }
 
@@ -107,7 +117,8 @@ async fn note_one(conn: &mut Conn, note: &LaneNote, now: Timestamp) -> Result<bo
         LaneChange::Close => return close(conn, CLOSE, note, now).await,
         LaneChange::Alive => return close(conn, ALIVE, note, now).await,
     };
-    let parties = note.lane.parties();
+    // A provider's lane is nobody's client's: an empty name stands for it.
+    let parties = note.lane.parties().or_else(|| Some((note.lane.provider()?, ClientId::stored(String::new()))));
     let done = sqlx::query(text)
         .bind(note.lane.as_str())
         .bind(parties.as_ref().map(|(issuer, _)| issuer.as_str()))

@@ -14,6 +14,7 @@ pub(in crate::store) mod keys;
 pub(in crate::store) mod lanes;
 pub(in crate::store) mod meta;
 pub(in crate::store) mod operators;
+mod provider;
 pub(in crate::store) mod providers;
 pub(in crate::store) mod reconcile;
 pub(in crate::store) mod registry;

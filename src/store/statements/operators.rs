@@ -10,9 +10,10 @@ use super::registry::{self, clients_of};
 use super::works::{self, Paged, Work};
 use super::{Builder, Conn, corrupt, count, dialect, instant, push_list, word};
 use crate::model::client::ClientRecord;
-use crate::model::delivery::{Class, DeliveryState, DeliveryView, Lane};
+use crate::model::delivery::{Class, DeliveryKind, DeliveryState, DeliveryView, Lane, SettledReason};
 use crate::model::effects::{Opening, OpeningRule, Told};
 use crate::model::page::{Cursor, Listed, Page};
+use crate::model::provider_logout::ProviderLogout;
 use crate::model::trigger::Reason;
 use crate::model::{ClientId, DeliveryId, IssuerId, Sid, Subject, Timestamp, WorkId};
 use crate::store::values::Candidate;
@@ -285,8 +286,28 @@ pub(in crate::store) async fn clients_by_oldest(
     Ok(Listed { items: items.iter().filter_map(|place| records.remove(&place.id)).collect(), next })
 }
 
+/// What is registered of those to whom deliveries are opened again.
+struct Registered {
+    clients: Vec<ClientRecord>,
+    provider: Option<ProviderLogout>,
+}
+
+impl Registered {
+    async fn of(conn: &mut Conn, issuer: &IssuerId, candidates: &[Candidate]) -> Result<Self, StoreError> {
+        let wanted: BTreeSet<_> = candidates.iter().map(|one| (issuer.clone(), ClientId::stored(one.client_id.clone()))).collect();
+        let clients = clients_of(conn, &wanted.into_iter().collect::<Vec<_>>()).await?;
+        let mut providers = super::provider::settings(conn, std::slice::from_ref(issuer)).await?;
+        Ok(Self { clients, provider: providers.pop().map(|(_, logout)| logout) })
+    }
+}
+
 /// How a delivery would begin anew. The registration counts as it is now.
-fn opening_of(one: &Candidate, clients: &[ClientRecord], rule: OpeningRule, now: Timestamp) -> Opening {
+fn opening_of(one: &Candidate, registered: &Registered, rule: OpeningRule, now: Timestamp) -> Opening {
+    if one.kind == DeliveryKind::Provider.as_str() {
+        let pending = |logout: &ProviderLogout| Opening::Pending { horizon_at: logout.horizon_at(now) };
+        return registered.provider.as_ref().map_or(Opening::Unreachable(SettledReason::NoUri), pending);
+    }
+    let clients = &registered.clients;
     let client_id = ClientId::stored(one.client_id.clone());
     let (sid, sub) = (one.sid.clone().map(Sid::stored), one.sub.clone().map(Subject::stored));
     let client = clients.iter().find(|client| client.client_id == client_id);
@@ -327,14 +348,14 @@ pub(in crate::store) async fn retry(
     (issuer, id, own, opening, audit): &Retry,
 ) -> Result<Ending<Retried>, StoreError> {
     dialect::share_issuer(conn, issuer).await?;
-    let mut sql = Builder::new("SELECT id, client_id, sid, sub, created_at, state, horizon_ms FROM deliveries WHERE issuer_id = ");
+    let mut sql = Builder::new("SELECT id, kind, client_id, sid, sub, created_at, state, horizon_ms FROM deliveries WHERE issuer_id = ");
     sql.push_bind(issuer.as_str().to_owned()).push(" AND id = ").push_bind(id.as_str().to_owned()).push(dialect::FOR_UPDATE);
     let row: Option<RetryRow> = sql.build_query_as().fetch_optional(&mut *conn).await?;
     let is_in_reach = |row: &RetryRow| own.as_ref().is_none_or(|own| own.as_str() == row.delivery.client_id);
     let Some(row) = row.filter(is_in_reach) else { return Ok(Ending::Undo(Retried::Absent)) };
     let now = dialect::now(conn, &context.clock).await?;
-    let clients = clients_of(conn, &[(issuer.clone(), ClientId::stored(row.delivery.client_id.clone()))]).await?;
-    let horizon_at = match (opening_of(&row.delivery, &clients, *opening, now), delivery_word(&row.state)?) {
+    let registered = Registered::of(conn, issuer, std::slice::from_ref(&row.delivery)).await?;
+    let horizon_at = match (opening_of(&row.delivery, &registered, *opening, now), delivery_word(&row.state)?) {
         (Opening::Pending { horizon_at }, _) => horizon_at,
         // What waits goes on waiting: what can be sent is seen at its attempt.
         (Opening::Unreachable(_), DeliveryState::Pending) | (Opening::Untold, _) => {
@@ -355,12 +376,20 @@ pub(in crate::store) async fn retry(
     sql.build().execute(&mut *conn).await?;
     // Whoever asks by name does not wait for the next probe: in an open lane this is it.
     sqlx::query("UPDATE lanes SET probe_at = $2 WHERE lane = $1 AND probe_at > $2")
-        .bind(Lane::of(issuer, &ClientId::stored(row.delivery.client_id.clone())).as_str())
+        .bind(lane_of(issuer, &row.delivery).as_str())
         .bind(now.millis())
         .execute(&mut *conn)
         .await?;
     registry::record(conn, context, audit).await?;
     Ok(Ending::Keep(Retried::Opened(Box::new(view(conn, issuer, id).await?))))
+}
+
+fn lane_of(issuer: &IssuerId, one: &Candidate) -> Lane {
+    if one.kind == DeliveryKind::Provider.as_str() {
+        Lane::of_provider(issuer)
+    } else {
+        Lane::of(issuer, &ClientId::stored(one.client_id.clone()))
+    }
 }
 
 #[derive(sqlx::FromRow)]
@@ -458,7 +487,7 @@ pub(in crate::store) async fn matched(conn: &mut Conn, replay: &Replay) -> Resul
 }
 
 fn page_of(replay: &Replay) -> Builder {
-    let mut sql = Builder::new("SELECT id, client_id, sid, sub, created_at FROM deliveries");
+    let mut sql = Builder::new("SELECT id, kind, client_id, sid, sub, created_at FROM deliveries");
     push_range(&mut sql, replay, None);
     sql.push(" AND ");
     push_match(&mut sql, replay);
@@ -508,9 +537,8 @@ fn with_counts(audit: &AuditEntry, replay: &Replay, replayed: &Replayed) -> Audi
 
 /// Opens those that still match and whose client could be told. Whoever replays the same at the same time waits here, and finds them pending.
 async fn reopen(conn: &mut Conn, replay: &Replay, page: &[Candidate], opening: OpeningRule, now: Timestamp) -> Result<u64, StoreError> {
-    let wanted: BTreeSet<_> = page.iter().map(|one| (replay.issuer.clone(), ClientId::stored(one.client_id.clone()))).collect();
-    let clients = clients_of(conn, &wanted.into_iter().collect::<Vec<_>>()).await?;
-    let open = |one: &Candidate| match opening_of(one, &clients, opening, now) {
+    let registered = Registered::of(conn, &replay.issuer, page).await?;
+    let open = |one: &Candidate| match opening_of(one, &registered, opening, now) {
         Opening::Pending { horizon_at } => Some(horizon_at),
         Opening::Unreachable(_) | Opening::Untold => None,
     };
@@ -578,7 +606,7 @@ struct LookedAt {
 
 /// Looks at a bounded number of rows after the position, and whether each of them matches.
 fn look(replay: &Replay, after: &Cursor) -> Builder {
-    let mut sql = Builder::new("SELECT id, client_id, sid, sub, created_at, CASE WHEN ");
+    let mut sql = Builder::new("SELECT id, kind, client_id, sid, sub, created_at, CASE WHEN ");
     push_match(&mut sql, replay);
     sql.push(" THEN TRUE ELSE FALSE END AS matches FROM deliveries");
     push_range(&mut sql, replay, Some(after));

@@ -6,6 +6,7 @@
 use super::ending::{self, Scene};
 use super::{Builder, Conn, dialect, expiry, push_list, works};
 use crate::model::audit::Act;
+use crate::model::effects::ProviderWord;
 use crate::model::event::TARGET_RECONCILE;
 use crate::model::{EventId, IssuerId, SessionId, Sid, Subject, Timestamp};
 use crate::store::{AuditEntry, CommitRefused, Committed, Context, Ending, LiveSession, Mode, Reconciliation, StoreError};
@@ -60,7 +61,14 @@ pub(in crate::store) async fn reconcile(conn: &mut Conn, context: &Context, (ord
         return Ok(Ending::Undo(Err(CommitRefused::ReconcileTooMuch { ends, live: order.live, max: order.ends_max })));
     }
     let owned = owners(conn, &order.absent).await?;
-    let act = Scene { issuer: &order.issuer, event: &event, at: order.as_of.min(now), now, terms: expiry::TERMS, owned: &owned };
+    let act = Scene {
+        issuer: &order.issuer,
+        event: &event,
+        at: order.as_of.min(now),
+        now,
+        terms: expiry::terms(ProviderWord::Known),
+        owned: &owned,
+    };
     ending::insert_event(conn, act, expiry::new_event(TARGET_RECONCILE, &order.caller.identity)).await?;
     if order.absent.len() > AT_ONCE_MAX {
         works::begin_listed(conn, context, (&order.issuer, &event), &order.absent, act.at, now).await?;

@@ -1,6 +1,7 @@
 //! Issuers, clients, keys, API tokens, and the audit records of what was done to them.
 
 use std::str::FromStr as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::keys::{insert_keys, unsee};
@@ -16,7 +17,7 @@ use crate::model::{ApiTokenId, AuditId, ClientId, Digest, EventId, Issuer, Issue
 use crate::store::{AuditEntry, AuditFilter, Change, Context, Ending, Pending, StoreError};
 
 const ISSUER: &str = "id, issuer, signing_algs, session_max_age_ms, expiry, allow_networks, ca_pem, discovery, provider_jwks_uri, published_at, \
-                      upstream_mode, upstream_client_id, upstream_alg, relay_token, require_exp, created_at, updated_at, version";
+                      upstream_mode, upstream_client_id, upstream_alg, relay_token, require_exp, provider_logout, provider_logout_sealed, created_at, updated_at, version";
 
 #[derive(sqlx::FromRow)]
 struct IssuerRow {
@@ -35,6 +36,8 @@ struct IssuerRow {
     upstream_alg: String,
     relay_token: String,
     require_exp: bool,
+    provider_logout: Option<String>,
+    provider_logout_sealed: Option<String>,
     created_at: i64,
     updated_at: i64,
     version: i64,
@@ -56,6 +59,8 @@ impl IssuerRow {
             require_exp: self.require_exp,
         };
         let algs = self.signing_algs.split_whitespace().map(|alg| word(SigningAlg::parse(alg), "issuers", "signing_algs"));
+        let sealed = self.provider_logout_sealed;
+        let provider_logout = self.provider_logout.map(|text| super::provider::read(&text, sealed).map(Arc::new)).transpose()?;
         Ok(IssuerRecord {
             id: IssuerId::stored(self.id),
             issuer: Issuer::stored(self.issuer),
@@ -65,6 +70,7 @@ impl IssuerRow {
             network: Network { allow: networks(&self.allow_networks, "issuers")?, ca_pem: self.ca_pem },
             source,
             upstream,
+            provider_logout,
             created_at: Timestamp::from_millis(self.created_at),
             updated_at: Timestamp::from_millis(self.updated_at),
             version: self.version,
@@ -163,6 +169,13 @@ pub(in crate::store) async fn change_issuer(
 /// All that may change about an issuer, but its identifier.
 async fn write_settings(conn: &mut Conn, issuer: &IssuerRecord) -> Result<(), StoreError> {
     let IssuerRecord { source, upstream, network, .. } = issuer;
+    let logout = issuer.provider_logout.as_deref();
+    let (told, sealed) = (logout.map(super::provider::written), logout.and_then(|logout| logout.sealed.as_deref()));
+    let told_before: Option<String> =
+        sqlx::query_scalar("SELECT provider_logout FROM issuers WHERE id = $1").bind(issuer.id.as_str()).fetch_one(&mut *conn).await?;
+    if told_before != told {
+        super::provider::forget_lane(conn, &issuer.id).await?;
+    }
     // What another provider published says nothing about this one.
     sqlx::query(
         "DELETE FROM provider_documents
@@ -178,7 +191,7 @@ async fn write_settings(conn: &mut Conn, issuer: &IssuerRecord) -> Result<(), St
         "UPDATE issuers
             SET signing_algs = $2, session_max_age_ms = $3, expiry = $4, allow_networks = $5, ca_pem = $6, discovery = $7,
                 provider_jwks_uri = $8, published_at = $9, upstream_mode = $10, upstream_client_id = $11, upstream_alg = $12,
-                relay_token = $13, require_exp = $14, updated_at = $15
+                relay_token = $13, require_exp = $14, updated_at = $15, provider_logout = $16, provider_logout_sealed = $17
           WHERE id = $1",
     )
     .bind(issuer.id.as_str())
@@ -196,6 +209,8 @@ async fn write_settings(conn: &mut Conn, issuer: &IssuerRecord) -> Result<(), St
     .bind(upstream.relay_token.as_str())
     .bind(upstream.require_exp)
     .bind(issuer.updated_at.millis())
+    .bind(told)
+    .bind(sealed)
     .execute(conn)
     .await?;
     Ok(())
