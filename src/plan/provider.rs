@@ -321,7 +321,9 @@ mod tests {
     #[test]
     fn an_answer_means_what_its_preset_says() {
         use OutcomeClass::{ConfigFault, Delivered, DeliveredOddly, Gone, Recoverable, Refused};
-        let class = |logout: &ProviderLogout, status, body| classify(logout, &Outcome::Answered { status, retry_after: None }, body);
+        fn class(logout: &ProviderLogout, status: u16, body: Option<&str>) -> (OutcomeClass, u8) {
+            classify(logout, &Outcome::Answered { status, retry_after: None }, body)
+        }
         let err = |name: &str| format!(r#"{{"err":"{name}","description":"no"}}"#);
         for (status, body, expected) in [
             (202, None, (Delivered, 0)),

@@ -89,7 +89,7 @@ on_both_engines! {
         assert_eq!(receipt, json!({
             "issuer": "main", "target": {"sid": "s-1"}, "reason": "user_logout", "reason_detail": null, "actor": "alice", "correlation_id": "c-1",
             "note": "at the desk", "state": "settled", "sessions_ended": 1, "participations_ended": 0, "refresh_tokens_revoked": 1,
-            "provider": "not_told", "undone_at": null,
+            "provider": null, "undone_at": null,
             "deliveries": {"total": 2, "pending": 0, "delivered": 2, "rejected": 0, "expired": 0, "superseded": 0, "cancelled": 0,
                 "unreachable": 0, "adopted": 0, "late_joiners": 0},
             "clients": [

@@ -18,6 +18,7 @@ mod lanes;
 mod live;
 mod many;
 mod operators;
+mod provider;
 mod replicas;
 mod retention;
 mod roles;

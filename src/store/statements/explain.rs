@@ -2,7 +2,9 @@
 
 use sqlx::Row as _;
 
-use super::{Builder, Conn, commit, cut_offs, deliveries, events, expansion, expiry, lanes, operators, reconcile, retention, sessions};
+use super::{
+    Builder, Conn, commit, cut_offs, deliveries, events, expansion, expiry, lanes, operators, provider, reconcile, retention, sessions,
+};
 use crate::model::IssuerId;
 use crate::store::StoreError;
 
@@ -49,6 +51,7 @@ fn built() -> Vec<(&'static str, String)> {
         .chain(operators::hot())
         .chain(expansion::hot())
         .chain(expiry::hot())
+        .chain(provider::hot())
         .chain(reconcile::hot())
         .chain(retention::hot());
     statements.map(|(name, sql)| (name, with_literals(sql.sql().as_str()))).collect()

@@ -10,13 +10,13 @@ use serde_json::Value;
 use super::ending::{EndedSession, Scene};
 use super::joins::class_number;
 use super::{Builder, Conn, corrupt, duration_ms, instant, push_list, push_text, word};
-use crate::model::delivery::{DeliveryKind, DeliveryState, Lane, Leased};
+use crate::model::delivery::{Class, DeliveryKind, DeliveryState, Lane, Leased, Opened, Tally};
 use crate::model::effects::ProviderWord;
 use crate::model::provider_logout::{
     Auth, Body, BodyKind, ClientAuth, HttpCall, Method, Preset, ProviderLogout, SessionNames, Template, UrlTemplate,
 };
 use crate::model::trigger::Reason;
-use crate::model::{DeliveryId, IssuerId, ProviderKey};
+use crate::model::{ClientId, DeliveryId, EventId, IssuerId, ParticipantId, ProviderKey, SessionId, Sid, Subject, Timestamp};
 use crate::store::{Context, ProviderFacts, StoreError};
 
 /// What is kept of it, as JSON. The secret rests in a column of its own.
@@ -268,10 +268,39 @@ fn push_facts(sql: &mut Builder, position: usize, one: &Leased) {
 }
 
 /// The lookup before an attempt as planners see it.
-pub(super) fn hot(leased: &Leased) -> Builder {
-    let mut sql = Builder::new("");
-    push_facts(&mut sql, 0, leased);
-    sql
+pub(super) fn hot() -> Vec<(&'static str, Builder)> {
+    let (word, at) = (|| "1".to_owned(), Timestamp::from_millis(1));
+    let issuer = IssuerId::stored(word());
+    let nameless = Leased {
+        id: DeliveryId::stored(word()),
+        event: EventId::stored(word()),
+        client_id: ClientId::stored(word()),
+        lane: Lane::of_provider(&issuer),
+        issuer,
+        kind: DeliveryKind::Provider,
+        participant: ParticipantId::stored(word()),
+        session: SessionId::stored(word()),
+        sid: None,
+        sub: Some(Subject::stored(word())),
+        class: Class::Bulk,
+        retry: true,
+        compromise: false,
+        occurred_at: at,
+        created_at: at,
+        horizon_at: at,
+        opened: Opened::Once,
+        attempts: 1,
+        tally: Tally::default(),
+        lease_token: 1,
+        lease_until: at,
+    };
+    let named = Leased { sid: Some(Sid::stored(word())), ..nameless.clone() };
+    let look = |one: &Leased| {
+        let mut sql = Builder::new("");
+        push_facts(&mut sql, 0, one);
+        sql
+    };
+    vec![("newer sessions of a name", look(&named)), ("newer sessions of a person", look(&nameless))]
 }
 
 /// Where the provider is told another way or another place, what was learned of the old one says nothing: its lane begins anew, and what waits is tried or,
