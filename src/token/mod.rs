@@ -16,6 +16,7 @@ pub mod keys;
 pub mod logout_token;
 pub mod sealing;
 pub mod security_event;
+pub mod verify;
 
 pub use digest::{digest_of_token, digests_match, jwt_id};
 pub use jwks::{JwkRefused, JwkSet, PublicJwk};
