@@ -96,6 +96,7 @@ pub struct Parts {
 struct Tools {
     store: Store,
     egress: Arc<Egress>,
+    sealing: Arc<SealingKey>,
     signer: signer::Signer,
     sealing: Arc<SealingKey>,
     tokens: provider::Tokens,

@@ -5,21 +5,24 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use zeroize::Zeroizing;
+
 use super::provider;
 use super::signer::SignerError;
 use super::{Tools, Watch};
 use crate::egress::{Answer, Post};
-use crate::model::attempt::{AttemptRecord, Failure, Outcome};
+use crate::model::attempt::{AttemptRecord, Failure, Outcome, SentToken};
 use crate::model::client::{Claims, ClientRecord, DeliverySettings, TokenTyp};
 use crate::model::delivery::{DeliveryKind, DeliveryState, Leased, SettledReason, Verdict};
 use crate::model::{AttemptId, Sid, Subject, Timestamp};
 use crate::plan::address;
-use crate::plan::late::{self, LateFacts, Names, Newer, SidNeed};
+use crate::plan::late::{self, LateFacts, Names, Newer, Sending, SidNeed};
+use crate::plan::relay;
 use crate::plan::retry::RetrySettings;
 use crate::plan::settle::{self, Progress};
 use crate::plan::time::gravity_of;
-use crate::store::{AttemptFacts, Settlement};
-use crate::token::{LogoutToken, Named, Nameless, SigningKey, TokenError};
+use crate::store::{AttemptFacts, RelayedFacts, Settlement};
+use crate::token::{LogoutToken, Named, Nameless, Sealed, SigningKey, TokenError, jwt_id};
 
 /// A claimed delivery and what is known beside it.
 #[derive(Debug)]
@@ -47,7 +50,8 @@ pub(super) async fn attempt(tools: &Tools, claimed: Arc<Claimed>, watch: &Watch)
 
 async fn attempt_client(tools: &Tools, claimed: Arc<Claimed>, watch: &Watch) -> Ended {
     let now = watch.now();
-    let to = match addressee(&claimed, tools.settings.timeout_max, now) {
+    let theirs = unsealed(tools, &claimed);
+    let to = match addressee(&claimed, theirs.as_ref(), tools.settings.timeout_max, now) {
         Ok(to) => to,
         Err(verdict) => return Ended::Settled(Box::new(unsent(&claimed.leased, verdict))),
     };
@@ -66,20 +70,55 @@ pub(super) fn died(tools: &Tools, leased: &Leased, now: Timestamp) -> Settlement
     settled(tools, leased, RetrySettings::of(&DeliverySettings::DEFAULT), Sent::not(Failure::Ours), &span)
 }
 
-/// Whom to tell, and by which names.
+/// A provider's token that may be passed on.
+struct Theirs {
+    text: Zeroizing<String>,
+    fresh_until: Timestamp,
+}
+
+/// The token a relay was taken in with, if it is kept. One that does not open is as one that is no longer kept: ours takes its place.
+fn unsealed(tools: &Tools, claimed: &Claimed) -> Option<Theirs> {
+    let kept = claimed.facts.relayed.as_ref()?.theirs.as_ref()?;
+    let place = Sealed::relayed_token(&claimed.leased.issuer, &claimed.leased.client_id);
+    match tools.sealing.open(&place, &kept.octets) {
+        Ok(octets) => {
+            let text = Zeroizing::new(std::str::from_utf8(&octets).ok()?.to_owned());
+            Some(Theirs { text, fresh_until: kept.fresh_until })
+        }
+        Err(error) => {
+            tracing::error!(delivery = %claimed.leased.id, error = &error as &dyn std::error::Error, "a relayed token cannot be opened");
+            None
+        }
+    }
+}
+
+/// Whom to tell, and with what.
 struct Addressee<'a> {
     client: &'a ClientRecord,
     uri: &'a url::Url,
-    names: Names<'a>,
+    message: Message<'a>,
     /// Registered, but never longer than today's limit: a lease must outlast it.
     timeout: Duration,
+}
+
+/// What is sent.
+enum Message<'a> {
+    /// A token of ours, by these names.
+    Ours(Names<'a>),
+    /// The provider's, unchanged.
+    Theirs(&'a str),
 }
 
 pub(super) const UNDONE: Verdict = Verdict::Settled { state: DeliveryState::Cancelled, reason: SettledReason::Undone };
 pub(super) const NO_URI: Verdict = Verdict::Settled { state: DeliveryState::Cancelled, reason: SettledReason::NoUri };
 
 /// Decides whom to tell what, or how the delivery settles without being sent.
-fn addressee(claimed: &Claimed, timeout_max: Duration, now: Timestamp) -> Result<Addressee<'_>, Verdict> {
+fn addressee<'a>(
+    claimed: &'a Claimed,
+    theirs: Option<&'a Theirs>,
+    timeout_max: Duration,
+    now: Timestamp,
+) -> Result<Addressee<'a>, Verdict> {
     let Claimed { leased, facts } = claimed;
     if let Some(expired) = settle::expired_before_send(leased.horizon_at, now) {
         return Err(expired);
@@ -90,10 +129,47 @@ fn addressee(claimed: &Claimed, timeout_max: Duration, now: Timestamp) -> Result
     let client = facts.client.as_ref().ok_or(NO_URI)?;
     let uri = client.backchannel_logout_uri.as_ref().ok_or(NO_URI)?;
     let need = SidNeed::of(client);
-    let late = LateFacts::of(leased, late::claims_of(client.delivery.claims, need), newer(leased, facts), now);
+    let claims = match leased.kind {
+        DeliveryKind::Relay => relay::claims(client.delivery.claims, leased.sid.as_ref()),
+        DeliveryKind::LogoutToken | DeliveryKind::Provider => client.delivery.claims,
+    };
+    let late = LateFacts::of(leased, late::claims_of(claims, need), newer(leased, facts), now);
+    let sending = late::before_attempt(&late);
+    let timeout = client.delivery.timeout.min(timeout_max);
+    if let Some(relayed) = &facts.relayed
+        && let Some(text) = passed_on(claimed, relayed, theirs, sending, now).map_err(late::Unsent::verdict)?
+    {
+        return Ok(Addressee { client, uri, message: Message::Theirs(text), timeout });
+    }
     let known = Names { sub: leased.sub.as_ref(), sid: leased.sid.as_ref() };
-    let names = late::names(client.delivery.claims, need, known, late::before_attempt(&late)).map_err(late::Unsent::verdict)?;
-    Ok(Addressee { client, uri, names, timeout: client.delivery.timeout.min(timeout_max) })
+    let names = late::names(claims, need, known, sending).map_err(late::Unsent::verdict)?;
+    Ok(Addressee { client, uri, message: Message::Ours(names), timeout })
+}
+
+/// The provider's token where it may be passed on; none where one of ours is to be sent, if that can be checked.
+fn passed_on<'a>(
+    claimed: &Claimed,
+    relayed: &RelayedFacts,
+    theirs: Option<&'a Theirs>,
+    sending: Sending,
+    now: Timestamp,
+) -> Result<Option<&'a str>, late::Unsent> {
+    let Claimed { leased, facts } = claimed;
+    let choice = relay::token(&relay::TokenFacts {
+        fresh_until: theirs.map(|theirs| theirs.fresh_until),
+        sub: leased.sub.as_ref(),
+        sending,
+        prior: leased.prior,
+        past: &relayed.past,
+        now,
+    })?;
+    match (choice, theirs) {
+        (SentToken::Theirs, Some(theirs)) => Ok(Some(&theirs.text)),
+        (SentToken::Theirs, None) | (SentToken::Ours, _) => {
+            relay::can_be_checked(facts.issuer.source.published_at, relayed.key_seen_at, now)?;
+            Ok(None)
+        }
+    }
 }
 
 fn newer(leased: &Leased, facts: &AttemptFacts) -> Newer {
@@ -121,14 +197,27 @@ impl Sent {
     }
 }
 
+/// A token on its way, and by what it is known.
+struct Ready {
+    token: Zeroizing<String>,
+    jti: Option<String>,
+    /// Whose key of ours it was signed with; none where it is the provider's.
+    kid: Option<String>,
+}
+
 async fn send(tools: &Tools, claimed: &Arc<Claimed>, to: &Addressee<'_>, now: Timestamp) -> Sent {
-    let jti = tools.entropy.token();
-    let (token, kid) = match sign(tools, claimed, to, &jti, now).await {
-        Ok(signed) => signed,
-        Err(error) => {
-            tracing::error!(delivery = %claimed.leased.id, error = &error as &dyn std::error::Error, "no logout token could be signed");
-            return Sent::not(Failure::Ours);
+    let Ready { token, jti, kid } = match &to.message {
+        Message::Theirs(text) => {
+            let jti = jwt_id(text).map(|jti| jti.as_str().to_owned());
+            Ready { token: Zeroizing::new((*text).to_owned()), jti, kid: None }
         }
+        Message::Ours(names) => match sign(tools, claimed, to.client, names, now).await {
+            Ok(ready) => ready,
+            Err(error) => {
+                tracing::error!(delivery = %claimed.leased.id, error = &error as &dyn std::error::Error, "no logout token could be signed");
+                return Sent::not(Failure::Ours);
+            }
+        },
     };
     let number = Progress::of(&claimed.leased).next_number();
     let network = address::effective(&claimed.facts.issuer.network, &to.client.delivery.network);
@@ -138,30 +227,30 @@ async fn send(tools: &Tools, claimed: &Arc<Claimed>, to: &Addressee<'_>, now: Ti
     if let Some(detail) = detail {
         tracing::info!(delivery = %claimed.leased.id, client_id = %claimed.leased.client_id, number, detail, "an attempt got no answer");
     }
-    Sent { outcome, jti: Some(jti), kid: Some(kid), remote_addr: remote_addr.map(|address| address.to_string()), excerpt }
+    Sent { outcome, jti, kid, remote_addr: remote_addr.map(|address| address.to_string()), excerpt }
 }
 
 /// A fresh token and the name of the key it was signed with.
 async fn sign(
     tools: &Tools,
     claimed: &Arc<Claimed>,
-    to: &Addressee<'_>,
-    jti: &str,
+    client: &ClientRecord,
+    names: &Names<'_>,
     now: Timestamp,
-) -> Result<(String, String), SignerError> {
-    let key = tools.signer.key(&claimed.facts.issuer, to.client.alg, now).await?;
-    let kid = key.kid().to_owned();
+) -> Result<Ready, SignerError> {
+    let key = tools.signer.key(&claimed.facts.issuer, client.alg, now).await?;
+    let (kid, jti) = (key.kid().to_owned(), tools.entropy.token());
     let draft = Draft {
         claimed: Arc::clone(claimed),
-        sub: to.names.sub.cloned(),
-        sid: to.names.sid.cloned(),
-        typ: to.client.delivery.typ,
-        jti: jti.to_owned(),
+        sub: names.sub.cloned(),
+        sid: names.sid.cloned(),
+        typ: client.delivery.typ,
+        jti: jti.clone(),
         issued_at: now,
         lifetime: tools.settings.token_lifetime,
     };
     let token = tools.signer.sign(key, move |key| draft.sign(key)).await?;
-    Ok((token, kid))
+    Ok(Ready { token: Zeroizing::new(token), jti: Some(jti), kid: Some(kid) })
 }
 
 /// All that one token says, owned, so that another thread can sign it.
@@ -305,6 +394,7 @@ mod tests {
             tally: Tally::default(),
             horizon_at: at(3600),
             opened: crate::model::delivery::Opened::Once,
+            prior: crate::model::delivery::PriorClaim::Closed,
             lease_token: 7,
             lease_until: at(60),
         };
@@ -340,7 +430,7 @@ mod tests {
             updated_at: COMMITTED,
             version: 1,
         };
-        Claimed { leased, facts: AttemptFacts { issuer, client: Some(client), live: Vec::new(), undone: false, provider: None } }
+        Claimed { leased, facts: AttemptFacts { issuer, client: Some(client), live: Vec::new(), undone: false, provider: None, relayed: None } }
     }
 
     fn client(claimed: &mut Claimed) -> &mut ClientRecord {
@@ -349,7 +439,7 @@ mod tests {
 
     /// Which of `sub` and `sid` would be sent, or how it settles unsent.
     fn decision(claimed: &Claimed, now: Timestamp) -> Result<(bool, bool), SettledReason> {
-        match addressee(claimed, LONGEST, now) {
+        match addressee(claimed, None, LONGEST, now) {
             Ok(to) => Ok((to.names.sub.is_some(), to.names.sid.is_some())),
             Err(Verdict::Settled { reason, .. }) => Err(reason),
             Err(Verdict::Again { .. }) => unreachable!("what is not sent is settled"),
@@ -415,9 +505,9 @@ mod tests {
     fn an_attempt_takes_no_longer_than_the_deployment_allows_today() {
         let mut claimed = claimed();
         client(&mut claimed).delivery.timeout = Duration::from_mins(5);
-        assert_eq!(addressee(&claimed, LONGEST, at(0)).map(|to| to.timeout), Ok(LONGEST));
+        assert_eq!(addressee(&claimed, None, LONGEST, at(0)).map(|to| to.timeout), Ok(LONGEST));
         client(&mut claimed).delivery.timeout = Duration::from_secs(2);
-        assert_eq!(addressee(&claimed, LONGEST, at(0)).map(|to| to.timeout), Ok(Duration::from_secs(2)));
+        assert_eq!(addressee(&claimed, None, LONGEST, at(0)).map(|to| to.timeout), Ok(Duration::from_secs(2)));
     }
 
     #[test]

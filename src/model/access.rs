@@ -121,6 +121,15 @@ impl Caller {
         Self { identity, role: Role::Operator, issuer, client_id: None, may_mass_kill: false, remote: None }
     }
 
+    /// The identity of an issuer's provider where it speaks by its own signature instead of by an API token.
+    pub const PROVIDER: &'static str = "provider";
+
+    /// An issuer's provider, known by its signature.
+    pub fn provider(issuer: &IssuerId) -> Self {
+        let (identity, issuer) = (Self::PROVIDER.to_owned(), Some(issuer.clone()));
+        Self { identity, role: Role::Provider, issuer, client_id: None, may_mass_kill: false, remote: None }
+    }
+
     /// Whether this caller may do it at that issuer (none: to something that belongs to no issuer).
     pub fn may(&self, permission: Permission, issuer: Option<&IssuerId>) -> bool {
         let in_reach = match (&self.issuer, issuer) {

@@ -93,3 +93,23 @@ pub struct AttemptRecord {
     /// The lease was lost before the outcome could be recorded: somebody else settles.
     pub lease_lost: bool,
 }
+
+/// Whose token an attempt sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SentToken {
+    /// The provider's own, unchanged.
+    Theirs,
+    /// One of ours; or none, since none could be signed.
+    Ours,
+}
+
+/// What is known of an earlier attempt at a delivery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PastAttempt {
+    /// Whose token it sent.
+    pub token: SentToken,
+    /// The status it was answered with.
+    pub status: Option<u16>,
+    /// Why there was no answer.
+    pub failure: Option<Failure>,
+}

@@ -86,6 +86,8 @@ words! {
         ClientDeleted = "client_deleted",
         /// An operator cancelled it.
         Operator = "operator",
+        /// Only a token of ours could be sent, and relying parties cannot find our key where the provider publishes its own.
+        KeyNotPublished = "key_not_published",
     }
 }
 
@@ -167,6 +169,15 @@ pub enum Opened {
     Again,
 }
 
+/// What became of the claim before this one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PriorClaim {
+    /// There was none, or it was settled or given back.
+    Closed,
+    /// Its lease ran out: whether anything was sent under it, nobody knows.
+    RanOut,
+}
+
 /// A delivery that was claimed, with all that is needed to attempt it.
 #[derive(Clone, Debug)]
 pub struct Leased {
@@ -204,6 +215,8 @@ pub struct Leased {
     pub horizon_at: Timestamp,
     /// Whether it was opened again.
     pub opened: Opened,
+    /// What became of the claim before this one.
+    pub prior: PriorClaim,
     /// Attempts charged so far.
     pub attempts: u32,
     /// Failures so far, by kind.

@@ -161,5 +161,8 @@ pub const TARGET_RECONCILE: &str = r#"{"reconcile":true}"#;
 /// What a receipt shows as the target of a logout whose record was no longer kept when somebody was still to be told of it.
 pub const TARGET_FORGOTTEN: &str = r#"{"forgotten":true}"#;
 
+/// What is kept of how a session ended that is known by a relayed token alone: it says nothing of the provider's session.
+pub const TARGET_RELAYED: &str = r#"{"relayed":true}"#;
+
 /// How many deliveries a receipt shows itself.
 pub const RECEIPT_CLIENTS_MAX: usize = 100;

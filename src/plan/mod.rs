@@ -13,6 +13,7 @@ pub mod lane;
 pub mod late;
 pub mod outcome;
 pub mod provider;
+pub mod relay;
 pub mod retry;
 pub mod settle;
 pub mod time;

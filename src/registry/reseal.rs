@@ -13,7 +13,7 @@ use crate::http::needs::Administer;
 use crate::http::problem::ProblemDocument;
 use crate::http::{Anywhere, AppState, NoBody, Problem, Reply, Routes};
 use crate::model::audit::Act;
-use crate::model::{ClientId, DeliveryId, IssuerId};
+use crate::model::{ClientId, IssuerId};
 use crate::store::{CANARY, DIGEST_ROOT, Resealed, SealedKind, SealedValue};
 use crate::token::{By, Sealed, Unsealable};
 
@@ -84,15 +84,19 @@ async fn reseal_all(app: &AppState, kind: SealedKind, done: &mut ResealedShape) 
 
 fn sealed_anew(app: &AppState, value: &SealedValue) -> Result<Option<String>, Unsealable> {
     let octets = STANDARD.decode(&value.sealed).map_err(|_| Unsealable::Damaged)?;
-    let issuer = IssuerId::stored(value.issuer.clone());
-    let client = ClientId::stored(value.name.clone());
-    let delivery = DeliveryId::stored(value.name.clone());
+    let (issuer, client) = match value.kind {
+        SealedKind::RelayedToken => value.issuer.split_once('/').ok_or(Unsealable::Damaged)?,
+        SealedKind::SigningKey | SealedKind::ClientTls | SealedKind::ClientHeaders | SealedKind::ProviderLogout => {
+            (value.issuer.as_str(), value.name.as_str())
+        }
+    };
+    let (issuer, client) = (IssuerId::stored(issuer.to_owned()), ClientId::stored(client.to_owned()));
     let place = match value.kind {
         SealedKind::SigningKey => Sealed::signing_key(&issuer, &value.name),
         SealedKind::ClientTls => Sealed::client_tls(&issuer, &client),
         SealedKind::ClientHeaders => Sealed::client_headers(&issuer, &client),
         SealedKind::ProviderLogout => Sealed::provider_logout(&issuer),
-        SealedKind::RelayedToken => Sealed::relayed_token(&issuer, &delivery),
+        SealedKind::RelayedToken => Sealed::relayed_token(&issuer, &client),
     };
     Ok(app.sealing.reseal(&place, &octets, &app.entropy)?.map(|anew| STANDARD.encode(anew)))
 }

@@ -264,6 +264,11 @@ impl Store {
         write!(self, commit::commit((trigger.clone(), reach.clone(), target_json, mode, opening)))?
     }
 
+    /// Takes a provider's logout token that was verified: what it ends, whom it tells and its `jti` are one transaction, so that it is taken once.
+    pub async fn take_token(&self, order: TokenOrder) -> Result<TokenTaken, TokenRefused> {
+        write!(self, relay::take(order))?
+    }
+
     /// Counts beside the writer, which must not stand still for a million sessions.
     async fn rehearse_many(
         &self,

@@ -3,21 +3,21 @@
 use std::time::Duration;
 
 use crate::model::access::Caller;
-use crate::model::attempt::AttemptRecord;
+use crate::model::attempt::{AttemptRecord, PastAttempt};
 use crate::model::audit::Act;
 use crate::model::client::ClientRecord;
 use crate::model::cut_off::CutOff;
 use crate::model::delivery::{Class, DeliveryState, DeliveryView, Lane, SettledReason, Tally, Verdict};
-use crate::model::effects::OpeningRule;
+use crate::model::effects::{OpeningRule, Reach};
 use crate::model::event::{EventState, Receipt};
 use crate::model::issuer::IssuerRecord;
 use crate::model::key::words;
 use crate::model::lane::LaneChange;
 use crate::model::schedule::Schedule;
 use crate::model::session::{Life, SessionView};
-use crate::model::trigger::{Idempotency, Reason};
+use crate::model::trigger::{Idempotency, Reason, Trigger};
 use crate::model::{
-    Alias, ClientId, DeliveryId, EventId, IssuerId, Jti, ProviderKey, ReplicaId, SessionId, Sid, Subject, Timestamp, WorkId,
+    Alias, ClientId, DeliveryId, Digest, EventId, IssuerId, Jti, ProviderKey, ReplicaId, SessionId, Sid, Subject, Timestamp, WorkId,
 };
 
 /// Why the vault did not do what it was asked.
@@ -425,6 +425,8 @@ pub struct AttemptFacts {
     pub undone: bool,
     /// What is known beside it of the session a provider is to be told of.
     pub provider: Option<ProviderFacts>,
+    /// What else is known of a delivery that passes a provider's token on.
+    pub relayed: Option<RelayedFacts>,
 }
 
 /// What is known of a session that a provider is to be told of.
@@ -438,6 +440,111 @@ pub struct ProviderFacts {
     pub same: Option<Timestamp>,
     /// When the latest live session of the same subject began.
     pub any: Option<Timestamp>,
+}
+
+/// What is known of a delivery that passes a provider's token on.
+#[derive(Clone, Debug)]
+pub struct RelayedFacts {
+    /// The token, as long as it is kept.
+    pub theirs: Option<SealedToken>,
+    /// Earlier attempts, the first ones first.
+    pub past: Vec<PastAttempt>,
+    /// When the provider was last seen to publish the key this client's tokens are signed with.
+    pub key_seen_at: Option<Timestamp>,
+}
+
+/// A provider's token as it rests.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SealedToken {
+    /// Sealed.
+    pub octets: Vec<u8>,
+    /// Until when it may be passed on.
+    pub fresh_until: Timestamp,
+}
+
+impl std::fmt::Debug for SealedToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SealedToken").field("fresh_until", &self.fresh_until).finish_non_exhaustive()
+    }
+}
+
+/// A logout token as it is remembered, so that it is taken once (BCL 2.6 (8)).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReceivedToken {
+    /// Whom it is for.
+    pub audience: ClientId,
+    /// Its identifier.
+    pub jti: Jti,
+    /// The SHA-256 of its octets.
+    pub digest: Digest,
+    /// Until when it would be taken again.
+    pub taken_until: Timestamp,
+}
+
+/// A provider's logout token that was verified, and what it comes to.
+#[derive(Clone, Debug)]
+pub struct TokenOrder {
+    /// Its trigger.
+    pub trigger: Trigger,
+    /// What that reaches.
+    pub reach: Reach,
+    /// What receipts show.
+    pub target_json: String,
+    /// What is remembered of it.
+    pub received: ReceivedToken,
+    /// Whom it speaks to.
+    pub effect: TokenEffect,
+    /// How deliveries begin.
+    pub opening: OpeningRule,
+}
+
+/// Whom a provider's logout token speaks to.
+#[derive(Clone, Debug)]
+pub enum TokenEffect {
+    /// One of its clients: that client's participation ends, and it is told.
+    Relay {
+        /// The `sub` that client saw.
+        sub: Option<Subject>,
+        /// The `sid` that client saw.
+        sid: Option<Sid>,
+        /// The token, where it is to be passed on unchanged.
+        theirs: Option<SealedToken>,
+    },
+    /// This server: sessions end.
+    Cascade {
+        /// Whose sessions without a `sid` end where the named session is not known.
+        otherwise: Option<Subject>,
+    },
+}
+
+/// What became of a provider's logout token.
+#[derive(Clone, Debug)]
+pub enum TokenTaken {
+    /// It took effect, in a receipt of its own.
+    Committed(Receipt),
+    /// It took effect, in the receipt of another token about the same session.
+    Joined(Receipt),
+    /// It was taken before, and nothing more was done.
+    Repeated,
+    /// That client is being told, or was told a moment ago: nothing more was done.
+    Echoed,
+}
+
+/// Why a provider's logout token was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenRefused {
+    /// Its `jti` was another token's.
+    #[error("its jti was used for another token")]
+    JtiReused,
+    /// It could not be committed.
+    #[error(transparent)]
+    Commit(#[from] CommitRefused),
+}
+
+impl From<StoreError> for TokenRefused {
+    fn from(error: StoreError) -> Self {
+        Self::Commit(error.into())
+    }
 }
 
 words! {
@@ -648,6 +755,10 @@ pub enum Forgettable {
     Replicas,
     /// Lanes about which there is nothing to remember.
     Lanes,
+    /// Providers' tokens that may no longer be passed on.
+    RelayedTokens,
+    /// Identifiers of providers' tokens that would no longer be taken.
+    ReceivedTokens,
 }
 
 impl Forgettable {
@@ -661,6 +772,8 @@ impl Forgettable {
         Self::Works,
         Self::Replicas,
         Self::Lanes,
+        Self::RelayedTokens,
+        Self::ReceivedTokens,
     ];
 }
 

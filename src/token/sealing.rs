@@ -12,7 +12,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
-use crate::model::{ClientId, DeliveryId, Digest, IssuerId, Malformed};
+use crate::model::{ClientId, Digest, IssuerId, Malformed};
 use crate::seams::Entropy;
 
 /// Octets of a sealing key.
@@ -59,9 +59,9 @@ impl<'a> Sealed<'a> {
         Self { table: "issuers", issuer: issuer.as_str(), name: "", purpose: "provider-logout" }
     }
 
-    /// A logout token of the provider's own that is passed on.
-    pub fn relayed_token(issuer: &'a IssuerId, delivery: &'a DeliveryId) -> Self {
-        Self { table: "relayed_tokens", issuer: issuer.as_str(), name: delivery.as_str(), purpose: "relayed-token" }
+    /// A provider's logout token on its way to a client.
+    pub fn relayed_token(issuer: &'a IssuerId, client_id: &'a ClientId) -> Self {
+        Self { table: "relayed_tokens", issuer: issuer.as_str(), name: client_id.as_str(), purpose: "logout-token" }
     }
 
     /// What digests are made with, where it is not the sealing key itself any more.

@@ -31,11 +31,11 @@ use crate::store::{AuditEntry, CommitRefused, Committed, Context, Ending, Mode, 
 /// How many sessions or participations one transaction ends at most.
 const ENDED_MAX: usize = 1000;
 
-type Input = (Trigger, Reach, String, Mode, OpeningRule);
+pub(super) type Input = (Trigger, Reach, String, Mode, OpeningRule);
 type Outcome = Result<Ending<Result<Committed, CommitRefused>>, StoreError>;
 
 pub(in crate::store) async fn commit(conn: &mut Conn, context: &Context, input: &Input) -> Outcome {
-    let (trigger, reach, target_json, mode, opening) = input;
+    let (trigger, _, _, mode, _) = input;
     lock_issuer(conn, trigger).await?;
     let now = dialect::now(conn, &context.clock).await?;
     let event: EventId = context.entropy.id(now);
@@ -44,12 +44,25 @@ pub(in crate::store) async fn commit(conn: &mut Conn, context: &Context, input: 
     {
         return replay(conn, &trigger.issuer, key, known).await;
     }
+    conclude(conn, context, input, (&event, now), None).await
+}
+
+/// All of a commit but what keeps it from being done twice. Where a session that is named is not known, `otherwise` says whose sessions without a `sid`
+/// end in its place.
+pub(super) async fn conclude(
+    conn: &mut Conn,
+    context: &Context,
+    input: &Input,
+    (event, now): (&EventId, Timestamp),
+    otherwise: Option<&Subject>,
+) -> Outcome {
+    let (trigger, reach, target_json, mode, opening) = input;
     let at = trigger.occurred_at.unwrap_or(now);
-    let act = Scene { issuer: &trigger.issuer, event: &event, at, now, terms: Terms::of(reach), owned: &[] };
+    let act = Scene { issuer: &trigger.issuer, event, at, now, terms: Terms::of(reach), owned: &[] };
     if Plan::is_always_of_many(reach) {
         return commit_many(conn, context, act, input).await;
     }
-    let target = resolve(conn, &trigger.issuer, &reach.target).await?;
+    let target = or_sidless(resolve(conn, &trigger.issuer, &reach.target).await?, otherwise);
     let owned = lock(conn, &trigger.issuer, &target).await?;
     let act = Scene { owned: &owned, ..act };
     if named(conn, act, &target).await? > ENDED_MAX {
@@ -62,7 +75,7 @@ pub(in crate::store) async fn commit(conn: &mut Conn, context: &Context, input: 
     }
     insert_event(conn, act, trigger, target_json).await?;
     let ended = Ended { tokens, ..ending.counted() };
-    ending::count_on_receipt(conn, &event, ended).await?;
+    ending::count_on_receipt(conn, event, ended).await?;
     adopt(conn, act, &target, reach.adopt).await?;
     provider::tell(conn, context, act, &ending.ended).await?;
     joins::write_deliveries(conn, context, ending::duty(act), &ending.told, *opening).await?;
@@ -73,8 +86,8 @@ pub(in crate::store) async fn commit(conn: &mut Conn, context: &Context, input: 
     if let Some(scope) = &reach.cut_off {
         leave_cut_off(conn, context, act, scope.clone(), &reach.except, None).await?;
     }
-    super::registry::record(conn, context, &audit_entry(trigger, target_json, &event, ended)).await?;
-    let receipt = super::events::receipt(conn, &trigger.issuer, &event).await?.ok_or_else(|| super::corrupt("events", "id"))?;
+    super::registry::record(conn, context, &audit_entry(trigger, target_json, event, ended)).await?;
+    let receipt = super::events::receipt(conn, &trigger.issuer, event).await?.ok_or_else(|| super::corrupt("events", "id"))?;
     let committed = Ok(Committed { receipt, replayed: false });
     Ok(match mode {
         Mode::Commit => Ending::Keep(committed),
@@ -158,10 +171,10 @@ async fn provider_told(conn: &mut Conn, reach: &Reach, sessions: u64, issuer: &I
 /// A client's participations are everybody's business: while they end, nobody reports.
 async fn lock_issuer(conn: &mut Conn, trigger: &Trigger) -> Result<(), StoreError> {
     match &trigger.target {
-        Target::Client(_) | Target::ClientSub { .. } | Target::ClientSid { .. } | Target::Device(_) | Target::Everyone => {
-            dialect::own_issuer(conn, &trigger.issuer).await
-        }
-        Target::Session(_)
+        Target::Client(_) | Target::Device(_) | Target::Everyone => dialect::own_issuer(conn, &trigger.issuer).await,
+        Target::ClientSub { .. }
+        | Target::ClientSid { .. }
+        | Target::Session(_)
         | Target::Subject(_)
         | Target::SubjectExcept { .. }
         | Target::SubjectAtClient { .. }
@@ -212,7 +225,7 @@ pub(super) async fn replay(conn: &mut Conn, issuer: &IssuerId, key: &Idempotency
 }
 
 /// A target with its refresh token looked up: what it comes to.
-enum Resolved {
+pub(super) enum Resolved {
     /// These sessions of the provider's.
     Sessions(SessionsOf),
     /// These participations; their sessions go on.
@@ -223,7 +236,7 @@ enum Resolved {
     Nothing,
 }
 
-enum SessionsOf {
+pub(super) enum SessionsOf {
     /// The live session of that name, else the latest, and others of the same person under it.
     Named {
         name: SessionName,
@@ -233,11 +246,16 @@ enum SessionsOf {
         sub: Subject,
         except: Option<Sid>,
     },
+    /// Those of a subject that have no `sid`, since no session is known by this one.
+    Sidless {
+        sub: Subject,
+        sid: Sid,
+    },
     Device(String),
     One(SessionId),
 }
 
-enum ParticipationsOf {
+pub(super) enum ParticipationsOf {
     Client(ClientId),
     SubjectAtClient(Subject, ClientId),
     SessionAtClient(Sid, ClientId),
@@ -288,6 +306,16 @@ async fn resolve(conn: &mut Conn, issuer: &IssuerId, target: &Target) -> Result<
     })
 }
 
+/// A session that is not known may be registered without the `sid` it is named by.
+fn or_sidless(target: Resolved, otherwise: Option<&Subject>) -> Resolved {
+    match (target, otherwise) {
+        (Resolved::Sessions(SessionsOf::Named { name: SessionName::Sid(sid), sub: None }), Some(sub)) => {
+            Resolved::Sessions(SessionsOf::Sidless { sub: sub.clone(), sid })
+        }
+        (target, _) => target,
+    }
+}
+
 /// Whose session a name is: the live one's, else the latest one's.
 async fn owner(conn: &mut Conn, issuer: &IssuerId, name: &SessionName) -> Result<Option<Subject>, StoreError> {
     Ok(find(conn, issuer, name).await?.and_then(|row| row.sub).map(Subject::stored))
@@ -295,12 +323,17 @@ async fn owner(conn: &mut Conn, issuer: &IssuerId, name: &SessionName) -> Result
 
 /// Locks what a report of the same sessions locks: the names, since a session that is being reported cannot be seen yet, and the people. What was
 /// looked up without the locks is looked up again under them; where it changed, the transaction starts over.
-async fn lock(conn: &mut Conn, issuer: &IssuerId, target: &Resolved) -> Result<Vec<Subject>, StoreError> {
+pub(super) async fn lock(conn: &mut Conn, issuer: &IssuerId, target: &Resolved) -> Result<Vec<Subject>, StoreError> {
     let subjects = subjects_of(conn, issuer, target).await?;
     let locks: Vec<String> = subjects.iter().map(subject_lock).chain(name_of(target).as_ref().map(name_lock)).collect();
     dialect::own_names(conn, issuer, &locks).await?;
     if let Resolved::Sessions(SessionsOf::Named { name, sub }) = target
         && owner(conn, issuer, name).await? != *sub
+    {
+        return Err(StoreError::raced());
+    }
+    if let Resolved::Sessions(SessionsOf::Sidless { sid, .. }) = target
+        && owner(conn, issuer, &SessionName::Sid(sid.clone())).await?.is_some()
     {
         return Err(StoreError::raced());
     }
@@ -311,21 +344,25 @@ async fn lock(conn: &mut Conn, issuer: &IssuerId, target: &Resolved) -> Result<V
 fn name_of(target: &Resolved) -> Option<SessionName> {
     match target {
         Resolved::Sessions(SessionsOf::Named { name, .. }) => Some(name.clone()),
-        Resolved::Participations(ParticipationsOf::SessionAtClient(sid, _)) => Some(SessionName::Sid(sid.clone())),
+        // What a client calls it is held by whoever reports that client, whatever the provider calls it.
+        Resolved::Participations(ParticipationsOf::SessionAtClient(sid, _) | ParticipationsOf::ClientSid(_, sid))
+        | Resolved::Sessions(SessionsOf::Sidless { sid, .. }) => Some(SessionName::Sid(sid.clone())),
         Resolved::Sessions(_) | Resolved::Participations(_) | Resolved::Grant(_) | Resolved::Nothing => None,
     }
 }
 
 async fn subjects_of(conn: &mut Conn, issuer: &IssuerId, target: &Resolved) -> Result<Vec<Subject>, StoreError> {
     match target {
-        Resolved::Sessions(SessionsOf::Subject { sub, .. }) | Resolved::Participations(ParticipationsOf::SubjectAtClient(sub, _)) => {
+        Resolved::Sessions(SessionsOf::Subject { sub, .. } | SessionsOf::Sidless { sub, .. })
+        | Resolved::Participations(ParticipationsOf::SubjectAtClient(sub, _)) => {
             return Ok(vec![sub.clone()]);
         }
         Resolved::Sessions(SessionsOf::Named { sub, .. }) => return Ok(sub.iter().cloned().collect()),
         // The issuer's lock covers everybody, and an unbound grant has no session to race with.
-        Resolved::Participations(ParticipationsOf::Client(_) | ParticipationsOf::ClientSid(..) | ParticipationsOf::ClientSub(..))
-        | Resolved::Grant(_)
-        | Resolved::Nothing => return Ok(Vec::new()),
+        Resolved::Participations(ParticipationsOf::Client(_)) | Resolved::Grant(_) | Resolved::Nothing => return Ok(Vec::new()),
+        Resolved::Participations(of @ (ParticipationsOf::ClientSid(..) | ParticipationsOf::ClientSub(..))) => {
+            return owners(conn, issuer, of).await;
+        }
         Resolved::Sessions(SessionsOf::Device(_) | SessionsOf::One(_))
         | Resolved::Participations(ParticipationsOf::SessionAtClient(..)) => {}
     }
@@ -334,6 +371,23 @@ async fn subjects_of(conn: &mut Conn, issuer: &IssuerId, target: &Resolved) -> R
     push_sessions_of_target(&mut sql, target);
     let subs: Vec<String> = sql.build_query_scalar().fetch_all(conn).await?;
     Ok(subs.into_iter().map(Subject::stored).collect())
+}
+
+/// Whose sessions a client's own names lead to, and whoever has the client's own name for a subject.
+async fn owners(conn: &mut Conn, issuer: &IssuerId, of: &ParticipationsOf) -> Result<Vec<Subject>, StoreError> {
+    let mut sql = owners_of(issuer, of);
+    let subs: Vec<String> = sql.build_query_scalar().fetch_all(conn).await?;
+    let own = match of {
+        ParticipationsOf::ClientSub(_, sub) | ParticipationsOf::SubjectAtClient(sub, _) => Some(sub.clone()),
+        ParticipationsOf::Client(_) | ParticipationsOf::SessionAtClient(..) | ParticipationsOf::ClientSid(..) => None,
+    };
+    Ok(subs.into_iter().map(Subject::stored).chain(own).collect())
+}
+
+fn owners_of(issuer: &IssuerId, of: &ParticipationsOf) -> Builder {
+    let mut sql = Builder::new("SELECT DISTINCT sub FROM sessions WHERE sub IS NOT NULL AND id IN ");
+    push_session_ids(&mut sql, issuer, of);
+    sql
 }
 
 /// ` AND …` over `sessions`: the sessions a target names, live and ended.
@@ -350,6 +404,10 @@ fn push_sessions_of_target(sql: &mut Builder, target: &Resolved) {
             if let Some(except) = except {
                 sql.push(" AND (sid IS NULL OR sid <> ").push_bind(except.as_str().to_owned()).push(")");
             }
+        }
+        Resolved::Sessions(SessionsOf::Sidless { sub, .. }) => {
+            push_equal(sql, "sub", sub.as_str());
+            push_text(sql, " AND sid IS NULL");
         }
         Resolved::Sessions(SessionsOf::Device(device)) => push_equal(sql, "device_id", device),
         Resolved::Sessions(SessionsOf::One(id)) => push_equal(sql, "id", id.as_str()),
@@ -387,7 +445,7 @@ fn push_participations(sql: &mut Builder, issuer: &IssuerId, target: &Participat
 }
 
 /// `(SELECT …)`: the sessions a target's participations are or were in.
-fn push_session_ids(sql: &mut Builder, issuer: &IssuerId, target: &ParticipationsOf) {
+pub(super) fn push_session_ids(sql: &mut Builder, issuer: &IssuerId, target: &ParticipationsOf) {
     let of_client = |sql: &mut Builder, column: &'static str, value: &str| {
         sql.push("(SELECT session_id FROM participants WHERE issuer_id = ").push_bind(issuer.as_str().to_owned());
         push_equal(sql, "client_id", target.client().as_str());
@@ -447,20 +505,20 @@ async fn named(conn: &mut Conn, act: Scene<'_>, target: &Resolved) -> Result<usi
 
 /// What ended, and who was in it.
 #[derive(Default)]
-struct Over {
-    ended: Vec<EndedSession>,
-    sessions: Vec<SessionId>,
-    participations: u64,
-    told: Vec<ToTell>,
+pub(super) struct Over {
+    pub(super) ended: Vec<EndedSession>,
+    pub(super) sessions: Vec<SessionId>,
+    pub(super) participations: u64,
+    pub(super) told: Vec<ToTell>,
 }
 
 impl Over {
-    fn counted(&self) -> Ended {
+    pub(super) fn counted(&self) -> Ended {
         Ended { sessions: self.sessions.len() as u64, participations: self.participations, tokens: 0 }
     }
 }
 
-async fn end(conn: &mut Conn, act: Scene<'_>, target: &Resolved) -> Result<Over, StoreError> {
+pub(super) async fn end(conn: &mut Conn, act: Scene<'_>, target: &Resolved) -> Result<Over, StoreError> {
     match target {
         Resolved::Sessions(_) => {
             let ended = ending::ended_sessions(conn, act, update(act, target)).await?;
@@ -495,7 +553,7 @@ fn update(act: Scene<'_>, target: &Resolved) -> Builder {
 }
 
 /// The grants the target names, alive or not the sessions they came from.
-fn revocations(act: Scene<'_>, target: &Resolved, ended: &Over) -> Vec<Builder> {
+pub(super) fn revocations(act: Scene<'_>, target: &Resolved, ended: &Over) -> Vec<Builder> {
     match target {
         Resolved::Nothing => Vec::new(),
         Resolved::Grant(id) => {
@@ -658,6 +716,7 @@ pub(super) fn hot() -> Vec<(&'static str, Builder)> {
         ("a session", Resolved::Sessions(SessionsOf::Named { name: SessionName::Sid(sid.clone()), sub: Some(sub.clone()) })),
         ("a subject", Resolved::Sessions(SessionsOf::Subject { sub: sub.clone(), except: Some(sid.clone()) })),
         ("a device", Resolved::Sessions(SessionsOf::Device(word()))),
+        ("a subject without a sid", Resolved::Sessions(SessionsOf::Sidless { sub: sub.clone(), sid: sid.clone() })),
         ("a subject at a client", Resolved::Participations(ParticipationsOf::SubjectAtClient(sub.clone(), client.clone()))),
         ("a session at a client", Resolved::Participations(ParticipationsOf::SessionAtClient(sid.clone(), client.clone()))),
         ("a client's sid", Resolved::Participations(ParticipationsOf::ClientSid(client.clone(), sid))),
@@ -670,11 +729,14 @@ pub(super) fn hot() -> Vec<(&'static str, Builder)> {
         let mut earlier = Builder::new("SELECT id FROM deliveries WHERE state IN ('pending', 'rejected', 'expired')");
         push_earlier_deliveries(&mut earlier, act, target);
         all.push((*name, earlier));
+        if let Resolved::Participations(of) = target {
+            all.push((*name, owners_of(&issuer, of)));
+        }
     }
     all
 }
 
-async fn insert_event(conn: &mut Conn, act: Scene<'_>, trigger: &Trigger, target_json: &str) -> Result<(), StoreError> {
+pub(super) async fn insert_event(conn: &mut Conn, act: Scene<'_>, trigger: &Trigger, target_json: &str) -> Result<(), StoreError> {
     let (sub, sid) = match &trigger.target {
         Target::Session(SessionName::Sid(sid)) | Target::SessionAtClient { sid, .. } => (None, Some(sid)),
         Target::Subject(sub)
@@ -705,7 +767,7 @@ async fn insert_event(conn: &mut Conn, act: Scene<'_>, trigger: &Trigger, target
 
 /// Deliveries that earlier logouts wrote for what this one names: open ones are waited for, and for a security reason those that were given up are
 /// opened again.
-async fn adopt(conn: &mut Conn, act: Scene<'_>, target: &Resolved, how: Adopt) -> Result<(), StoreError> {
+pub(super) async fn adopt(conn: &mut Conn, act: Scene<'_>, target: &Resolved, how: Adopt) -> Result<(), StoreError> {
     if matches!(target, Resolved::Grant(_) | Resolved::Nothing) {
         return Ok(());
     }
@@ -794,7 +856,7 @@ fn push_earlier_deliveries(sql: &mut Builder, act: Scene<'_>, target: &Resolved)
     }
 }
 
-async fn leave_cut_off(
+pub(super) async fn leave_cut_off(
     conn: &mut Conn,
     context: &Context,
     act: Scene<'_>,
@@ -814,7 +876,7 @@ async fn leave_cut_off(
     cut_offs::leave(conn, context, act.issuer, &cut_off, act.now).await
 }
 
-fn audit_entry(trigger: &Trigger, target_json: &str, event: &EventId, ended: Ended) -> AuditEntry {
+pub(super) fn audit_entry(trigger: &Trigger, target_json: &str, event: &EventId, ended: Ended) -> AuditEntry {
     let mut target: serde_json::Value = serde_json::from_str(target_json).unwrap_or(serde_json::Value::Null);
     // Whom it spared is on the receipt. The trail is kept longer than anybody's name may be, and keeps how many.
     if let (false, Some(members)) = (trigger.except.is_empty(), target.as_object_mut()) {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{Builder, Conn, corrupt, count, dialect, instant, number, push_equal, push_list, push_page, push_text, word};
 use crate::model::attempt::{AttemptRecord, Failure, OutcomeClass};
-use crate::model::delivery::{Class, DeliveryKind, DeliveryState, DeliveryView, Lane, Leased, Opened, SettledReason, Tally, Verdict};
+use crate::model::delivery::{Class, DeliveryKind, DeliveryState, DeliveryView, Lane, Leased, Opened, PriorClaim, SettledReason, Tally, Verdict};
 use crate::model::lane::Deal;
 use crate::model::page::{Cursor, Listed, Page};
 use crate::model::{AttemptId, ClientId, DeliveryId, EventId, IssuerId, ParticipantId, SessionId, Sid, Subject, Timestamp};
@@ -251,7 +251,7 @@ struct LeasedRow {
 }
 
 impl LeasedRow {
-    fn into_leased(self) -> Result<Leased, StoreError> {
+    fn into_leased(self, prior: PriorClaim) -> Result<Leased, StoreError> {
         let times = |value, column| number(value, "deliveries", column);
         Ok(Leased {
             id: DeliveryId::stored(self.id),
@@ -271,6 +271,7 @@ impl LeasedRow {
             created_at: Timestamp::from_millis(self.created_at),
             horizon_at: Timestamp::from_millis(self.horizon_at),
             // Whoever opens it again counts its patience from then on.
+            prior,
             opened: if self.horizon_at - self.horizon_ms > self.created_at { Opened::Again } else { Opened::Once },
             attempts: number(self.attempts, "deliveries", "attempts")?,
             tally: Tally {
@@ -301,19 +302,19 @@ pub(in crate::store) async fn claim_due(
     _: &Context,
     (deals, now, lease_until, lease_token): &Claim,
 ) -> Result<Ending<Vec<Leased>>, StoreError> {
-    let mut ids: Vec<String> = Vec::new();
+    let mut ids: Vec<Due> = Vec::new();
     for deals in deals.chunks(DEALS_MAX) {
         let mut sql = Builder::new("");
         for (position, deal) in deals.iter().enumerate() {
             sql.push(if position == 0 { "SELECT * FROM (" } else { " UNION ALL SELECT * FROM (" });
-            sql.push("SELECT id FROM deliveries WHERE state = 'pending' AND lane = ").push_bind(deal.lane.as_str().to_owned());
+            sql.push("SELECT id, lease_token FROM deliveries WHERE state = 'pending' AND lane = ").push_bind(deal.lane.as_str().to_owned());
             sql.push(" AND class = ").push_bind(super::joins::class_number(deal.class));
             sql.push(" AND retry = ").push_bind(deal.retry);
             sql.push(" AND due_at <= ").push_bind(now.millis());
             sql.push(" ORDER BY due_at LIMIT ").push_bind(i64::from(deal.slots));
             sql.push(dialect::SKIP_LOCKED).push(format!(") AS d{position}"));
         }
-        let due: Vec<String> = sql.build_query_scalar().fetch_all(&mut *conn).await?;
+        let due: Vec<Due> = sql.build_query_as().fetch_all(&mut *conn).await?;
         ids.extend(due);
     }
     if ids.is_empty() {
@@ -322,13 +323,17 @@ pub(in crate::store) async fn claim_due(
     Ok(Ending::Keep(lease(conn, &ids, *lease_until, *lease_token).await?))
 }
 
-async fn lease(conn: &mut Conn, ids: &[String], lease_until: Timestamp, lease_token: i64) -> Result<Vec<Leased>, StoreError> {
-    let mut leased = Vec::with_capacity(ids.len());
-    for ids in ids.chunks(super::ROWS_MAX) {
+/// A row that is due, and the lease that ran out on it, if one did.
+type Due = (String, Option<i64>);
+
+async fn lease(conn: &mut Conn, due: &[Due], lease_until: Timestamp, lease_token: i64) -> Result<Vec<Leased>, StoreError> {
+    let ran_out: BTreeSet<&str> = due.iter().filter_map(|(id, lease)| lease.map(|_| id.as_str())).collect();
+    let mut leased = Vec::with_capacity(due.len());
+    for ids in due.chunks(super::ROWS_MAX) {
         let mut sql = Builder::new("UPDATE deliveries SET lease_token = ");
         sql.push_bind(lease_token).push(", lease_until = ").push_bind(lease_until.millis());
         sql.push(", due_at = ").push_bind(lease_until.millis()).push(" WHERE state = 'pending' AND id IN ");
-        push_list(&mut sql, ids.iter().map(String::as_str));
+        push_list(&mut sql, ids.iter().map(|(id, _)| id.as_str()));
         sql.push(
             " RETURNING id, event_id, issuer_id, client_id, lane, kind, participant_id, session_id, sid, sub, class, retry, compromise, \
              occurred_at, created_at, horizon_at, horizon_ms, attempts, recoverable, refused, config_fault, redirected, blocked, ours, lease_token, \
@@ -336,7 +341,8 @@ async fn lease(conn: &mut Conn, ids: &[String], lease_until: Timestamp, lease_to
         );
         let rows: Vec<LeasedRow> = sql.build_query_as().fetch_all(&mut *conn).await?;
         for row in rows {
-            leased.push(row.into_leased()?);
+            let prior = if ran_out.contains(row.id.as_str()) { PriorClaim::RanOut } else { PriorClaim::Closed };
+            leased.push(row.into_leased(prior)?);
         }
     }
     Ok(leased)
@@ -349,7 +355,7 @@ const PROBES_SEEN: i64 = 64;
 
 /// What a probe may be, class by class: what is due, oldest first, or else what waits for nothing but the network. A row that was probed moves behind the
 /// others by its next due time, so that each probe is another one.
-const DUE_PROBE: &str = "SELECT id, due_at FROM deliveries WHERE state = 'pending' AND lane = $1 AND class = $2 AND retry = $3 AND due_at <= $4 ORDER BY due_at LIMIT 1";
+const DUE_PROBE: &str = "SELECT id, due_at, lease_token FROM deliveries WHERE state = 'pending' AND lane = $1 AND class = $2 AND retry = $3 AND due_at <= $4 ORDER BY due_at LIMIT 1";
 pub(super) const EARLY_PROBE: &str = "SELECT id, due_at, lease_token, refused, config_fault, redirected, blocked FROM deliveries
       WHERE state = 'pending' AND lane = $1 AND class = $2 AND retry = $3 AND due_at > $4 ORDER BY due_at LIMIT $5";
 
@@ -367,34 +373,34 @@ pub(in crate::store) async fn take_probe(conn: &mut Conn, _: &Context, probe: &P
         return Ok(Ending::Undo(None));
     }
     let found = match probe_row(conn, probe, true).await? {
-        Some(id) => Some(id),
+        Some(due) => Some(due),
         None => probe_row(conn, probe, false).await?,
     };
-    let Some(id) = found else { return Ok(Ending::Undo(None)) };
-    Ok(Ending::Keep(lease(conn, &[id], probe.lease_until, probe.lease_token).await?.pop()))
+    let Some(due) = found else { return Ok(Ending::Undo(None)) };
+    Ok(Ending::Keep(lease(conn, &[due], probe.lease_until, probe.lease_token).await?.pop()))
 }
 
-async fn probe_row(conn: &mut Conn, probe: &Probe, due: bool) -> Result<Option<String>, StoreError> {
-    let mut first: Option<(i64, String)> = None;
+async fn probe_row(conn: &mut Conn, probe: &Probe, due: bool) -> Result<Option<Due>, StoreError> {
+    let mut first: Option<(i64, Due)> = None;
     for (class, retry) in [(0_i64, false), (0, true), (1, false), (1, true), (2, false), (2, true)] {
         let sql = if due {
             format!("{DUE_PROBE}{}", dialect::SKIP_LOCKED)
         } else {
             format!(
-                "SELECT id, due_at FROM ({EARLY_PROBE}{}) AS early WHERE {WAITS_FOR_THE_NETWORK} ORDER BY due_at LIMIT 1",
+                "SELECT id, due_at, lease_token FROM ({EARLY_PROBE}{}) AS early WHERE {WAITS_FOR_THE_NETWORK} ORDER BY due_at LIMIT 1",
                 dialect::SKIP_LOCKED
             )
         };
         let query = sqlx::query_as(sqlx::AssertSqlSafe(sql)).bind(probe.from.as_str()).bind(class).bind(retry).bind(probe.now.millis());
         let query = if due { query } else { query.bind(PROBES_SEEN) };
-        let found: Option<(String, i64)> = query.fetch_optional(&mut *conn).await?;
-        if let Some((id, due_at)) = found
+        let found: Option<(String, i64, Option<i64>)> = query.fetch_optional(&mut *conn).await?;
+        if let Some((id, due_at, lease)) = found
             && first.as_ref().is_none_or(|(earliest, _)| due_at < *earliest)
         {
-            first = Some((due_at, id));
+            first = Some((due_at, (id, lease)));
         }
     }
-    Ok(first.map(|(_, id)| id))
+    Ok(first.map(|(_, due)| due))
 }
 
 /// Makes what waits for nothing but the network due at once, the first 500 of each class: the receiver is back.
@@ -437,6 +443,7 @@ pub(in crate::store) async fn attempt_facts(conn: &mut Conn, leased: &[Leased]) 
     let mut live = live_participations(conn, leased).await?;
     let undone = undone(conn, leased).await?;
     let mut provider = super::provider::facts(conn, leased).await?;
+    let mut relayed = super::relay::facts(conn, leased).await?;
     leased
         .iter()
         .enumerate()
@@ -451,6 +458,7 @@ pub(in crate::store) async fn attempt_facts(conn: &mut Conn, leased: &[Leased]) 
                 live: live.remove(&position).unwrap_or_default(),
                 undone,
                 provider: provider.remove(&position),
+                relayed: relayed.remove(one.id.as_str()),
             })
         })
         .collect()

@@ -4,7 +4,7 @@ use super::joins::{self, Duty, ToTell};
 use super::provider;
 use super::sessions::stored_sid;
 use super::{Builder, Conn, count, push_list};
-use crate::model::delivery::Class;
+use crate::model::delivery::{Class, DeliveryKind};
 use crate::model::effects::{Offline, OpeningRule, ProviderWord, Reach};
 use crate::model::event::{TARGET_EXPIRED, TARGET_RECONCILE};
 use crate::model::{ClientId, EventId, IssuerId, ParticipantId, ProviderKey, SessionId, Sid, Subject, Timestamp};
@@ -88,7 +88,8 @@ pub(super) async fn still_silent(conn: &mut Conn, listed: &[SessionId], since: T
 /// What the deliveries of this end have in common.
 pub(super) const fn duty(act: Scene<'_>) -> Duty<'_> {
     let Scene { issuer, event, at, now, terms, .. } = act;
-    Duty { issuer, event, class: terms.class, compromise: terms.compromise, late_joiner: false, occurred_at: at, now }
+    let kind = DeliveryKind::LogoutToken;
+    Duty { kind, issuer, event, class: terms.class, compromise: terms.compromise, late_joiner: false, occurred_at: at, now }
 }
 
 /// `UPDATE sessions …` of the issuer's live ones.

@@ -189,10 +189,10 @@ fn push_filter(sql: &mut Builder, filter: &EventFilter) {
     }
 }
 
-/// ` AND …`: what this caller posted, and what the server did by itself.
+/// ` AND …`: what this caller posted, what the server did by itself, and what the provider's own tokens did.
 pub(super) fn push_of_caller(sql: &mut Builder, caller: &str) {
     sql.push(" AND caller IN ");
-    push_list(sql, [caller, Caller::ITSELF]);
+    push_list(sql, [caller, Caller::ITSELF, Caller::PROVIDER]);
 }
 
 fn push_expanding(sql: &mut Builder, within: &str, issuer: &str) {

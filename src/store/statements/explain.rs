@@ -3,7 +3,7 @@
 use sqlx::Row as _;
 
 use super::{
-    Builder, Conn, commit, cut_offs, deliveries, events, expansion, expiry, lanes, operators, provider, reconcile, retention, sessions,
+    Builder, Conn, commit, cut_offs, deliveries, events, expansion, expiry, lanes, operators, provider, reconcile, relay, retention, sessions,
 };
 use crate::model::IssuerId;
 use crate::store::StoreError;
@@ -53,7 +53,8 @@ fn built() -> Vec<(&'static str, String)> {
         .chain(expiry::hot())
         .chain(provider::hot())
         .chain(reconcile::hot())
-        .chain(retention::hot());
+        .chain(retention::hot())
+        .chain(relay::hot());
     statements.map(|(name, sql)| (name, with_literals(sql.sql().as_str()))).collect()
 }
 

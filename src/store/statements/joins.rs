@@ -246,6 +246,7 @@ async fn tell_late_joiners(conn: &mut Conn, desk: Desk<'_>, session: &Joined, ne
     }
     for (event, (end, told)) in &by_end {
         let duty = Duty {
+            kind: DeliveryKind::LogoutToken,
             issuer: desk.issuer,
             event,
             class: match end.cause {
@@ -302,6 +303,7 @@ pub(super) struct ToTell {
 /// What a batch of deliveries has in common.
 #[derive(Clone, Copy)]
 pub(super) struct Duty<'a> {
+    pub(super) kind: DeliveryKind,
     pub(super) issuer: &'a IssuerId,
     pub(super) event: &'a EventId,
     pub(super) class: Class,
@@ -368,7 +370,7 @@ async fn insert_deliveries(
         row.push_bind(context.entropy.id::<DeliveryId>(now).as_str().to_owned())
             .push_bind(duty.issuer.as_str().to_owned())
             .push_bind(duty.event.as_str().to_owned())
-            .push_bind(DeliveryKind::LogoutToken.as_str())
+            .push_bind(duty.kind.as_str())
             .push_bind(one.client_id.as_str().to_owned())
             .push_bind(Lane::of(duty.issuer, &one.client_id).as_str().to_owned())
             .push_bind(one.participant.as_str().to_owned())

@@ -344,7 +344,9 @@ const fn rows_of(kind: SealedKind) -> (&'static str, &'static str, &'static str,
         SealedKind::ClientHeaders => ("clients", "issuer_id", "client_id", "headers_sealed"),
         SealedKind::ProviderLogout => ("issuers", "id", "''", "provider_logout_sealed"),
         SealedKind::RelayedToken => {
-            ("relayed_tokens", "(SELECT d.issuer_id FROM deliveries d WHERE d.id = delivery_id)", "delivery_id", "sealed")
+            // Sealed for a client: the issuer's name holds no slash.
+            let whose = "(SELECT d.issuer_id || '/' || d.client_id FROM deliveries d WHERE d.id = delivery_id)";
+            ("relayed_tokens", whose, "delivery_id", "sealed")
         }
     }
 }

@@ -18,6 +18,7 @@ mod provider;
 pub(in crate::store) mod providers;
 pub(in crate::store) mod reconcile;
 pub(in crate::store) mod registry;
+pub(in crate::store) mod relay;
 pub(in crate::store) mod replicas;
 pub(in crate::store) mod reports;
 pub(in crate::store) mod retention;

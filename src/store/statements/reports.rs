@@ -9,7 +9,7 @@ use super::sessions::{self, SessionRow};
 use super::{Builder, Conn, dialect, expiry, millis, name_lock, subject_lock};
 use crate::model::effects::{EndCause, EndFact, EndedFact, LiveFact, ReportRules, SaidAge, SessionDecision, SessionFacts};
 use crate::model::issuer::{Age, IssuerRecord};
-use crate::model::report::{Report, ReportRefused, Reported, SessionReport, SessionStanding, TokenOwner, TokenReport};
+use crate::model::report::{ParticipantReport, Report, ReportRefused, Reported, SessionReport, SessionStanding, TokenOwner, TokenReport};
 use crate::model::session::{Life, ParticipantView, SessionName};
 use crate::model::{ClientId, EventId, IssuerId, ProviderKey, SessionId, Sid, Subject, Timestamp};
 use crate::store::{Context, Ending, StoreError};
@@ -25,7 +25,8 @@ pub(in crate::store) async fn report(
     dialect::share_issuer(conn, &issuer.id).await?;
     let subjects = subjects_of(conn, &issuer.id, reports).await?;
     let names = reports.iter().filter_map(session_of).map(name_lock);
-    let locks: Vec<String> = subjects.iter().map(subject_lock).chain(names).collect();
+    let own_names = reports.iter().flat_map(participants_of).flat_map(own_name_locks);
+    let locks: Vec<String> = subjects.iter().map(subject_lock).chain(names).chain(own_names).collect();
     dialect::own_names(conn, &issuer.id, &locks).await?;
     let desk = Desk { context, issuer: &issuer.id, rules: *rules, now: dialect::now(conn, &context.clock).await? };
     let named: Vec<&SessionName> = reports.iter().filter_map(session_of).collect();
@@ -54,6 +55,21 @@ fn session_of(report: &Report) -> Option<&SessionName> {
         | Report::RefreshToken(TokenReport { owner: TokenOwner::Session(session), .. }) => Some(session),
         Report::RefreshToken(TokenReport { owner: TokenOwner::Subject(_), .. }) => None,
     }
+}
+
+/// The participants a report names.
+fn participants_of(report: &Report) -> &[ParticipantReport] {
+    match report {
+        Report::Session(session) => &session.participants,
+        Report::Join { participant, .. } => std::slice::from_ref(participant),
+        Report::Touch { .. } | Report::Leave { .. } | Report::RefreshToken(_) => &[],
+    }
+}
+
+/// What is locked for the names a client gives a session and its subject: a logout by those looks for no other.
+fn own_name_locks(participant: &ParticipantReport) -> impl Iterator<Item = String> {
+    let sid = participant.sid.as_ref().map(|sid| name_lock(&SessionName::Sid(sid.clone())));
+    sid.into_iter().chain(participant.sub.as_ref().map(subject_lock))
 }
 
 /// Whose sessions the reports touch. What is read here without a lock is read again under it.
@@ -85,7 +101,7 @@ async fn subjects_of(conn: &mut Conn, issuer: &IssuerId, reports: &[Report]) -> 
 pub(super) async fn find(conn: &mut Conn, issuer: &IssuerId, name: &SessionName) -> Result<Option<SessionRow>, StoreError> {
     match sessions::live(conn, issuer, name).await? {
         Some(row) => Ok(Some(row)),
-        None => sessions::latest_ended(conn, issuer, name).await,
+        None => sessions::latest_reported(conn, issuer, name).await,
     }
 }
 
@@ -122,7 +138,7 @@ async fn session(conn: &mut Conn, desk: Desk<'_>, issuer: &IssuerRecord, report:
     let live = sessions::live(conn, desk.issuer, &report.session).await?;
     let ended = match &live {
         Some(_) => None,
-        None => sessions::latest_ended(conn, desk.issuer, &report.session).await?,
+        None => sessions::latest_reported(conn, desk.issuer, &report.session).await?,
     };
     let sid = match &report.session {
         SessionName::Sid(sid) => Some(sid),

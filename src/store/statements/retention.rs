@@ -104,6 +104,7 @@ pub(in crate::store) async fn forget_events(
     {
         budget.remove(conn, "adoptions", "(event_id, delivery_id)", &text, &events, end).await?;
     }
+    budget.remove(conn, "relayed_tokens", "delivery_id", &format!("SELECT delivery_id FROM relayed_tokens WHERE delivery_id IN ({own}"), &events, ")").await?;
     // Attempts go before their deliveries, in transactions of their own where there are many: a receipt counts all of its deliveries or is gone.
     if budget.left >= deliveries.min(ROWS) {
         budget.remove_still(conn, "deliveries", "id", own, &events, "", " AND state <> 'pending'").await?;
@@ -257,6 +258,17 @@ fn look(kind: Forgettable, terms: Terms) -> Builder {
             sql.push_bind(now - DAY).push(")");
             sql
         }
+        Forgettable::RelayedTokens => {
+            let mut sql = Builder::new("SELECT delivery_id FROM relayed_tokens WHERE expires_at < ");
+            sql.push_bind(now).push(" ORDER BY expires_at");
+            sql
+        }
+        Forgettable::ReceivedTokens => {
+            // Any that is old enough: they are counted, and removed by their age.
+            let mut sql = Builder::new("SELECT jti FROM received_tokens WHERE expires_at < ");
+            sql.push_bind(now).push(" ORDER BY expires_at");
+            sql
+        }
     }
 }
 
@@ -317,6 +329,19 @@ pub(in crate::store) async fn forget(
                             AND lane IN ";
             let still = " AND paused_at IS NULL AND failing_since IS NULL AND parked_at IS NULL AND probe_at IS NULL";
             budget.remove_still(conn, "lanes", "lane", silent, found, "", still).await?;
+        }
+        Forgettable::RelayedTokens => {
+            let own = "SELECT delivery_id FROM relayed_tokens WHERE delivery_id IN ";
+            budget.remove(conn, "relayed_tokens", "delivery_id", own, found, "").await?;
+        }
+        Forgettable::ReceivedTokens => {
+            let mut sql = Builder::new(
+                "DELETE FROM received_tokens WHERE (issuer_id, audience, jti) IN
+                        (SELECT issuer_id, audience, jti FROM received_tokens WHERE expires_at < ",
+            );
+            sql.push_bind(terms.now).push(" ORDER BY expires_at LIMIT ").push_bind(ROWS).push(")");
+            let gone = sql.build().execute(conn).await?.rows_affected();
+            return Ok(Ending::Keep(gone));
         }
     }
     Ok(budget.ending())
@@ -379,6 +404,8 @@ pub(super) fn hot() -> Vec<(&'static str, Builder)> {
         ("old sessions", Forgettable::Sessions),
         ("old cut-offs", Forgettable::CutOffs),
         ("old works", Forgettable::Works),
+        ("old relayed tokens", Forgettable::RelayedTokens),
+        ("old received tokens", Forgettable::ReceivedTokens),
     ];
     let looks = named.into_iter().map(|(name, kind)| (name, look(kind, terms)));
     [("old logouts", events)].into_iter().chain(looks).collect()

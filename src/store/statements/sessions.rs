@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Builder, Conn, corrupt, dialect, instant, push_equal, push_list, push_page, push_text};
+use crate::model::event::TARGET_RELAYED;
 use crate::model::page::{Cursor, Listed, Page};
 use crate::model::session::{Device, Life, ParticipantView, SessionName, SessionView};
 use crate::model::{Alias, ClientId, EventId, IssuerId, ParticipantId, ProviderKey, SessionId, Sid, Subject, Timestamp};
@@ -115,6 +116,16 @@ pub(super) async fn latest_ended(conn: &mut Conn, issuer: &IssuerId, name: &Sess
     let mut sql = select(issuer);
     push_name(&mut sql, name);
     sql.push(" AND ended_at IS NOT NULL ORDER BY created_at DESC, id DESC LIMIT 1");
+    Ok(sql.build_query_as().fetch_optional(conn).await?)
+}
+
+/// The latest ended session of a name that was ever reported. One that is known by a relayed token alone says nothing of the provider's session: only
+/// one client's part in it is over.
+pub(super) async fn latest_reported(conn: &mut Conn, issuer: &IssuerId, name: &SessionName) -> Result<Option<SessionRow>, StoreError> {
+    let mut sql = select(issuer);
+    push_name(&mut sql, name);
+    sql.push(" AND ended_at IS NOT NULL AND (ended_target IS NULL OR ended_target <> ").push_bind(TARGET_RELAYED);
+    sql.push(") ORDER BY created_at DESC, id DESC LIMIT 1");
     Ok(sql.build_query_as().fetch_optional(conn).await?)
 }
 
