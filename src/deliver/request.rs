@@ -440,7 +440,8 @@ mod tests {
     /// Which of `sub` and `sid` would be sent, or how it settles unsent.
     fn decision(claimed: &Claimed, now: Timestamp) -> Result<(bool, bool), SettledReason> {
         match addressee(claimed, None, LONGEST, now) {
-            Ok(to) => Ok((to.names.sub.is_some(), to.names.sid.is_some())),
+            Ok(Addressee { message: Message::Ours(names), .. }) => Ok((names.sub.is_some(), names.sid.is_some())),
+            Ok(Addressee { message: Message::Theirs(_), .. }) => panic!("nothing was relayed"),
             Err(Verdict::Settled { reason, .. }) => Err(reason),
             Err(Verdict::Again { .. }) => unreachable!("what is not sent is settled"),
         }

@@ -37,6 +37,20 @@ impl<S: Send + Sync> FromRequest<S> for Form {
     }
 }
 
+/// The same, for endpoints whose requests are smaller.
+#[derive(Clone, Debug)]
+pub struct FormUpTo<const OCTETS: usize>(pub Form);
+
+impl<S: Send + Sync, const OCTETS: usize> FromRequest<S> for FormUpTo<OCTETS> {
+    type Rejection = OauthError;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, OauthError> {
+        let (parts, body) = request.into_parts();
+        let octets = read(&parts.headers, body, "application/x-www-form-urlencoded", OCTETS).await?;
+        Ok(Self(Form(pairs(&octets)?)))
+    }
+}
+
 /// Splits and decodes; refuses repeated names, broken percent-encoding and what is not UTF-8.
 pub(super) fn pairs(octets: &[u8]) -> Result<Vec<(String, String)>, Problem> {
     let mut pairs: Vec<(String, String)> = Vec::new();

@@ -20,7 +20,7 @@ pub mod state;
 pub mod wire;
 
 pub use access::{Anywhere, At, Authenticated, OauthAt, OauthCaller, Seat, Somewhere, needs, public_issuer};
-pub use form::Form;
+pub use form::{Form, FormUpTo};
 pub use json::{NoBody, Registration, StrictJson};
 pub use line::{Line, Note, Scope};
 pub use page::{List, page};

@@ -1,11 +1,10 @@
 //! A provider's metadata (Discovery 3 and 4).
 
-use futures_util::future::BoxFuture;
 use openidconnect::core::{
     CoreAuthDisplay, CoreClaimName, CoreClaimType, CoreClientAuthMethod, CoreGrantType, CoreJsonWebKey, CoreJweContentEncryptionAlgorithm,
     CoreJweKeyManagementAlgorithm, CoreResponseMode, CoreResponseType, CoreSubjectIdentifierType,
 };
-use openidconnect::{AdditionalProviderMetadata, AsyncHttpClient, HttpRequest, HttpResponse, IssuerUrl, ProviderMetadata, http};
+use openidconnect::{AdditionalProviderMetadata, HttpRequest, HttpResponse, IssuerUrl, ProviderMetadata, http};
 use serde::{Deserialize, Serialize};
 use std::sync::{Arc, Mutex};
 use url::Url;
@@ -76,41 +75,21 @@ impl AddressBook {
     pub(super) async fn discover(&self, issuer: &IssuerRecord) -> Result<(String, Metadata), Away> {
         let unread = |why: String| Away::Unread { what: WHAT, why };
         let issuer_url = IssuerUrl::new(issuer.issuer.as_str().to_owned()).map_err(|error| unread(error.to_string()))?;
-        let first = Arc::new(Mutex::new(None));
-        let client = Errand { egress: Arc::clone(&self.egress), network: issuer.network.clone(), first: Arc::clone(&first) };
-        let document = boxed(issuer_url, client).await.map_err(|error| unread(said(&error)))?;
+        let first: First = Arc::default();
+        // Owning what it needs: of one that borrowed, the compiler could not tell that its requests may move between threads.
+        let (egress, network, kept) = (Arc::clone(&self.egress), issuer.network.clone(), Arc::clone(&first));
+        let client = move |request: HttpRequest| ask(Arc::clone(&egress), network.clone(), request, Arc::clone(&kept));
+        let document = Document::discover_async(issuer_url, &client).await.map_err(|error| unread(said(&error)))?;
         let text = first.lock().ok().and_then(|mut first| first.take()).unwrap_or_default();
         Ok((text, Metadata::used(&document)))
     }
 }
 
-fn boxed(issuer_url: IssuerUrl, client: Errand) -> BoxFuture<'static, Result<Document, openidconnect::DiscoveryError<Unread>>> {
-    Box::pin(async move { Document::discover_async(issuer_url, &client).await })
-}
-
-/// Makes the discovery's requests. Owns all it needs: the compiler cannot see that a future which borrows through the trait may change threads.
-struct Errand {
-    egress: Arc<Egress>,
-    network: Network,
-    first: Arc<Mutex<Option<String>>>,
-}
-
-impl AsyncHttpClient<'_> for Errand {
-    type Error = Unread;
-    type Future = BoxFuture<'static, Result<HttpResponse, Unread>>;
-
-    fn call(&self, request: HttpRequest) -> Self::Future {
-        Box::pin(ask(Arc::clone(&self.egress), self.network.clone(), Arc::clone(&self.first), request))
-    }
-}
+/// The first answer's text.
+type First = Arc<Mutex<Option<String>>>;
 
 /// One request of the discovery's, by the guarded way; the first answer is the metadata.
-async fn ask(
-    egress: Arc<Egress>,
-    network: Network,
-    first: Arc<Mutex<Option<String>>>,
-    request: HttpRequest,
-) -> Result<HttpResponse, Unread> {
+async fn ask(egress: Arc<Egress>, network: Network, request: HttpRequest, first: First) -> Result<HttpResponse, Unread> {
     let url = Url::parse(&request.uri().to_string()).map_err(|error| FetchError::Failed(error.to_string()))?;
     let fetch = Fetch { url: &url, network: &network, accept: "application/json", octets_max: METADATA_OCTETS_MAX, timeout: PATIENCE };
     let fetched = egress.fetch(fetch).await?;

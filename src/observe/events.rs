@@ -41,6 +41,55 @@ impl LogoutCommitted<'_> {
     }
 }
 
+/// What became of a provider's logout token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokenOutcome {
+    /// It took effect.
+    Accepted,
+    /// It took effect, in the receipt of another about the same session.
+    Joined,
+    /// It was taken before.
+    Repeated,
+    /// What it says was being told already.
+    Echoed,
+    /// It is none, or none for us; why, by a word of a closed set.
+    Refused(&'static str),
+    /// It could not be checked or committed, and its sender was asked to send it again.
+    Deferred,
+}
+
+impl TokenOutcome {
+    const fn words(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Accepted => ("accepted", ""),
+            Self::Joined => ("joined", ""),
+            Self::Repeated => ("repeated", ""),
+            Self::Echoed => ("echoed", ""),
+            Self::Refused(why) => ("refused", why),
+            Self::Deferred => ("deferred", ""),
+        }
+    }
+}
+
+/// Somebody posted a logout token at an issuer's door.
+#[derive(Debug)]
+pub struct LogoutTokenReceived<'a> {
+    /// Which issuer.
+    pub issuer: &'a IssuerId,
+    /// What became of it.
+    pub outcome: TokenOutcome,
+}
+
+impl LogoutTokenReceived<'_> {
+    /// Tells it.
+    pub fn emit(&self) {
+        let Self { issuer, outcome } = self;
+        let (outcome, why) = outcome.words();
+        info!(%issuer, outcome, why, "a logout token was received");
+        counter!(names::LOGOUT_TOKENS_RECEIVED, "outcome" => outcome, "why" => why).increment(1);
+    }
+}
+
 /// A delivery came to its end.
 #[derive(Debug)]
 pub struct DeliverySettled<'a> {

@@ -9,6 +9,6 @@ pub mod metrics;
 
 pub use events::{
     AttemptMade, AuthenticationFailed, DeliverySettled, Gauges, GroupCommitted, HorizonNear, KeyAlarm, KeyPassed, KeyTrouble, LaneClosed,
-    LaneOpened, LaneParked, LanesCounted, LeaseLost, LogoutCommitted, Method, Refusal, RequestFailed, RequestServed, Started, Stopped,
-    StoreFailed, StoreFault, WorkAdvanced,
+    LaneOpened, LaneParked, LanesCounted, LeaseLost, LogoutCommitted, LogoutTokenReceived, Method, Refusal, RequestFailed, RequestServed, Started, Stopped,
+    StoreFailed, StoreFault, TokenOutcome, WorkAdvanced,
 };

@@ -9,6 +9,7 @@
 pub mod bulk;
 pub mod deliveries;
 pub mod idempotency;
+pub mod logout_token;
 pub mod logouts;
 pub mod prefer;
 pub mod reconcile;
@@ -32,6 +33,7 @@ pub fn routes() -> Routes {
         .add(routes!(refresh_tokens::post_refresh_tokens))
         .add(routes!(logouts::post_logout))
         .add(routes!(logouts::undo_logout))
+        .add(routes!(logout_token::post_logout_token))
         .add(routes!(deliveries::replay_deliveries))
         .add(routes!(deliveries::retry_delivery))
         .add(routes!(deliveries::cancel_delivery))

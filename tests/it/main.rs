@@ -19,6 +19,7 @@ mod live;
 mod many;
 mod operators;
 mod provider;
+mod relay;
 mod replicas;
 mod retention;
 mod roles;

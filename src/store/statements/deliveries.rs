@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use super::{Builder, Conn, corrupt, count, dialect, instant, number, push_equal, push_list, push_page, push_text, word};
 use crate::model::attempt::{AttemptRecord, Failure, OutcomeClass};
-use crate::model::delivery::{Class, DeliveryKind, DeliveryState, DeliveryView, Lane, Leased, Opened, PriorClaim, SettledReason, Tally, Verdict};
+use crate::model::delivery::{
+    Class, DeliveryKind, DeliveryState, DeliveryView, Lane, Leased, Opened, PriorClaim, SettledReason, Tally, Verdict,
+};
 use crate::model::lane::Deal;
 use crate::model::page::{Cursor, Listed, Page};
 use crate::model::{AttemptId, ClientId, DeliveryId, EventId, IssuerId, ParticipantId, SessionId, Sid, Subject, Timestamp};

@@ -268,13 +268,7 @@ fn echo_of(issuer: &IssuerId, names: Names<'_>, now: Timestamp) -> Builder {
 }
 
 /// Makes the participant that nobody reported, as one that has ended, and a session for it where none is known.
-async fn make(
-    conn: &mut Conn,
-    context: &Context,
-    act: Scene<'_>,
-    names: Names<'_>,
-    home: Option<SessionId>,
-) -> Result<ToTell, StoreError> {
+async fn make(conn: &mut Conn, context: &Context, act: Scene<'_>, names: Names<'_>, home: Option<SessionId>) -> Result<ToTell, StoreError> {
     let session = match home {
         Some(session) => session,
         None => make_session(conn, context, act, names).await?,
@@ -460,8 +454,7 @@ pub(super) fn hot() -> Vec<(&'static str, Builder)> {
     let (now, home) = (Timestamp::from_millis(1), SessionId::stored(word()));
     let by_sid = Names { client: &client, sub: Some(&sub), sid: Some(&sid) };
     let by_sub = Names { sid: None, ..by_sid };
-    let targets =
-        [ParticipationsOf::ClientSid(client.clone(), sid.clone()), ParticipationsOf::ClientSub(client.clone(), sub.clone())];
+    let targets = [ParticipationsOf::ClientSid(client.clone(), sid.clone()), ParticipationsOf::ClientSub(client.clone(), sub.clone())];
     let recents = targets.map(|of| ("a recent relay", recent_of(&issuer, &Resolved::Participations(of), Some(&home), now)));
     let homes = homes(&issuer, by_sid).into_iter().chain(homes(&issuer, by_sub)).map(|sql| ("the session a token is about", sql));
     let echoes = [by_sid, by_sub].map(|names| ("an echo", echo_of(&issuer, names, now)));

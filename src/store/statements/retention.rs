@@ -104,7 +104,16 @@ pub(in crate::store) async fn forget_events(
     {
         budget.remove(conn, "adoptions", "(event_id, delivery_id)", &text, &events, end).await?;
     }
-    budget.remove(conn, "relayed_tokens", "delivery_id", &format!("SELECT delivery_id FROM relayed_tokens WHERE delivery_id IN ({own}"), &events, ")").await?;
+    budget
+        .remove(
+            conn,
+            "relayed_tokens",
+            "delivery_id",
+            &format!("SELECT delivery_id FROM relayed_tokens WHERE delivery_id IN ({own}"),
+            &events,
+            ")",
+        )
+        .await?;
     // Attempts go before their deliveries, in transactions of their own where there are many: a receipt counts all of its deliveries or is gone.
     if budget.left >= deliveries.min(ROWS) {
         budget.remove_still(conn, "deliveries", "id", own, &events, "", " AND state <> 'pending'").await?;

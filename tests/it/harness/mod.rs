@@ -4,6 +4,7 @@ pub(crate) mod api;
 pub(crate) mod database;
 pub(crate) mod party;
 pub(crate) mod process;
+pub(crate) mod provider;
 pub(crate) mod server;
 
 use std::time::{Duration, Instant};
