@@ -34,14 +34,14 @@
 //! | Room | What it is |
 //! |---|---|
 //! | [`model`] | the nouns, and which of their states are legal |
-//! | [`token`] | logout tokens, signing keys, key sets, sealing |
+//! | [`token`] | logout tokens written and read, signing keys, key sets, sealing |
 //! | [`plan`] | every decision |
 //! | [`store`] | the vault: every SQL statement, on SQLite and PostgreSQL |
 //! | [`egress`] | the only way out, and its guard |
 //! | [`issuers`] | the address book: what providers publish about themselves, and their keys |
 //! | [`observe`] | the names of everything that happens; metrics and logs |
 //! | [`http`] | the façade: router, authentication, limits, problem documents |
-//! | [`receive`] | the doors: reports, lists of what lives, refresh tokens, logouts and their undoing, and what is said about deliveries |
+//! | [`receive`] | the doors: reports, lists of what lives, refresh tokens, logouts and their undoing, providers' logout tokens, and what is said about deliveries |
 //! | [`answer`] | the windows: receipts, progress, deliveries, sessions, introspection, metadata, keys, health |
 //! | [`registry`] | the desk: issuers, clients and what holds them, keys, API tokens, the audit trail |
 //! | [`deliver`] | the courier: whose turn it is, attempts, probes |
@@ -65,6 +65,9 @@
 //! *position* · *expanding*, how a logout stands while its work is not done · *epoch*, a number of the issuer's that counts logouts of many, and that
 //! whatever is registered carries · *chore*, a function that looks for what is due and may be called at any time · *bell*, what wakes somebody and
 //! says nothing · *replica*, one of the processes that share a database · *share*, a replica's part of a number that all share.
+//!
+//! *relay*, a provider's logout token for one of its clients, and its passing on: *verbatim* as it came, or one of *ours* in its place · *cascade*, a
+//! provider's logout token for this server · *join*, of tokens about one session in one receipt · *echo*, a token that says what is being told already.
 
 pub mod answer;
 pub mod app;

@@ -23,7 +23,7 @@ use crate::model::key::SigningAlg;
 use crate::model::session::SessionName;
 use crate::model::trigger::{Except, Reason, Target, Trigger};
 use crate::model::{ClientId, Timestamp};
-use crate::observe::{LogoutTokenReceived, TokenOutcome};
+use crate::observe::{LogoutTokenReceived, StoreFailed, StoreFault, TokenOutcome};
 use crate::plan::{effects, relay};
 use crate::store::{ReceivedToken, SealedToken, StoreError, TokenEffect, TokenOrder, TokenRefused, TokenTaken};
 use crate::token::Sealed;
@@ -243,7 +243,11 @@ async fn remember(app: &AppState, (keys, freshness): &Known) {
     if *freshness == Freshness::Fetched
         && let Err(error) = app.store.remember_provider(keys.document.clone()).await
     {
-        tracing::warn!(error = &error as &dyn std::error::Error, "what a provider published could not be written down");
+        let fault = match &error {
+            StoreError::Unavailable(_) => StoreFault::Unavailable,
+            StoreError::Corrupt { .. } => StoreFault::Corrupt,
+        };
+        StoreFailed { operation: "provider document", fault, error: &error }.emit();
     }
 }
 
