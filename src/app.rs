@@ -296,7 +296,8 @@ fn store_settings(config: &Config) -> StoreSettings {
 }
 
 fn egress_config(config: &Config, names: Names) -> EgressConfig {
-    EgressConfig { mode: egress_mode(config.mode), ceiling: config.network.allow.clone(), names, ..EgressConfig::default() }
+    let (ceiling, proxy) = (config.network.allow.clone(), config.egress.proxy.clone());
+    EgressConfig { mode: egress_mode(config.mode), ceiling, names, proxy, ..EgressConfig::default() }
 }
 
 const fn egress_mode(mode: Mode) -> egress::Mode {

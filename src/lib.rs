@@ -45,7 +45,7 @@
 //! | [`answer`] | the windows: receipts, progress, deliveries, sessions, introspection, metadata, keys, health |
 //! | [`registry`] | the desk: issuers, clients and what holds them, keys, API tokens, the audit trail |
 //! | [`deliver`] | the courier: whose turn it is, attempts, probes |
-//! | [`upkeep`] | the chores: works, expiry, horizons, lanes, retention; and the company of other replicas |
+//! | [`upkeep`] | the chores: works, expiry, horizons, lanes, retention, the ends of certificates; and the company of other replicas |
 //! | [`cli`] | the command line, a client of the HTTP API |
 //! | [`config`], [`lifecycle`], [`bells`], [`seams`], [`app`] | settings; start and stop; who wakes whom; clock and chance; the wiring |
 //!

@@ -18,9 +18,11 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use url::Url;
+use zeroize::Zeroizing;
 
 use crate::model::client::DeliverySettings;
 use crate::model::key::KeyPolicy;
+use crate::model::proxy::{Credentials, Past, Proxy};
 use crate::model::schedule::{Schedule, Timetable};
 pub use reader::{Mistake, Mistakes, Setting, Source};
 use reader::{Raw, Reader};
@@ -70,6 +72,8 @@ pub struct Config {
     pub database: Database,
     /// `[network]`.
     pub network: Network,
+    /// `[egress]`.
+    pub egress: Egress,
     /// `[delivery]`.
     pub delivery: Delivery,
     /// `[token]`.
@@ -155,6 +159,14 @@ pub enum SealingKey {
 pub struct Network {
     /// `network.allow`: the ceiling of what issuers and clients may except from the address rule.
     pub allow: Vec<IpNet>,
+}
+
+/// By which way requests leave.
+#[derive(Clone, Debug)]
+pub struct Egress {
+    /// `egress.proxy` or `egress.proxy_file`, with `egress.no_proxy`: the HTTP proxy that is asked for tunnels. It resolves names, so it must refuse
+    /// private addresses itself.
+    pub proxy: Option<Proxy>,
 }
 
 /// How relying parties are told.
@@ -287,6 +299,7 @@ impl Config {
             http: Http::read(reader),
             database,
             network: Network { allow: reader.or("network.allow", Vec::new(), networks, |allow| listed(allow)) },
+            egress: Egress::read(reader),
             delivery: Delivery::read(reader),
             token,
             schedule: Chores::read(reader),
@@ -367,6 +380,76 @@ impl Database {
             max_connections: reader.number("database.max_connections", 16, 2..=1000),
             statement_timeout: reader.millis("database.statement_timeout_ms", 5000, 100..=600_000),
         }
+    }
+}
+
+impl Egress {
+    fn read(reader: &mut Reader) -> Self {
+        let proxy = secret_or_file(reader, "egress.proxy", "egress.proxy_file", proxy);
+        let all_past = |raw: &Raw| raw.list()?.iter().map(|text| past(text)).collect::<Result<Vec<_>, _>>();
+        let shown = |list: &Vec<Past>| {
+            if list.is_empty() { "(none)".to_owned() } else { list.iter().map(Past::to_string).collect::<Vec<_>>().join(", ") }
+        };
+        let past = reader.or("egress.no_proxy", Vec::new(), all_past, shown);
+        if !past.is_empty() && !reader.is_given("egress.proxy") && !reader.is_given("egress.proxy_file") {
+            reader.contradiction("egress.no_proxy", "egress.proxy", "there is no proxy to go past");
+        }
+        Self { proxy: proxy.map(|proxy| Proxy { past, ..proxy }) }
+    }
+}
+
+/// The text is never repeated: it may hold a password.
+fn proxy(text: &str) -> Result<Proxy, String> {
+    let why = || "must be http://host:port, with user:password@ before the host if the proxy asks for it, and nothing else".to_owned();
+    let url = Url::parse(text).map_err(|_| why())?;
+    let bare = url.scheme() == "http" && matches!(url.path(), "" | "/") && url.query().is_none() && url.fragment().is_none();
+    let host = url.host().filter(|_| bare).ok_or_else(why)?.to_owned();
+    let port = url.port_or_known_default().filter(|port| *port > 0).ok_or_else(why)?;
+    let credentials = match (url.username(), url.password()) {
+        ("", None) => None,
+        (name, password) => Some(credentials(name, password.unwrap_or_default()).ok_or_else(why)?),
+    };
+    Ok(Proxy { host, port, credentials, past: Vec::new() })
+}
+
+/// RFC 7617 2: no colon in a name, no control character in either.
+fn credentials(name: &str, password: &str) -> Option<Credentials> {
+    let (name, password) = (unescaped(name)?, Zeroizing::new(unescaped(password)?));
+    let plain = |text: &str| !text.chars().any(char::is_control);
+    (!name.is_empty() && !name.contains(':') && plain(&name) && plain(&password)).then_some(Credentials { name, password })
+}
+
+/// RFC 3986 2.1.
+fn unescaped(text: &str) -> Option<String> {
+    let mut octets = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [octet, after @ ..] = rest {
+        rest = after;
+        octets.push(match (octet, after) {
+            (b'%', [high, low, after @ ..]) => {
+                rest = after;
+                let digit = |octet: &u8| char::from(*octet).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+                digit(high)? << 4 | digit(low)?
+            }
+            (b'%', _) => return None,
+            (octet, _) => *octet,
+        });
+    }
+    String::from_utf8(octets).ok()
+}
+
+fn past(text: &str) -> Result<Past, String> {
+    let why = || format!("must hold names such as wiki.internal or .corp.example, or networks such as 10.0.0.0/8, not {text:?}");
+    if let Ok(network) = network(text) {
+        return Ok(Past::Network(network));
+    }
+    let name = |name: &str| match url::Host::parse(name) {
+        Ok(url::Host::Domain(name)) if !name.contains('*') && !name.ends_with('.') => Ok(name),
+        Ok(_) | Err(_) => Err(why()),
+    };
+    match text.strip_prefix('.') {
+        Some(parent) => name(parent).map(Past::Under),
+        None => name(text).map(Past::Name),
     }
 }
 
@@ -513,7 +596,7 @@ fn refuse_ambient_proxy(reader: &mut Reader, variables: &[(String, String)]) {
     let names: Vec<_> = variables.iter().map(|(name, _)| name.as_str()).filter(|name| is_proxy(name)).collect();
     if decision.is_none() && reader.is_sound("network.ambient_proxy") && !names.is_empty() {
         let why = format!(
-            "{} would not be used, since every address is checked here: unset it, or say so with network.ambient_proxy = \"ignore\"",
+            "{} would not be used: name the proxy in egress.proxy if one is needed, and unset it, or say that it is known with network.ambient_proxy = \"ignore\"",
             names.join(", ")
         );
         reader.mistake("network.ambient_proxy", why);

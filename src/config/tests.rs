@@ -240,3 +240,48 @@ fn a_public_url_has_no_trailing_slash_and_no_query() {
         assert!(from_variables(&[("LOGOUTD_PUBLIC_URL", text)]).is_err(), "{text}");
     }
 }
+
+#[test]
+fn a_proxy_is_named_whole_and_its_password_never_told() {
+    let config = from_variables(&[
+        ("LOGOUTD_EGRESS__PROXY", "http://user:pa%3Ass@proxy.example:3128"),
+        ("LOGOUTD_EGRESS__NO_PROXY", "10.0.0.0/8,wiki.internal,.corp.example,192.0.2.1"),
+    ])
+    .unwrap();
+    let proxy = config.egress.proxy.clone().unwrap();
+    assert_eq!((proxy.to_string(), proxy.past.len()), ("http://proxy.example:3128".to_owned(), 4));
+    let credentials = proxy.credentials.clone().unwrap();
+    assert_eq!((credentials.name.as_str(), credentials.password.as_str()), ("user", "pa:ss"));
+    let shown = format!("{config:?}{:?}", config.settings());
+    assert!(!shown.contains("pa:ss") && !shown.contains("pa%3Ass"), "{shown}");
+    let bare = from_variables(&[("LOGOUTD_EGRESS__PROXY", "http://[fd00::1]/")]).unwrap().egress.proxy.unwrap();
+    assert_eq!((bare.to_string(), bare.credentials), ("http://[fd00::1]:80".to_owned(), None));
+}
+
+#[test]
+fn what_is_no_proxy_is_refused_without_being_repeated() {
+    for url in [
+        "proxy:3128",
+        "https://secret@proxy:3128",
+        "socks5://user:secret@proxy:1080",
+        "http://user:secret@proxy:3128/path",
+        "http://user:secret@proxy:3128/?q",
+        "http://user:secret@proxy:3128/#f",
+        "http://user:secret@proxy:0",
+        "http://:secret@proxy:3128",
+        "http://a%3Ab:secret@proxy:3128",
+        "http://user:secret%0d%0a@proxy:3128",
+        "http://user:secret%@proxy:3128",
+        "http://",
+    ] {
+        let whys = whys(from_variables(&[("LOGOUTD_EGRESS__PROXY", url)]));
+        assert!(whys.len() == 1 && whys[0].contains("egress.proxy") && !whys[0].contains("secret"), "{url}: {whys:?}");
+    }
+    for past in ["*", "*.corp.example", "a b", "10.0.0.1/8", "http://wiki.internal", "169.254.0.0/16", "."] {
+        let pairs = [("LOGOUTD_EGRESS__PROXY", "http://proxy:3128"), ("LOGOUTD_EGRESS__NO_PROXY", past)];
+        let whys = whys(from_variables(&pairs));
+        assert!(whys.len() == 1 && whys[0].contains("egress.no_proxy"), "{past}: {whys:?}");
+    }
+    let whys = whys(from_variables(&[("LOGOUTD_EGRESS__NO_PROXY", "wiki.internal")]));
+    assert!(whys.len() == 1 && whys[0].contains("egress.no_proxy") && whys[0].contains("egress.proxy"), "{whys:?}");
+}

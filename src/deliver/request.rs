@@ -219,10 +219,25 @@ async fn send(tools: &Tools, claimed: &Arc<Claimed>, to: &Addressee<'_>, now: Ti
             }
         },
     };
+    let manner = match tools.signer.manner(to.client) {
+        Ok(manner) => manner,
+        Err(error) => {
+            tracing::error!(delivery = %claimed.leased.id, error = &error as &dyn std::error::Error, "a client's certificate or headers cannot be opened");
+            return Sent::not(Failure::Ours);
+        }
+    };
     let number = Progress::of(&claimed.leased).next_number();
     let network = address::effective(&claimed.facts.issuer.network, &to.client.delivery.network);
-    let post =
-        Post { url: to.uri, network: &network, token: &token, delivery: &claimed.leased.id, attempt: number, timeout: to.timeout, now };
+    let post = Post {
+        url: to.uri,
+        network: &network,
+        manner: &manner,
+        token: &token,
+        delivery: &claimed.leased.id,
+        attempt: number,
+        timeout: to.timeout,
+        now,
+    };
     let Answer { outcome, remote_addr, excerpt, detail, body: _ } = tools.egress.post_logout_token(post).await;
     if let Some(detail) = detail {
         tracing::info!(delivery = %claimed.leased.id, client_id = %claimed.leased.client_id, number, detail, "an attempt got no answer");
@@ -430,7 +445,10 @@ mod tests {
             updated_at: COMMITTED,
             version: 1,
         };
-        Claimed { leased, facts: AttemptFacts { issuer, client: Some(client), live: Vec::new(), undone: false, provider: None, relayed: None } }
+        Claimed {
+            leased,
+            facts: AttemptFacts { issuer, client: Some(client), live: Vec::new(), undone: false, provider: None, relayed: None },
+        }
     }
 
     fn client(claimed: &mut Claimed) -> &mut ClientRecord {

@@ -9,12 +9,14 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
+use crate::egress::Manner;
 use crate::lifecycle::{Died, Tasks};
+use crate::model::client::ClientRecord;
 use crate::model::issuer::IssuerRecord;
 use crate::model::key::{KeyState, SigningAlg};
 use crate::model::{IssuerId, Timestamp};
 use crate::store::{Store, StoreError};
-use crate::token::{Keyring, SealingKey, SigningCost, SigningKey, TokenError};
+use crate::token::{ClientSecrets, Keyring, SealingKey, SigningCost, SigningKey, TokenError, Unsealable};
 
 /// How long parsed keys are used before the register is asked again: another process may have changed them.
 const KEYS_FRESH_FOR: Duration = Duration::from_mins(1);
@@ -65,6 +67,12 @@ impl Signer {
     pub(super) fn new(store: Store, keyring: Arc<Keyring>, sealing: Arc<SealingKey>, tasks: Tasks) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
         Self { store, keyring, sealing, tasks, cores: Arc::new(Semaphore::new(cores)), asking: Semaphore::new(1), read: Mutex::default() }
+    }
+
+    /// How requests to a client are made, its secrets opened.
+    pub(super) fn manner(&self, client: &ClientRecord) -> Result<Manner, Unsealable> {
+        let ClientSecrets { key_pem, headers } = ClientSecrets::open(client, &self.sealing)?;
+        Ok(Manner::of(&client.delivery, key_pem.as_ref().map(|key| key.as_str()), headers))
     }
 
     /// The active key for an algorithm: the one at hand, or the register's, unsealed and parsed once.

@@ -5,10 +5,13 @@
 use std::time::Duration;
 
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
-use reqwest::{Response, StatusCode};
+use reqwest::{Method, Response, StatusCode};
 use url::Url;
 
-use super::{Egress, check_url, outcome, tripped};
+use super::manner::Manner;
+use super::pool::Way;
+use super::{Egress, Unsent, outcome};
+use crate::model::attempt::Failure;
 use crate::model::client::Network;
 
 /// A document to be read.
@@ -41,7 +44,7 @@ pub struct Fetched {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FetchError {
     /// The URL, or the address behind it, is not one we may reach.
-    #[error("the URL {0}")]
+    #[error("{0}")]
     Blocked(String),
     /// No answer, or none that ended.
     #[error("{0}")]
@@ -54,17 +57,24 @@ pub enum FetchError {
 impl Egress {
     /// Reads a document, all of it or nothing.
     pub async fn fetch(&self, fetch: Fetch<'_>) -> Result<Fetched, FetchError> {
-        let pool = self.pool(fetch.network);
-        let policy = pool.guard.policy();
-        check_url(fetch.url, &policy).map_err(|bad| FetchError::Blocked(bad.to_string()))?;
-        let client = self.client(&pool, fetch.network).await.map_err(FetchError::Failed)?;
-        let request = client.get(fetch.url.clone()).timeout(fetch.timeout).header(ACCEPT, HeaderValue::from_static(fetch.accept));
-        let response = request.send().await.map_err(|error| FetchError::Failed(outcome::detail(error)))?;
-        if let Some(detail) = response.remote_addr().and_then(|remote| tripped(remote, &policy)) {
+        let pool = self.open(fetch.url, fetch.network, &Manner::PLAIN).await.map_err(unsent)?;
+        let request = pool.request(Method::GET, fetch.url).timeout(fetch.timeout).header(ACCEPT, HeaderValue::from_static(fetch.accept));
+        let response = request.send().await.map_err(|error| failed(error, &pool.terms.way))?;
+        let tripped = |remote| pool.tripped(remote, self.config.proxy.as_ref());
+        if let Some(detail) = response.remote_addr().and_then(tripped) {
             return Err(FetchError::Blocked(detail));
         }
         read(response, fetch.octets_max).await
     }
+}
+
+fn failed(error: reqwest::Error, way: &Way) -> FetchError {
+    let failure = outcome::failure(&error, way);
+    unsent(Unsent { failure, detail: outcome::detail(error) })
+}
+
+fn unsent(Unsent { failure, detail }: Unsent) -> FetchError {
+    if failure == Failure::Blocked { FetchError::Blocked(detail) } else { FetchError::Failed(detail) }
 }
 
 async fn read(mut response: Response, octets_max: usize) -> Result<Fetched, FetchError> {

@@ -7,43 +7,51 @@
 //! its address between check and use, so the addresses are judged where the connection takes them from; and the address of a finished connection is
 //! judged once more, as a tripwire that should never be felt.
 //!
-//! Why a pool for each distinct [`Network`]: connections are reused by host alone, so a shared pool would lend one client's exception to another.
+//! Why so many pools (`pool.rs`): connections are reused by host alone, so a shared one would lend one client's exception, trust or certificate to
+//! another.
+//!
+//! With a proxy, names are resolved where it stands: URLs, literal addresses and ports are still judged here, what a name leads to is not. Such a proxy
+//! must refuse private addresses itself. Only its own name is looked up here, and only it is connected to.
 
+mod certificate;
 mod excerpt;
 mod fetch;
+mod manner;
 mod outcome;
+mod pool;
 mod request;
 mod resolve;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ipnet::IpNet;
-use reqwest::header::RETRY_AFTER;
+use reqwest::header::{HOST, RETRY_AFTER};
 use reqwest::{Certificate, Client, ClientBuilder, Response};
-use tokio::sync::OnceCell;
 use url::Url;
 
 use self::excerpt::{BODY_OCTETS_MAX, Extent};
+use self::pool::{Guard, Pool, Pools, Terms, Way};
 use self::request::headers_of;
-use self::resolve::{GuardedResolver, Lookups, locked};
+use self::resolve::{GuardedResolver, Lookups, Wanted, locked};
 use crate::model::attempt::Failure;
-use crate::model::client::Network;
-use crate::plan::address::{PORTS_DEFAULT, Policy, check_url, within_ceiling};
+use crate::model::client::{Network, ServerName};
+use crate::model::proxy::Proxy;
+use crate::plan::address::{PORTS_DEFAULT, check_url, within_ceiling};
+
+pub use self::certificate::{BadIdentity, Certified, check_identity, first_expiry, read_certificate};
 
 pub use self::fetch::{Fetch, FetchError, Fetched};
+pub use self::manner::{BadHeaders, Identity, Manner, check_headers};
+pub use self::pool::NoWay;
 pub use self::request::{Answer, Keep, Method, Post, Request, WHOLE_OCTETS_MAX};
 pub use self::resolve::{FixedNames, Names};
 pub use crate::plan::address::{BadUrl, Forbidden, Mode, effective, parse_url};
 pub use crate::plan::outcome::classify;
-
-/// How many pools are kept; the one unused for longest goes first.
-const POOLS_MAX: usize = 256;
 
 /// How many idle connections one pool keeps to one host.
 const IDLE_CONNECTIONS_MAX: usize = 32;
@@ -80,6 +88,8 @@ pub struct EgressConfig {
     pub user_agent: String,
     /// Where names are looked up.
     pub names: Names,
+    /// Through what requests leave.
+    pub proxy: Option<Proxy>,
 }
 
 impl Default for EgressConfig {
@@ -92,6 +102,7 @@ impl Default for EgressConfig {
             connect_timeout: Duration::from_secs(3),
             user_agent: USER_AGENT.to_owned(),
             names: Names::System,
+            proxy: None,
         }
     }
 }
@@ -121,69 +132,17 @@ pub enum BadNetwork {
     CaMalformed,
 }
 
-/// The outbound clients, one for each distinct set of exceptions.
+/// The outbound clients, one for each distinct set of terms.
 pub struct Egress {
     config: Arc<EgressConfig>,
     lookups: Arc<Lookups>,
     pools: Mutex<Pools>,
 }
 
-/// What one pool's connections may reach.
-#[derive(Debug)]
-struct Guard {
-    mode: Mode,
-    allow: Vec<IpNet>,
-    ports: Vec<RangeInclusive<u16>>,
-}
-
-impl Guard {
-    /// Exceptions registered under a higher ceiling than today's are left out.
-    fn new(config: &EgressConfig, network: &Network) -> Self {
-        let inside = |network: &&IpNet| within_ceiling(std::slice::from_ref(*network), &config.ceiling).is_ok();
-        let allow = network.allow.iter().filter(inside).copied().collect();
-        Self { mode: config.mode, allow, ports: config.ports.clone() }
-    }
-
-    fn policy(&self) -> Policy<'_> {
-        Policy { mode: self.mode, allow: &self.allow, ports: &self.ports }
-    }
-}
-
-struct Pool {
-    guard: Arc<Guard>,
-    /// Made at the first request, once, however many wait for it.
-    client: OnceCell<Client>,
-}
-
-/// The pools in use and when each was used last.
-#[derive(Default)]
-struct Pools {
-    by_network: HashMap<Network, (u64, Arc<Pool>)>,
-    uses: u64,
-}
-
-impl Pools {
-    fn of(&mut self, network: &Network, make: impl FnOnce() -> Pool) -> Arc<Pool> {
-        self.uses += 1;
-        if let Some((last_use, pool)) = self.by_network.get_mut(network) {
-            *last_use = self.uses;
-            return Arc::clone(pool);
-        }
-        if self.by_network.len() >= POOLS_MAX {
-            self.drop_oldest();
-        }
-        let pool = Arc::new(make());
-        self.by_network.insert(network.clone(), (self.uses, Arc::clone(&pool)));
-        pool
-    }
-
-    /// Requests under way keep their pool until they end.
-    fn drop_oldest(&mut self) {
-        let oldest = self.by_network.iter().min_by_key(|(_, (last_use, _))| *last_use).map(|(network, _)| network.clone());
-        if let Some(oldest) = oldest {
-            self.by_network.remove(&oldest);
-        }
-    }
+/// Why nothing was sent.
+struct Unsent {
+    failure: Failure,
+    detail: String,
 }
 
 impl Egress {
@@ -191,8 +150,9 @@ impl Egress {
     pub fn new(config: EgressConfig) -> Result<Self, EgressError> {
         let lookups = Arc::new(Lookups::new(config.names.clone(), config.dns_timeout));
         let this = Self { config: Arc::new(config), lookups, pools: Mutex::default() };
-        let pool = this.pool(&Network::default());
-        let client = guarded_client(&this.config, &this.lookups, &pool.guard, None).map_err(EgressError::Client)?;
+        let way = if this.config.proxy.is_some() { Way::Proxied } else { Way::Direct };
+        let pool = this.pool(Terms { network: Network::default(), identity: None, way });
+        let client = guarded_client(&this.config, &this.lookups, &pool).map_err(EgressError::Client)?;
         // The pool is new, so its cell is empty.
         drop(pool.client.set(client));
         Ok(this)
@@ -201,6 +161,11 @@ impl Egress {
     /// Decides at registration whether a URL could be reached; names are resolved and judged at each request.
     pub fn check(&self, url: &Url, network: &Network) -> Result<(), BadUrl> {
         check_url(url, &Guard::new(&self.config, network).policy())
+    }
+
+    /// Decides at registration whether a receiver can be asked to prove another name.
+    pub fn check_server_name(&self, url: &Url, name: &ServerName) -> Result<(), NoWay> {
+        Way::to(url, Some(name), self.config.proxy.as_ref()).map(|_| ())
     }
 
     /// Decides at registration whether exceptions lie inside the ceiling and their certificates can be read.
@@ -215,45 +180,79 @@ impl Egress {
     /// Posts a logout token once and reads what comes back, within the limits.
     pub async fn post_logout_token(&self, post: Post<'_>) -> Answer {
         let (number, body) = (post.attempt.to_string(), post.body());
-        let headers = post.headers(&number);
-        self.send(Request { body: body.as_bytes(), ..post.request(&headers, &[post.token]) }).await
+        let (headers, secrets) = (post.headers(&number), post.secrets());
+        self.send_as(post.manner, Request { body: body.as_bytes(), ..post.request(&headers, &secrets) }).await
     }
 
     /// Sends one request and reads what comes back, within the limits; never twice, and never to where the answer points.
     pub async fn send(&self, request: Request<'_>) -> Answer {
-        let pool = self.pool(request.network);
-        if let Err(bad) = check_url(request.url, &pool.guard.policy()) {
-            return Answer::failed(Failure::Blocked, format!("the URL {bad}"));
-        }
+        self.send_as(&Manner::PLAIN, request).await
+    }
+
+    async fn send_as(&self, manner: &Manner, request: Request<'_>) -> Answer {
         let headers = match headers_of(request.headers) {
             Ok(headers) => headers,
             Err(bad) => return Answer::failed(Failure::Ours, bad.to_string()),
         };
-        let client = match self.client(&pool, request.network).await {
-            Ok(client) => client,
-            Err(detail) => return Answer::failed(Failure::Ours, detail),
+        let pool = match self.open(request.url, request.network, manner).await {
+            Ok(pool) => pool,
+            Err(Unsent { failure, detail }) => return Answer::failed(failure, detail),
         };
-        let builder = client.request(request.method.into(), request.url.clone()).timeout(request.timeout).headers(headers);
+        let builder = pool.request(request.method.into(), request.url).timeout(request.timeout).headers(headers);
         match builder.body(request.body.to_vec()).send().await {
-            Ok(response) => receive(response, &request, &pool.guard.policy()).await,
-            Err(error) => Answer::failed(outcome::failure(&error), outcome::detail(error)),
+            Ok(response) => receive(response, &request, |remote| pool.tripped(remote, self.config.proxy.as_ref())).await,
+            Err(error) => Answer::failed(outcome::failure(&error, &pool.terms.way), outcome::detail(error)),
         }
     }
 
-    fn pool(&self, network: &Network) -> Arc<Pool> {
-        let make = || Pool { guard: Arc::new(Guard::new(&self.config, network)), client: OnceCell::new() };
-        locked(&self.pools).of(network, make)
+    /// The pool for a request, ready for use, if the request may be made at all.
+    async fn open(&self, url: &Url, network: &Network, manner: &Manner) -> Result<OpenPool, Unsent> {
+        let blocked = |why: &dyn std::fmt::Display| Unsent { failure: Failure::Blocked, detail: format!("the URL {why}") };
+        let terms = Terms::of(url, network, manner, self.config.proxy.as_ref()).map_err(|no_way| blocked(&no_way))?;
+        let pool = self.pool(terms);
+        check_url(url, &pool.guard.policy()).map_err(|bad| blocked(&bad))?;
+        let client = self.client(&pool).await.map_err(|detail| Unsent { failure: Failure::Ours, detail })?.clone();
+        Ok(OpenPool { pool, client })
     }
 
-    async fn client<'p>(&self, pool: &'p Pool, network: &Network) -> Result<&'p Client, String> {
+    fn pool(&self, terms: Terms) -> Arc<Pool> {
+        locked(&self.pools).of(terms, |terms| Pool::new(&self.config, terms))
+    }
+
+    async fn client<'p>(&self, pool: &'p Arc<Pool>) -> Result<&'p Client, String> {
         let make = || async {
-            let (config, lookups, guard) = (Arc::clone(&self.config), Arc::clone(&self.lookups), Arc::clone(&pool.guard));
-            let ca_pem = network.ca_pem.clone();
+            let (config, lookups, pool) = (Arc::clone(&self.config), Arc::clone(&self.lookups), Arc::clone(pool));
             // Reads the system's certificates from disk.
-            let made = tokio::task::spawn_blocking(move || guarded_client(&config, &lookups, &guard, ca_pem.as_deref())).await;
+            let made = tokio::task::spawn_blocking(move || guarded_client(&config, &lookups, &pool)).await;
             made.map_err(|error| error.to_string())?.map_err(outcome::detail)
         };
         pool.client.get_or_try_init(make).await
+    }
+}
+
+/// A pool with its client.
+struct OpenPool {
+    pool: Arc<Pool>,
+    client: Client,
+}
+
+impl std::ops::Deref for OpenPool {
+    type Target = Pool;
+
+    fn deref(&self) -> &Pool {
+        &self.pool
+    }
+}
+
+impl OpenPool {
+    /// A request for a URL that was judged. Where another name is to be proved, the client is given that name for the host: so it is asked for and checked
+    /// in the handshake, while the resolver answers with the addresses of the host itself (`resolve.rs`), and the request names the host as ever.
+    fn request(&self, method: reqwest::Method, url: &Url) -> reqwest::RequestBuilder {
+        let Way::Renamed(host, name) = &self.terms.way else { return self.client.request(method, url.clone()) };
+        let mut renamed = url.clone();
+        renamed.set_host(Some(name.as_str())).expect("a server name is a DNS name, which any https URL can have for its host");
+        let authority = url.port().map_or_else(|| host.to_string(), |port| format!("{host}:{port}"));
+        self.client.request(method, renamed).header(HOST, authority)
     }
 }
 
@@ -296,19 +295,35 @@ fn recipe(user_agent: &str) -> ClientBuilder {
         .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
 }
 
-fn guarded_client(
-    config: &EgressConfig,
-    lookups: &Arc<Lookups>,
-    guard: &Arc<Guard>,
-    ca_pem: Option<&str>,
-) -> Result<Client, reqwest::Error> {
-    let certificates = ca_pem.map_or(Ok(Vec::new()), |pem| Certificate::from_pem_bundle(pem.as_bytes()))?;
+fn guarded_client(config: &EgressConfig, lookups: &Arc<Lookups>, pool: &Pool) -> Result<Client, reqwest::Error> {
+    let Terms { network, identity, way } = &pool.terms;
+    let certificates = network.ca_pem.as_deref().map_or(Ok(Vec::new()), |pem| Certificate::from_pem_bundle(pem.as_bytes()))?;
+    let identity = identity.as_ref().map(|identity| identity.to_reqwest()).transpose()?;
+    let proxy = config.proxy.as_ref().filter(|_| *way == Way::Proxied);
+    let tunnels = proxy.map(tunnels).transpose()?;
+    let wanted = Arc::new(match (way, proxy) {
+        (Way::Renamed(host, _), _) => Wanted::Instead(host.clone()),
+        (Way::Proxied, Some(proxy)) => Wanted::Proxy(proxy.host.clone(), Arc::clone(&pool.seen)),
+        (Way::Direct | Way::Proxied, _) => Wanted::AsAsked,
+    });
     with_authorities(&certificates, || {
-        recipe(&config.user_agent)
+        let (guard, lookups, wanted) = (Arc::clone(&pool.guard), Arc::clone(lookups), Arc::clone(&wanted));
+        let recipe = recipe(&config.user_agent)
             .https_only(config.mode == Mode::Production)
             // This limit includes the resolver's.
             .connect_timeout(config.dns_timeout + config.connect_timeout)
-            .dns_resolver(GuardedResolver { guard: Arc::clone(guard), lookups: Arc::clone(lookups) })
+            .dns_resolver(GuardedResolver { guard, lookups, wanted });
+        let recipe = identity.iter().cloned().fold(recipe, ClientBuilder::identity);
+        tunnels.iter().cloned().fold(recipe, ClientBuilder::proxy)
+    })
+}
+
+/// RFC 9110 9.3.6: the proxy sees a host and a port, and what it is told about us.
+fn tunnels(proxy: &Proxy) -> Result<reqwest::Proxy, reqwest::Error> {
+    let tunnels = reqwest::Proxy::https(proxy.to_string())?;
+    Ok(match &proxy.credentials {
+        Some(credentials) => tunnels.basic_auth(&credentials.name, &credentials.password),
+        None => tunnels,
     })
 }
 
@@ -324,9 +339,9 @@ fn with_authorities(more: &[Certificate], recipe: impl Fn() -> ClientBuilder) ->
     })
 }
 
-async fn receive(mut response: Response, request: &Request<'_>, policy: &Policy<'_>) -> Answer {
+async fn receive(mut response: Response, request: &Request<'_>, tripped: impl Fn(SocketAddr) -> Option<String>) -> Answer {
     let remote_addr = response.remote_addr();
-    if let Some(detail) = remote_addr.and_then(|remote| tripped(remote, policy)) {
+    if let Some(detail) = remote_addr.and_then(tripped) {
         return Answer { remote_addr, ..Answer::failed(Failure::Blocked, detail) };
     }
     let status = response.status().as_u16();
@@ -388,11 +403,4 @@ async fn read_into(body: &mut Vec<u8>, response: &mut Response, reading: Reading
             body.extend_from_slice(&chunk);
         }
     }
-}
-
-/// Whether the answer came from where it never should: then the guard has a hole, and somebody must hear of it.
-fn tripped(remote: SocketAddr, policy: &Policy<'_>) -> Option<String> {
-    let why = policy.judge(remote.ip()).err()?;
-    tracing::error!(address = %remote.ip(), %why, "a connection reached a forbidden address: the address guard has a hole");
-    Some(format!("the answer came from {}, which is {why}", remote.ip()))
 }

@@ -6,6 +6,7 @@ use std::error::Error;
 use std::io;
 use std::time::{Duration, SystemTime};
 
+use super::pool::Way;
 use super::resolve::NameError;
 use crate::model::Timestamp;
 use crate::model::attempt::Failure;
@@ -22,13 +23,32 @@ const RETRY_AFTER_OCTETS_MAX: usize = 64;
 /// Finds the failure in an error of the client.
 ///
 /// Only a failure before the connection stood proves that the request was not read; everything after it counts as time-out, broken or garbled.
-pub(super) fn failure(error: &reqwest::Error) -> Failure {
+pub(super) fn failure(error: &reqwest::Error, way: &Way) -> Failure {
+    match way {
+        Way::Proxied => of_proxy(error).unwrap_or_else(|| of_receiver(error)),
+        Way::Direct | Way::Renamed(..) => of_receiver(error),
+    }
+}
+
+/// The failure of a proxy, if it is one: the receiver had no part in it.
+///
+/// A proxy that will not build a tunnel gives a status that does not get here, and of all of them one alone is told apart: 407, which is ours. For the
+/// others the receiver is taken to be away, as 502 and 504 say; where 403 was meant, its lane opens and says so.
+fn of_proxy(error: &reqwest::Error) -> Option<Failure> {
+    if Causes(Some(error)).any(|cause| cause.is::<NameError>()) {
+        return Some(Failure::Ours);
+    }
+    let tunnel = Causes(Some(error)).map(ToString::to_string).find(|text| text.starts_with("tunnel error"))?;
+    Some(if tunnel == "tunnel error: unsuccessful" { Failure::Connect } else { Failure::Ours })
+}
+
+fn of_receiver(error: &reqwest::Error) -> Failure {
     let causes = || Causes(Some(error));
     if let Some(name) = causes().find_map(|cause| cause.downcast_ref::<NameError>()) {
         return match name {
             NameError::NotFound | NameError::TooSlow => Failure::Dns,
             NameError::Busy => Failure::Ours,
-            NameError::Forbidden { .. } => Failure::Blocked,
+            NameError::Forbidden { .. } | NameError::NotTheProxy => Failure::Blocked,
         };
     }
     if error.is_builder() || causes().any(|cause| cause.downcast_ref().is_some_and(is_ours)) {

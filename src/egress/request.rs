@@ -8,6 +8,7 @@ use std::time::Duration;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use url::Url;
 
+use super::manner::Manner;
 use crate::model::attempt::{Failure, Outcome};
 use crate::model::client::Network;
 use crate::model::{DeliveryId, Timestamp};
@@ -22,6 +23,8 @@ pub struct Post<'a> {
     pub url: &'a Url,
     /// The exceptions that apply.
     pub network: &'a Network,
+    /// What the receiver asks for beside the token.
+    pub manner: &'a Manner,
     /// The signed token.
     pub token: &'a str,
     /// The delivery, for the receiver's logs.
@@ -41,12 +44,18 @@ impl<'a> Post<'a> {
     }
 
     pub(super) fn headers(&self, number: &'a str) -> Vec<(&'a str, &'a str)> {
-        vec![
+        let ours = [
             ("content-type", "application/x-www-form-urlencoded"),
             ("accept", "application/json"),
             ("logoutd-delivery", self.delivery.as_str()),
             ("logoutd-attempt", number),
-        ]
+        ];
+        let theirs = self.manner.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        ours.into_iter().chain(theirs).collect()
+    }
+
+    pub(super) fn secrets(&self) -> Vec<&'a str> {
+        std::iter::once(self.token).chain(self.manner.secrets()).collect()
     }
 
     pub(super) const fn request<'r>(&self, headers: &'r [(&'r str, &'r str)], secrets: &'r [&'r str]) -> Request<'r>

@@ -12,8 +12,9 @@ use futures_util::future::{BoxFuture, Shared};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
+use url::Host;
 
-use super::Guard;
+use super::pool::{Guard, Seen};
 use crate::plan::address::Forbidden;
 
 /// How many names may be looked up at once. The system's resolver blocks a thread for as long as it likes (30 s for a dead name server), also when
@@ -56,6 +57,18 @@ pub(super) enum NameError {
     Busy,
     #[error("the name resolves to {address}, which is {why}")]
     Forbidden { address: IpAddr, why: Forbidden },
+    #[error("only the proxy's name is resolved here")]
+    NotTheProxy,
+}
+
+/// What is looked up when the client asks for a name.
+pub(super) enum Wanted {
+    /// That name.
+    AsAsked,
+    /// This host, which only proves that name.
+    Instead(Host<String>),
+    /// The proxy's name and no other. Whoever configured the proxy vouches for its addresses, which are private nearly always.
+    Proxy(Host<String>, Arc<Seen>),
 }
 
 /// Answers with the addresses of a name only if every one of them may be reached: a name that mixes public and private addresses is an attempt to
@@ -63,20 +76,37 @@ pub(super) enum NameError {
 pub(super) struct GuardedResolver {
     pub(super) guard: Arc<Guard>,
     pub(super) lookups: Arc<Lookups>,
+    pub(super) wanted: Arc<Wanted>,
 }
 
 impl Resolve for GuardedResolver {
     fn resolve(&self, name: Name) -> Resolving {
-        let (guard, lookups) = (Arc::clone(&self.guard), Arc::clone(&self.lookups));
+        let (guard, lookups, wanted) = (Arc::clone(&self.guard), Arc::clone(&self.lookups), Arc::clone(&self.wanted));
         Box::pin(async move {
-            let found = lookups.find(name.as_str()).await?;
-            for address in found.iter().copied() {
-                guard.policy().judge(address).map_err(|why| NameError::Forbidden { address, why })?;
-            }
+            let found = find(&wanted, &lookups, &guard, name.as_str()).await?;
             let addresses: Vec<SocketAddr> = found.iter().map(|address| SocketAddr::new(*address, 0)).collect();
             Ok(Box::new(addresses.into_iter()) as Addrs)
         })
     }
+}
+
+async fn find(wanted: &Wanted, lookups: &Lookups, guard: &Guard, name: &str) -> Found {
+    let found = match wanted {
+        Wanted::AsAsked => lookups.find(name).await?,
+        Wanted::Instead(Host::Domain(instead)) => lookups.find(instead).await?,
+        Wanted::Instead(Host::Ipv4(address)) => Arc::from([IpAddr::from(*address)]),
+        Wanted::Instead(Host::Ipv6(address)) => Arc::from([IpAddr::from(*address)]),
+        Wanted::Proxy(Host::Domain(proxy), seen) if proxy == name => {
+            let found = lookups.find(proxy).await?;
+            seen.remember(&found);
+            return Ok(found);
+        }
+        Wanted::Proxy(..) => return Err(NameError::NotTheProxy),
+    };
+    for address in found.iter().copied() {
+        guard.policy().judge(address).map_err(|why| NameError::Forbidden { address, why })?;
+    }
+    Ok(found)
 }
 
 type Found = Result<Arc<[IpAddr]>, NameError>;

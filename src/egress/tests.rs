@@ -14,6 +14,7 @@ use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::{RootCertStore, ServerConfig, crypto};
 
+use super::pool::POOLS_MAX;
 use super::*;
 use crate::model::attempt::Outcome;
 use crate::model::{DeliveryId, Timestamp};
@@ -131,9 +132,13 @@ fn excepting(networks: &[&str], ca_pem: Option<String>) -> Network {
 }
 
 async fn post_within(egress: &Egress, url: &Url, network: &Network, timeout: Duration) -> Answer {
+    post_as(egress, url, network, &Manner::PLAIN, timeout).await
+}
+
+async fn post_as(egress: &Egress, url: &Url, network: &Network, manner: &Manner, timeout: Duration) -> Answer {
     let delivery = DeliveryId::parse("01JBCDEFGHJKMNPQRSTVWXYZ01").unwrap();
     let now = Timestamp::parse("2026-11-22T02:00:00Z").unwrap();
-    let post = Post { url, network, token: TOKEN, delivery: &delivery, attempt: 3, timeout, now };
+    let post = Post { url, network, manner, token: TOKEN, delivery: &delivery, attempt: 3, timeout, now };
     tokio::time::timeout(PATIENCE, egress.post_logout_token(post)).await.expect("every post ends")
 }
 
@@ -682,8 +687,9 @@ async fn a_name_that_moves_to_a_forbidden_address_is_blocked_at_the_next_connect
 async fn the_systems_own_answer_for_localhost_is_judged_like_any_other() {
     let config = EgressConfig::default();
     let guard = Arc::new(Guard::new(&config, &Network::default()));
-    let lookups = Arc::new(Lookups::new(Names::System, PATIENCE));
-    let refused = GuardedResolver { guard, lookups }.resolve("localhost".parse().unwrap()).await.err().expect("loopback is refused");
+    let (lookups, wanted) = (Arc::new(Lookups::new(Names::System, PATIENCE)), Arc::new(Wanted::AsAsked));
+    let refused =
+        GuardedResolver { guard, lookups, wanted }.resolve("localhost".parse().unwrap()).await.err().expect("loopback is refused");
     assert!(refused.to_string().contains("loopback"), "{refused}");
 }
 
@@ -712,11 +718,23 @@ async fn an_exception_outside_todays_ceiling_no_longer_counts() {
 
 #[test]
 fn a_connection_to_a_forbidden_address_trips_the_wire() {
-    let guard = Guard { mode: Mode::Production, allow: vec!["10.0.0.0/8".parse().unwrap()], ports: Vec::new() };
-    assert!(tripped("127.0.0.1:443".parse().unwrap(), &guard.policy()).is_some());
-    assert!(tripped("[::ffff:192.168.0.1]:443".parse().unwrap(), &guard.policy()).is_some());
-    assert_eq!(tripped("10.1.1.1:443".parse().unwrap(), &guard.policy()), None);
-    assert_eq!(tripped("8.8.8.8:443".parse().unwrap(), &guard.policy()), None);
+    let config = EgressConfig { ceiling: vec!["10.0.0.0/8".parse().unwrap()], ..EgressConfig::default() };
+    let terms = |way| Terms { network: excepting(&["10.0.0.0/8"], None), identity: None, way };
+    let pool = Pool::new(&config, terms(Way::Direct));
+    let tripped = |remote: &str| pool.tripped(remote.parse().unwrap(), None);
+    assert!(tripped("127.0.0.1:443").is_some());
+    assert!(tripped("[::ffff:192.168.0.1]:443").is_some());
+    assert_eq!(tripped("10.1.1.1:443"), None);
+    assert_eq!(tripped("8.8.8.8:443"), None);
+
+    let proxy = proxy_at("proxy.example", 3128);
+    let pool = Pool::new(&config, terms(Way::Proxied));
+    pool.seen.remember(&["10.9.9.9".parse().unwrap()]);
+    let tripped = |remote: &str| pool.tripped(remote.parse().unwrap(), Some(&proxy));
+    assert_eq!(tripped("10.9.9.9:3128"), None);
+    for other in ["10.9.9.9:443", "10.9.9.8:3128", "8.8.8.8:3128"] {
+        assert!(tripped(other).is_some(), "{other}");
+    }
 }
 
 // Around it.
@@ -742,17 +760,17 @@ fn exceptions_are_checked_before_they_are_stored() {
 #[test]
 fn pools_are_bounded_and_the_one_unused_for_longest_goes_first() {
     let mut pools = Pools::default();
-    let make = || Pool { guard: Arc::new(Guard::new(&EgressConfig::default(), &Network::default())), client: OnceCell::new() };
-    let network = |at: usize| excepting(&[], Some(at.to_string()));
-    let first = pools.of(&network(0), make);
+    let make = |terms| Pool::new(&EgressConfig::default(), terms);
+    let terms = |at: usize| Terms { network: excepting(&[], Some(at.to_string())), identity: None, way: Way::Direct };
+    let first = pools.of(terms(0), make);
     for at in 1..POOLS_MAX {
-        pools.of(&network(at), make);
+        pools.of(terms(at), make);
     }
-    assert!(Arc::ptr_eq(&first, &pools.of(&network(0), make)));
-    pools.of(&network(POOLS_MAX), make);
-    assert_eq!(pools.by_network.len(), POOLS_MAX);
-    assert!(Arc::ptr_eq(&first, &pools.of(&network(0), make)), "just used, so kept");
-    assert!(!pools.by_network.contains_key(&network(1)), "unused for longest, so gone");
+    assert!(Arc::ptr_eq(&first, &pools.of(terms(0), make)));
+    pools.of(terms(POOLS_MAX), make);
+    assert_eq!(pools.by_terms.len(), POOLS_MAX);
+    assert!(Arc::ptr_eq(&first, &pools.of(terms(0), make)), "just used, so kept");
+    assert!(!pools.by_terms.contains_key(&terms(1)), "unused for longest, so gone");
 }
 
 #[test]
@@ -912,4 +930,312 @@ async fn every_request_passes_the_guard() {
         assert_eq!(failure(&egress.send(request(&url, &network)).await), Failure::Blocked);
     }
     assert_eq!(receiver.connections(), 0);
+}
+
+// What is shown, what is to be proved, what is said besides.
+
+/// A certificate for a client, by an authority, with its key.
+fn identity(authority: &Authority) -> Manner {
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(vec!["logoutd.example".to_owned()]).unwrap();
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    let pem = params.signed_by(&key, &authority.0).unwrap().pem();
+    Manner { identity: Some(Arc::new(Identity::new(&pem, &key.serialize_pem()))), ..Manner::PLAIN }
+}
+
+impl Authority {
+    /// A server that talks only to those whom an authority vouches for.
+    async fn serve_to_known(&self, names: &[&str], clients: &Self) -> Receiver {
+        let key = KeyPair::generate().unwrap();
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let leaf = CertificateParams::new(names).unwrap().signed_by(&key, &self.0).unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(clients.0.der().clone()).unwrap();
+        serve_tls(acceptor(leaf.der().clone(), &key, Some(roots)), OK).await
+    }
+}
+
+#[tokio::test]
+async fn a_certificate_is_shown_by_the_client_that_registered_it_and_its_connection_lent_to_nobody() {
+    let (authority, clients) = (Authority::new(), Authority::new());
+    let receiver = authority.serve_to_known(&["rp.example"], &clients).await;
+    let (egress, _) = production(&[("rp.example", &["127.0.0.1"])]);
+    let (url, network) = (receiver.https("rp.example"), excepting(&["127.0.0.0/8"], Some(authority.pem())));
+    let known = identity(&clients);
+    assert_eq!(status(&post_as(&egress, &url, &network, &known, PATIENCE).await), 200);
+    assert_eq!(status(&post_as(&egress, &url, &network, &known.clone(), PATIENCE).await), 200);
+    assert_eq!(receiver.connections(), 1, "one client shares its own connection");
+    assert_eq!(failure(&post_within(&egress, &url, &network, PATIENCE).await), Failure::Tls, "nobody's");
+    let stranger = identity(&Authority::new());
+    assert_eq!(failure(&post_as(&egress, &url, &network, &stranger, PATIENCE).await), Failure::Tls, "of another authority");
+    let other = identity(&clients);
+    assert_eq!(status(&post_as(&egress, &url, &network, &other, PATIENCE).await), 200);
+    assert_eq!(receiver.connections(), 4, "two certificates are two parties, though both are known");
+}
+
+fn proving(name: &str) -> Manner {
+    Manner { server_name: Some(ServerName::parse(name).unwrap()), ..Manner::PLAIN }
+}
+
+/// A server that tells which server name was asked for, and what it was sent.
+async fn serve_and_tell(acceptor: TlsAcceptor) -> (Receiver, tokio::sync::mpsc::UnboundedReceiver<(Option<String>, String)>) {
+    let (seen, told) = tokio::sync::mpsc::unbounded_channel();
+    let receiver = Receiver::start(move |stream| {
+        let (acceptor, seen) = (acceptor.clone(), seen.clone());
+        async move {
+            let Ok(mut stream) = acceptor.accept(stream).await else { return };
+            let name = stream.get_ref().1.server_name().map(str::to_owned);
+            while let Some(request) = read_request(&mut stream).await {
+                seen.send((name.clone(), request)).unwrap();
+                stream.write_all(OK).await.unwrap();
+            }
+        }
+    })
+    .await;
+    (receiver, told)
+}
+
+#[tokio::test]
+async fn another_server_name_is_asked_for_and_checked_while_the_host_stays_the_urls() {
+    let authority = Authority::new();
+    let (receiver, mut told) = serve_and_tell(authority.acceptor(&["wiki.internal"], |_| {})).await;
+    // The server's name leads nowhere, and must not: nobody asks for its address.
+    let (egress, _) = production(&[("rp.example", &["127.0.0.1"]), ("wiki.internal", &["203.0.113.7"])]);
+    let network = excepting(&["127.0.0.0/8"], Some(authority.pem()));
+    for host in ["rp.example", "127.0.0.1"] {
+        let url = receiver.https(host);
+        let answer = post_as(&egress, &url, &network, &proving("wiki.internal"), PATIENCE).await;
+        assert_eq!((status(&answer), answer.remote_addr), (200, Some(receiver.address)));
+        let (name, request) = told.recv().await.unwrap();
+        assert_eq!(name.as_deref(), Some("wiki.internal"));
+        let authority = format!("host: {host}:{}\r\n", receiver.address.port());
+        assert!(request.contains(&authority) && request.starts_with("POST /logout HTTP/1.1\r\n"), "{request}");
+        assert_eq!(failure(&post_as(&egress, &url, &network, &proving("blog.internal"), PATIENCE).await), Failure::Tls);
+        assert_eq!(failure(&post_within(&egress, &url, &network, PATIENCE).await), Failure::Tls, "its own name is not proved");
+    }
+}
+
+#[tokio::test]
+async fn the_guard_judges_the_host_whatever_name_it_is_to_prove() {
+    let authority = Authority::new();
+    let receiver = authority.serve(&["wiki.internal"], OK).await;
+    let (egress, names) = production(&[("rp.example", &["127.0.0.1"]), ("wiki.internal", &["127.0.0.1"])]);
+    let (closed, open) = (excepting(&[], Some(authority.pem())), excepting(&["127.0.0.1/32"], Some(authority.pem())));
+    let manner = proving("wiki.internal");
+    for host in ["rp.example", "127.0.0.1", "[::1]", "2130706433"] {
+        assert_eq!(failure(&post_as(&egress, &receiver.https(host), &closed, &manner, PATIENCE).await), Failure::Blocked, "{host}");
+    }
+    let url = receiver.https("rp.example");
+    set(&names, "rp.example", &["127.0.0.1", "127.0.0.2"]);
+    assert_eq!(failure(&post_as(&egress, &url, &open, &manner, PATIENCE).await), Failure::Blocked, "one address is forbidden");
+    assert_eq!(receiver.connections(), 0);
+    set(&names, "rp.example", &["127.0.0.1"]);
+    assert_eq!(status(&post_as(&egress, &url, &open, &manner, PATIENCE).await), 200);
+}
+
+/// Two hosts of one server name are two receivers.
+#[tokio::test]
+async fn a_connection_to_one_host_is_not_taken_for_another_that_proves_the_same_name() {
+    let authority = Authority::new();
+    let (one, other) = (authority.serve(&["wiki.internal"], OK).await, authority.serve(&["wiki.internal"], OK).await);
+    let (egress, names) = production(&[("one.example", &["127.0.0.1"]), ("other.example", &["127.0.0.1"])]);
+    let (network, manner) = (excepting(&["127.0.0.0/8"], Some(authority.pem())), proving("wiki.internal"));
+    assert_eq!(status(&post_as(&egress, &one.https("one.example"), &network, &manner, PATIENCE).await), 200);
+    set(&names, "one.example", &["10.0.0.1"]);
+    // The same port, and by the name the connection is known by: only the host tells them apart.
+    set(&names, "other.example", &["10.0.0.1"]);
+    assert_eq!(failure(&post_as(&egress, &one.https("other.example"), &network, &manner, PATIENCE).await), Failure::Blocked);
+    assert_eq!((one.connections(), other.connections()), (1, 0));
+}
+
+#[tokio::test]
+async fn headers_a_client_asked_for_are_sent_and_never_kept_from_an_answer() {
+    let (seen, mut requests) = tokio::sync::mpsc::unbounded_channel();
+    let receiver = Receiver::start(move |mut stream| {
+        let seen = seen.clone();
+        async move {
+            seen.send(read_request(&mut stream).await.unwrap()).unwrap();
+            let body = "no Basic dXNlcjpwYXNz, no dXNlcjpwYXNz and no hunter2 here";
+            let answer = format!("HTTP/1.1 403 Forbidden\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        }
+    })
+    .await;
+    let headers = [("Authorization", "Basic dXNlcjpwYXNz"), ("X-Api-Key", "hunter2")];
+    let headers = headers.map(|(name, value)| (name.to_owned(), zeroize::Zeroizing::new(value.to_owned()))).to_vec();
+    let manner = Manner { headers, ..Manner::PLAIN };
+    assert!(!format!("{manner:?}").contains("hunter2"));
+    let answer = post_as(&developer(), &receiver.url(), &Network::default(), &manner, PATIENCE).await;
+    assert_eq!(answer.excerpt.as_deref(), Some("no [token], no [token] and no [token] here"));
+    let request = requests.recv().await.unwrap();
+    assert!(request.contains("authorization: Basic dXNlcjpwYXNz\r\n") && request.contains("x-api-key: hunter2\r\n"), "{request}");
+}
+
+// Through a proxy.
+
+fn proxy_at(host: &str, port: u16) -> Proxy {
+    Proxy { host: url::Host::parse(host).unwrap(), port, credentials: None, past: Vec::new() }
+}
+
+/// A proxy that asks for a name and a password, builds the tunnels it is asked for, wherever they lead, and writes down what it was asked.
+async fn tunnelling(answer: &'static str, to: SocketAddr) -> (Receiver, Arc<Mutex<Vec<String>>>) {
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let sink = Arc::clone(&asked);
+    let proxy = Receiver::start(move |mut stream| {
+        let sink = Arc::clone(&sink);
+        async move {
+            let Some(request) = read_request(&mut stream).await else { return };
+            let allowed = request.contains("Proxy-Authorization: Basic dXNlcjpwYTpzcw==\r\n")
+                || request.contains("proxy-authorization: Basic dXNlcjpwYTpzcw==\r\n");
+            locked(&sink).push(request);
+            let answer = if allowed { answer } else { "HTTP/1.1 407 Proxy Authentication Required\r\n\r\n" };
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            if answer.starts_with("HTTP/1.1 200 ") {
+                let mut onward = TcpStream::connect(to).await.unwrap();
+                // It ends when either side does.
+                drop(tokio::io::copy_bidirectional(&mut stream, &mut onward).await);
+            }
+        }
+    })
+    .await;
+    (proxy, asked)
+}
+
+const TUNNEL: &str = "HTTP/1.1 200 Connection established\r\n\r\n";
+
+/// A production deployment behind a proxy, which it knows by a name.
+fn behind(proxy: &Receiver, password: &str) -> (Egress, FixedNames) {
+    let table = FixedNames::default();
+    set(&table, "proxy.example", &["127.0.0.1"]);
+    let credentials = crate::model::proxy::Credentials { name: "user".to_owned(), password: zeroize::Zeroizing::new(password.to_owned()) };
+    let proxy = Proxy { credentials: Some(credentials), ..proxy_at("proxy.example", proxy.address.port()) };
+    let config = EgressConfig {
+        ceiling: vec!["127.0.0.0/8".parse().unwrap()],
+        connect_timeout: Duration::from_secs(1),
+        dns_timeout: Duration::from_secs(1),
+        names: Names::Fixed(table.clone()),
+        proxy: Some(proxy),
+        ..EgressConfig::default()
+    };
+    (Egress::new(config).unwrap(), table)
+}
+
+#[tokio::test]
+async fn through_a_proxy_the_proxy_alone_is_resolved_and_connected_to_and_hears_nothing_but_a_host() {
+    let authority = Authority::new();
+    let (receiver, mut told) = serve_and_tell(authority.acceptor(&["rp.example"], |_| {})).await;
+    let (proxy, asked) = tunnelling(TUNNEL, receiver.address).await;
+    let (egress, _) = behind(&proxy, "pa:ss");
+    // No exception for loopback: what is connected to is the proxy, and the name is none of ours to resolve.
+    let network = excepting(&[], Some(authority.pem()));
+    let url = receiver.https("rp.example");
+    for _ in 0..2 {
+        let answer = post_within(&egress, &url, &network, PATIENCE).await;
+        assert_eq!((status(&answer), answer.remote_addr), (200, Some(proxy.address)), "{answer:?}");
+        let (name, request) = told.recv().await.unwrap();
+        assert_eq!(name.as_deref(), Some("rp.example"));
+        assert!(request.contains(TOKEN) && !request.to_lowercase().contains("proxy"), "{request}");
+    }
+    let asked = locked(&asked).clone();
+    assert_eq!(asked.len(), 1, "the tunnel is kept: {asked:?}");
+    let authority = format!("rp.example:{}", receiver.address.port());
+    assert!(asked[0].starts_with(&format!("CONNECT {authority} HTTP/1.1\r\n")) && !asked[0].contains(TOKEN), "{asked:?}");
+}
+
+#[tokio::test]
+async fn what_may_not_be_reached_never_comes_to_the_proxy() {
+    let (proxy, _) = tunnelling(TUNNEL, "127.0.0.1:9".parse().unwrap()).await;
+    let (egress, _) = behind(&proxy, "pa:ss");
+    for url in [
+        "https://127.0.0.1/",
+        "https://2130706433/",
+        "https://[::1]/",
+        "https://169.254.169.254/latest",
+        "https://localhost/",
+        "https://10.0.0.1/",
+        "https://rp.example:22/",
+        "https://user@rp.example/",
+        "http://rp.example/",
+    ] {
+        let answer = post_within(&egress, &Url::parse(url).unwrap(), &Network::default(), PATIENCE).await;
+        assert_eq!(failure(&answer), Failure::Blocked, "{url}: {answer:?}");
+    }
+    let renamed = post_as(&egress, &Url::parse("https://rp.example/").unwrap(), &Network::default(), &proving("a.b"), PATIENCE).await;
+    assert_eq!(failure(&renamed), Failure::Blocked, "{renamed:?}");
+    assert_eq!(proxy.connections(), 0);
+}
+
+#[tokio::test]
+async fn a_proxy_that_fails_is_our_fault_and_one_that_cannot_reach_the_receiver_is_not() {
+    let nowhere: SocketAddr = "127.0.0.1:9".parse().unwrap();
+    let url = Url::parse("https://rp.example/logout").unwrap();
+    let outcome = async |egress: &Egress| {
+        let answer = post_within(egress, &url, &Network::default(), PATIENCE).await;
+        let told = answer.detail.clone().unwrap();
+        assert!(!told.contains("pa:ss") && !told.contains("dXNlcjp"), "{told}");
+        failure(&answer)
+    };
+    let (proxy, _) = tunnelling(TUNNEL, nowhere).await;
+    assert_eq!(outcome(&behind(&proxy, "wrong").0).await, Failure::Ours, "407");
+    for (answer, expected) in [
+        ("HTTP/1.1 502 Bad Gateway\r\n\r\n", Failure::Connect),
+        ("HTTP/1.1 504 Gateway Timeout\r\n\r\n", Failure::Connect),
+        ("HTTP/1.1 403 Forbidden\r\n\r\n", Failure::Connect),
+        ("", Failure::Ours),
+    ] {
+        let (proxy, _) = tunnelling(answer, nowhere).await;
+        assert_eq!(outcome(&behind(&proxy, "pa:ss").0).await, expected, "{answer}");
+    }
+    let (egress, names) = behind(&proxy, "pa:ss");
+    set(&names, "proxy.example", &[]);
+    assert_eq!(outcome(&egress).await, Failure::Ours, "its name is gone");
+    let gone = Receiver { address: nowhere, connections: Arc::default(), _tasks: JoinSet::new() };
+    assert_eq!(outcome(&behind(&gone, "pa:ss").0).await, Failure::Ours, "nobody listens");
+}
+
+#[tokio::test]
+async fn a_receiver_behind_a_proxy_must_prove_its_name_like_any_other() {
+    let authority = Authority::new();
+    let receiver = authority.serve(&["other.example"], OK).await;
+    let (proxy, _) = tunnelling(TUNNEL, receiver.address).await;
+    let (egress, _) = behind(&proxy, "pa:ss");
+    let network = excepting(&[], Some(authority.pem()));
+    assert_eq!(failure(&post_within(&egress, &receiver.https("rp.example"), &network, PATIENCE).await), Failure::Tls);
+}
+
+#[tokio::test]
+async fn what_goes_past_the_proxy_is_guarded_as_without_one() {
+    let authority = Authority::new();
+    let receiver = authority.serve(&["wiki.internal"], OK).await;
+    let (proxy, _) = tunnelling(TUNNEL, receiver.address).await;
+    let (egress, names) = behind(&proxy, "pa:ss");
+    let mut config = (*egress.config).clone();
+    config.proxy.as_mut().unwrap().past = vec![crate::model::proxy::Past::Name("wiki.internal".to_owned())];
+    let egress = Egress::new(config).unwrap();
+    set(&names, "wiki.internal", &["127.0.0.1"]);
+    let url = receiver.https("wiki.internal");
+    let (closed, open) = (excepting(&[], Some(authority.pem())), excepting(&["127.0.0.0/8"], Some(authority.pem())));
+    assert_eq!(failure(&post_within(&egress, &url, &closed, PATIENCE).await), Failure::Blocked);
+    let answer = post_within(&egress, &url, &open, PATIENCE).await;
+    assert_eq!((status(&answer), answer.remote_addr), (200, Some(receiver.address)));
+    assert_eq!(proxy.connections(), 0);
+}
+
+#[tokio::test]
+async fn a_document_is_read_by_the_same_ways() {
+    let authority = Authority::new();
+    let receiver = authority.serve(&["op.example"], OK).await;
+    let (proxy, _) = tunnelling(TUNNEL, receiver.address).await;
+    let network = excepting(&[], Some(authority.pem()));
+    let url = receiver.https("op.example");
+    let fetch = Fetch { url: &url, network: &network, accept: "application/json", octets_max: 10, timeout: PATIENCE };
+    let (egress, _) = behind(&proxy, "pa:ss");
+    assert_eq!(egress.fetch(fetch).await.unwrap().body, b"ok");
+    assert_eq!(egress.send(request(&url, &network)).await.body.as_deref(), Some(b"ok".as_slice()));
+    assert_eq!(proxy.connections(), 1);
+    let (egress, _) = production(&[("op.example", &["127.0.0.1"])]);
+    assert!(matches!(egress.fetch(fetch).await, Err(FetchError::Blocked(_))));
+    let open = excepting(&["127.0.0.0/8"], Some(authority.pem()));
+    assert_eq!(egress.fetch(Fetch { network: &open, ..fetch }).await.unwrap().body, b"ok");
+    assert_eq!(egress.send(request(&url, &open)).await.body.as_deref(), Some(b"ok".as_slice()));
 }

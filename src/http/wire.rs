@@ -16,7 +16,7 @@ use utoipa::{PartialSchema, ToSchema};
 use crate::model::access::Role;
 use crate::model::attempt::{Failure, OutcomeClass};
 use crate::model::audit::Act;
-use crate::model::client::{Claims, OnExpiry, TokenTyp};
+use crate::model::client::{Claims, OnExpiry, ServerName, TokenTyp};
 use crate::model::delivery::{Class, DeliveryKind, DeliveryState, SettledReason};
 use crate::model::event::{EventState, ProviderTold};
 use crate::model::ids::IDENTIFIER_CHARS_MAX;
@@ -154,7 +154,7 @@ macro_rules! written {
     )* };
 }
 
-written!(strings: Subject Sid ClientId ProviderKey Alias Jti IssuerId Issuer);
+written!(strings: Subject Sid ClientId ProviderKey Alias Jti IssuerId Issuer ServerName);
 written!(words: Role Failure OutcomeClass Act Claims TokenTyp OnExpiry Expiry PublishedAt UpstreamMode RelayToken PresetName BodyKind AuthKind ClientAuth Method ProviderTold DeliveryKind DeliveryState Class SettledReason EventState KeyState KeyOrigin SigningAlg Life Reason);
 written!(ids: EventId DeliveryId ApiTokenId AuditId WorkId);
 
@@ -252,6 +252,7 @@ pub mod text {
         ClientAuth = model::provider_logout::ClientAuth;
         Method = model::provider_logout::Method;
         ProviderTold = model::event::ProviderTold;
+        ServerName = model::client::ServerName;
         TokenTyp = model::client::TokenTyp;
         DeliveryKind = model::delivery::DeliveryKind;
         DeliveryState = model::delivery::DeliveryState;

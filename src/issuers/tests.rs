@@ -53,8 +53,9 @@ mod loopback {
                     let answer = table.lock().unwrap().get(&path).cloned();
                     let (status, body) = answer.map_or(("404 Not Found", String::new()), |body| ("200 OK", body));
                     let length = body.len();
-                    let head =
-                        format!("HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n");
+                    let head = format!(
+                        "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n"
+                    );
                     drop(stream.write_all((head + &body).as_bytes()).await);
                 }
             });
@@ -241,7 +242,8 @@ async fn a_key_set_that_is_too_long_or_holds_a_secret_or_is_our_own_is_refused_w
     let secret = jwk.replacen('{', "{\"d\":\"AAAA\",", 1);
     let own = format!("{{\"logoutd\":\"main\",\"keys\":[{jwk}]}}");
     let ten_megabytes = format!("{{\"keys\":[],\"x\":\"{}\"}}", "x".repeat(10 * 1024 * 1024));
-    for (set, why) in [(jwks_of(&[&secret]), "private"), (own, "leads back here"), (ten_megabytes, "longer than"), ("[]".into(), "object")] {
+    for (set, why) in [(jwks_of(&[&secret]), "private"), (own, "leads back here"), (ten_megabytes, "longer than"), ("[]".into(), "object")]
+    {
         provider.says("/jwks", set);
         let away = book().fetch(&issuer, NOW).await.unwrap_err().to_string();
         assert!(away.contains(why), "{away}");

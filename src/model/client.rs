@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::key::{SigningAlg, words};
-use super::{ClientId, Digest, IssuerId, Timestamp};
+use super::{ClientId, Digest, IssuerId, Malformed, Timestamp};
 
 /// Exceptions from the address rule and from the system's certificate authorities. Ordered, so that equal policies share a connection pool.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -12,6 +12,48 @@ pub struct Network {
     pub allow: Vec<ipnet::IpNet>,
     /// Certificate authorities trusted beside the system's, in PEM.
     pub ca_pem: Option<String>,
+}
+
+/// The name a server proves in TLS, where it is another than its address has (RFC 6066 3): a DNS name in lower case, never an address.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ServerName(String);
+
+impl ServerName {
+    /// Reads a name.
+    pub fn parse(text: &str) -> Result<Self, Malformed> {
+        const MALFORMED: Malformed = Malformed { what: "a server name", why: "must be a DNS name such as wiki.internal, not an address" };
+        let Ok(url::Host::Domain(name)) = url::Host::parse(text) else { return Err(MALFORMED) };
+        let label = |label: &str| {
+            let plain = label.bytes().all(|octet| octet.is_ascii_alphanumeric() || matches!(octet, b'-' | b'_'));
+            (1..=63).contains(&label.len()) && plain && !label.starts_with('-') && !label.ends_with('-')
+        };
+        if name.len() <= 253 && name.split('.').all(label) { Ok(Self(name)) } else { Err(MALFORMED) }
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// A certificate of ours for one receiver, with its key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientCertificate {
+    /// The certificate and those that vouch for it, in PEM, its own first.
+    pub pem: String,
+    /// Its private key, sealed.
+    pub sealed_key: String,
+    /// When the first of them expires.
+    pub expires_at: Timestamp,
+}
+
+/// Headers that every request to one receiver carries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StaticHeaders {
+    /// Their names, for people.
+    pub names: Vec<String>,
+    /// Names and values, sealed.
+    pub sealed: String,
 }
 
 words! {
@@ -71,6 +113,12 @@ pub struct DeliverySettings {
     pub on_expiry: OnExpiry,
     /// Its own exceptions, beside its issuer's.
     pub network: Network,
+    /// What it is shown of us when it asks (RFC 8446 4.3.2).
+    pub certificate: Option<ClientCertificate>,
+    /// The name it proves, where it is not the one of its URL.
+    pub server_name: Option<ServerName>,
+    /// What its requests carry beside ours.
+    pub headers: Option<StaticHeaders>,
 }
 
 impl DeliverySettings {
@@ -86,6 +134,9 @@ impl DeliverySettings {
         retry_statuses: Vec::new(),
         on_expiry: OnExpiry::None,
         network: Network { allow: Vec::new(), ca_pem: None },
+        certificate: None,
+        server_name: None,
+        headers: None,
     };
 }
 
@@ -124,4 +175,24 @@ pub struct ClientRecord {
     pub deleted_at: Option<Timestamp>,
     /// Counts changes, for `ETag` and `If-Match`.
     pub version: i64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_name_is_a_dns_name_and_nothing_else() {
+        for (text, name) in
+            [("wiki.internal", "wiki.internal"), ("WIKI.Example", "wiki.example"), ("b\u{fc}cher.example", "xn--bcher-kva.example")]
+        {
+            assert_eq!(ServerName::parse(text).unwrap().as_str(), name);
+        }
+        let long = format!("{}.example", "a".repeat(64));
+        for text in
+            ["", "127.0.0.1", "2130706433", "0x7f.1", "[::1]", "::1", "a.", ".a", "a..b", "-a.b", "a b", "a:443", "a/b", "a%2f", &long]
+        {
+            assert!(ServerName::parse(text).is_err(), "{text}");
+        }
+    }
 }

@@ -6,6 +6,7 @@
 pub mod access;
 pub mod attempt;
 pub mod audit;
+pub mod certificate;
 pub mod client;
 pub mod cut_off;
 pub mod delivery;
@@ -17,6 +18,7 @@ pub mod key;
 pub mod lane;
 pub mod page;
 pub mod provider_logout;
+pub mod proxy;
 pub mod report;
 pub mod schedule;
 pub mod session;

@@ -8,10 +8,11 @@ use tracing::{debug, error, info, warn};
 
 use super::metrics as names;
 use crate::model::attempt::OutcomeClass;
+use crate::model::certificate::{CertificateKind, Holder};
 use crate::model::delivery::{Class, DeliveryState, SettledReason};
 use crate::model::event::Counts;
 use crate::model::trigger::Reason;
-use crate::model::{ClientId, DeliveryId, EventId, IssuerId, WorkId};
+use crate::model::{ClientId, DeliveryId, EventId, IssuerId, Timestamp, WorkId};
 
 /// A logout became true.
 #[derive(Debug)]
@@ -641,6 +642,55 @@ impl std::fmt::Display for Chain<'_> {
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The end of a registered certificate is near, or over.
+#[derive(Debug)]
+pub struct CertificateNear<'a> {
+    /// Whose registration holds it.
+    pub holder: &'a Holder,
+    /// What it is for.
+    pub kind: CertificateKind,
+    /// Which threshold was passed.
+    pub near: &'static str,
+    /// Whether it is over.
+    pub over: bool,
+    /// Its end.
+    pub expires_at: Timestamp,
+}
+
+impl CertificateNear<'_> {
+    /// Tells it.
+    pub fn emit(&self) {
+        let Self { holder: Holder { issuer, client_id }, kind, near, over, expires_at } = self;
+        let client_id = client_id.as_ref().map(ClientId::as_str);
+        if *over {
+            error!(%issuer, client_id, %kind, %expires_at, "a registered certificate has expired: renew it, or nobody is told");
+        } else {
+            warn!(%issuer, client_id, %kind, %expires_at, within = near, "a registered certificate expires soon");
+        }
+        counter!(names::CERTIFICATES_NEAR, "kind" => kind.as_str(), "threshold" => *near).increment(1);
+    }
+}
+
+/// All registered certificates of one kind were looked at.
+#[derive(Debug)]
+pub struct CertificatesSeen {
+    /// Which kind.
+    pub kind: CertificateKind,
+    /// When the first of them expires, if there is one.
+    pub first: Option<Timestamp>,
+    /// When they were looked at.
+    pub now: Timestamp,
+}
+
+impl CertificatesSeen {
+    /// Sets the gauge; where there is none, its end is infinitely far.
+    #[expect(clippy::cast_precision_loss, reason = "seconds fit a float for longer than the earth")]
+    pub fn emit(&self) {
+        let left = self.first.map_or(f64::INFINITY, |first| (first.millis() - self.now.millis()) as f64 / 1000.0);
+        gauge!(names::CERTIFICATE_EXPIRES, "kind" => self.kind.as_str()).set(left);
+    }
 }
 
 #[cfg(test)]

@@ -92,6 +92,8 @@ pub(super) const ENQUEUED: &str = "logoutd_deliveries_enqueued";
 pub(super) const DELIVERIES: &str = "logoutd_deliveries";
 pub(super) const UNACCOUNTED: &str = "logoutd_deliveries_unaccounted";
 pub(super) const OLDEST_PENDING: &str = "logoutd_delivery_oldest_pending_seconds";
+pub(super) const CERTIFICATE_EXPIRES: &str = "logoutd_certificate_expires_seconds";
+pub(super) const CERTIFICATES_NEAR: &str = "logoutd_certificates_near_total";
 
 fn describe() {
     use metrics::{describe_counter, describe_gauge, describe_histogram};
@@ -124,6 +126,11 @@ fn describe() {
     describe_gauge!(DELIVERIES, "Deliveries in the database, by state.");
     describe_gauge!(UNACCOUNTED, "Deliveries in the database that are in no known state: always 0.");
     describe_gauge!(OLDEST_PENDING, "Age in seconds of the oldest delivery that is not settled; 0 when all are.");
+    describe_gauge!(
+        CERTIFICATE_EXPIRES,
+        "Seconds until the first registered certificate expires, by kind; negative when it has, infinite without one."
+    );
+    describe_counter!(CERTIFICATES_NEAR, "Registered certificates found to be within 30, 7 or 1 days of their end, or past it.");
 }
 
 #[cfg(test)]

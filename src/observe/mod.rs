@@ -8,7 +8,7 @@ pub mod logging;
 pub mod metrics;
 
 pub use events::{
-    AttemptMade, AuthenticationFailed, DeliverySettled, Gauges, GroupCommitted, HorizonNear, KeyAlarm, KeyPassed, KeyTrouble, LaneClosed,
-    LaneOpened, LaneParked, LanesCounted, LeaseLost, LogoutCommitted, LogoutTokenReceived, Method, Refusal, RequestFailed, RequestServed, Started, Stopped,
-    StoreFailed, StoreFault, TokenOutcome, WorkAdvanced,
+    AttemptMade, AuthenticationFailed, CertificateNear, CertificatesSeen, DeliverySettled, Gauges, GroupCommitted, HorizonNear, KeyAlarm,
+    KeyPassed, KeyTrouble, LaneClosed, LaneOpened, LaneParked, LanesCounted, LeaseLost, LogoutCommitted, LogoutTokenReceived, Method,
+    Refusal, RequestFailed, RequestServed, Started, Stopped, StoreFailed, StoreFault, TokenOutcome, WorkAdvanced,
 };

@@ -14,6 +14,7 @@ use ipnet::IpNet;
 use url::{Host, Url};
 
 use crate::model::client::Network;
+use crate::model::proxy::Past;
 
 /// The longest URL that is reached, in octets.
 pub const URL_OCTETS_MAX: usize = 2048;
@@ -177,6 +178,23 @@ pub fn effective(issuer: &Network, client: &Network) -> Network {
         (issuer, client) => client.as_ref().or(issuer.as_ref()).cloned(),
     };
     Network { allow, ca_pem }
+}
+
+/// Whether a host is reached without the proxy.
+pub fn is_past_proxy(host: &Host<&str>, past: &[Past]) -> bool {
+    let address = match host {
+        Host::Domain(_) => None,
+        Host::Ipv4(address) => Some(unwrapped(IpAddr::from(*address))),
+        Host::Ipv6(address) => Some(unwrapped(IpAddr::from(*address))),
+    };
+    past.iter().any(|past| match (past, host) {
+        (Past::Network(network), _) => address.is_some_and(|address| network.contains(&address)),
+        (Past::Name(known), Host::Domain(name)) => name == known,
+        (Past::Under(parent), Host::Domain(name)) => {
+            name.strip_suffix(parent.as_str()).is_some_and(|rest| rest.len() > 1 && rest.ends_with('.'))
+        }
+        (Past::Name(_) | Past::Under(_), Host::Ipv4(_) | Host::Ipv6(_)) => false,
+    })
 }
 
 /// What one deployment lets one client reach.
@@ -387,6 +405,33 @@ mod tests {
     fn nat64(v4: Ipv4Addr) -> IpAddr {
         let [.., high, low] = v4.to_ipv6_mapped().segments();
         Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, high, low).into()
+    }
+
+    #[test]
+    fn what_goes_past_the_proxy_is_named_exactly() {
+        let past = [
+            Past::Network("10.0.0.0/8".parse().unwrap()),
+            Past::Network("fd00::/8".parse().unwrap()),
+            Past::Name("wiki.internal".to_owned()),
+            Past::Under("corp.example".to_owned()),
+        ];
+        for (host, expected) in [
+            ("10.1.2.3", true),
+            ("[::ffff:10.1.2.3]", true),
+            ("[fd00::1]", true),
+            ("11.0.0.1", false),
+            ("wiki.internal", true),
+            ("a.wiki.internal", false),
+            ("wiki.internal.example", false),
+            ("a.corp.example", true),
+            ("a.b.corp.example", true),
+            ("corp.example", false),
+            ("evilcorp.example", false),
+        ] {
+            let url = Url::parse(&format!("https://{host}/")).unwrap();
+            assert_eq!(is_past_proxy(&url.host().unwrap(), &past), expected, "{host}");
+        }
+        assert!(!is_past_proxy(&Host::Domain("wiki.internal"), &[]));
     }
 
     #[test]

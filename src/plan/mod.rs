@@ -5,6 +5,7 @@
 
 pub mod activity;
 pub mod address;
+pub mod certificate;
 pub mod effects;
 pub mod expiry;
 pub mod joining;

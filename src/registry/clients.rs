@@ -1,5 +1,6 @@
 //! Clients: relying parties by the names of OpenID registration, and how each wants to be told.
 
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -14,6 +15,7 @@ use utoipa_axum::routes;
 
 use super::keys::{make, missing, names};
 use super::lanes::LaneShape;
+use super::private::{self, Strongbox, TlsMetadata, TlsMetadataView};
 use super::{Done, bad_network, done, entry, told};
 use crate::egress::{Egress, effective, parse_url};
 use crate::http::needs::{Administer, ReadRegistry};
@@ -28,6 +30,7 @@ use crate::model::issuer::IssuerRecord;
 use crate::model::key::{KeyRecord, SigningAlg};
 use crate::model::page::Listed;
 use crate::model::{ClientId, Digest, IssuerId, Timestamp};
+use crate::seams::Entropy;
 use crate::store::{Change, Pending};
 use crate::token::{JwkSet, SealingKey};
 
@@ -68,7 +71,8 @@ const AUTH_METHODS: [&str; 7] = [
     "self_signed_tls_client_auth",
 ];
 
-/// A client's metadata. What is left out gets its default, also when the client was registered before; only `client_secret` stays.
+/// A client's metadata. What is left out gets its default, also when the client was registered before; `client_secret` and
+/// `delivery.headers` stay.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 pub struct ClientMetadata {
     /// Its name at its issuer; in a PUT the path says it too.
@@ -104,6 +108,23 @@ pub struct ClientMetadata {
     delivery: Option<DeliveryMetadata>,
 }
 
+/// What a registration says that says nothing about it.
+static EMPTY: DeliveryMetadata = DeliveryMetadata {
+    claims: None,
+    typ: None,
+    timeout_ms: None,
+    max_in_flight: None,
+    rate_per_s: None,
+    horizon_s: None,
+    confirm_rejections: None,
+    retry_statuses: None,
+    on_expiry: None,
+    allow_networks: None,
+    ca_pem: None,
+    tls: None,
+    headers: Said::Nothing,
+};
+
 /// How a client wants to be told. What is left out gets the deployment's default.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 pub struct DeliveryMetadata {
@@ -135,6 +156,12 @@ pub struct DeliveryMetadata {
     allow_networks: Option<Vec<text::IpNetwork>>,
     /// Certificate authorities trusted beside the system's, in PEM.
     ca_pem: Option<String>,
+    /// How connections to it are made.
+    tls: Option<TlsMetadata>,
+    /// Headers its requests carry beside ours, at most 16 and 4 KiB together. They are never shown; left out they stay, null removes them.
+    #[serde(default)]
+    #[schema(value_type = Option<Object>, write_only)]
+    headers: Said<BTreeMap<String, String>>,
 }
 
 /// A client as it is registered, defaults included.
@@ -208,6 +235,12 @@ pub struct DeliveryMetadataView {
     /// Certificate authorities trusted beside the system's.
     #[serde(skip_serializing_if = "Option::is_none")]
     ca_pem: Option<String>,
+    /// How connections to it are made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tls: Option<TlsMetadataView>,
+    /// The names of the headers its requests carry beside ours.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    header_names: Vec<String>,
 }
 
 fn view(record: ClientRecord) -> ClientView {
@@ -243,6 +276,8 @@ fn delivery_view(delivery: DeliverySettings) -> DeliveryMetadataView {
         on_expiry: delivery.on_expiry.into(),
         allow_networks: delivery.network.allow.into_iter().map(Into::into).collect(),
         ca_pem: delivery.network.ca_pem,
+        tls: TlsMetadataView::of(delivery.certificate, delivery.server_name),
+        header_names: delivery.headers.map_or_else(Vec::new, |headers| headers.names),
     }
 }
 
@@ -277,7 +312,8 @@ pub async fn register(
     Ok(Reply::created(view).version(version).location(&path(&seat.issuer.id, &client_id)))
 }
 
-/// Registers a client, or replaces its registration: what is left out gets its default, only `client_secret` stays.
+/// Registers a client, or replaces its registration: what is left out gets its default. Only what is never shown stays: `client_secret`,
+/// `delivery.headers`, and the key of a certificate that is said again.
 #[utoipa::path(
     put,
     path = "/v1/issuers/{iss}/clients/{client_id}",
@@ -354,6 +390,7 @@ fn detail(record: &ClientRecord, keys: &[KeyRecord]) -> Value {
         "id_token_signed_response_alg": record.alg.as_str(),
         "client_secret_registered": record.secret_digest.is_some(),
         "network": told(&record.delivery.network),
+        "tls": private::told(&record.delivery),
         "new_keys": names(keys),
     })
 }
@@ -505,6 +542,7 @@ struct Desk<'a> {
     issuer: &'a IssuerRecord,
     egress: &'a Egress,
     sealing: &'a SealingKey,
+    entropy: &'a Entropy,
     defaults: &'a DeliverySettings,
     timeout_max: Duration,
 }
@@ -512,7 +550,7 @@ struct Desk<'a> {
 impl<'a> Desk<'a> {
     fn of(app: &'a AppState, issuer: &'a IssuerRecord) -> Self {
         let (defaults, timeout_max) = (&app.settings.delivery_defaults, app.settings.delivery_timeout_max);
-        Self { issuer, egress: &app.egress, sealing: &app.sealing, defaults, timeout_max }
+        Self { issuer, egress: &app.egress, sealing: &app.sealing, entropy: &app.entropy, defaults, timeout_max }
     }
 
     /// The client as it shall be.
@@ -524,8 +562,17 @@ impl<'a> Desk<'a> {
         now: Timestamp,
     ) -> Result<ClientRecord, Problem> {
         refuse_encryption(body)?;
-        let delivery = self.delivery(body.delivery.as_ref().unwrap_or(&DeliveryMetadata::default()))?;
+        let said = body.delivery.as_ref().unwrap_or(&EMPTY);
+        let mut delivery = self.delivery(said)?;
+        let strongbox = Strongbox { issuer: &self.issuer.id, client_id, sealing: self.sealing, entropy: self.entropy };
+        let kept = before.map(|before| &before.delivery);
+        delivery.certificate = strongbox.certificate(said.tls.as_ref(), kept.and_then(|kept| kept.certificate.as_ref()), now)?;
+        delivery.headers = strongbox.headers(&said.headers, kept.and_then(|kept| kept.headers.as_ref()))?;
         let network = effective(&self.issuer.network, &delivery.network);
+        let uri = self.url("/backchannel_logout_uri", body.backchannel_logout_uri.as_deref(), &network)?;
+        if let Some((uri, name)) = uri.as_ref().zip(delivery.server_name.as_ref()) {
+            self.egress.check_server_name(uri, name).map_err(|no_way| Problem::invalid("/delivery/tls/server_name", no_way))?;
+        }
         if body.jwks.is_some() && body.jwks_uri.is_some() {
             return Err(Problem::invalid("/jwks_uri", "must not be said together with jwks"));
         }
@@ -533,7 +580,7 @@ impl<'a> Desk<'a> {
             issuer: self.issuer.id.clone(),
             client_id: client_id.clone(),
             client_name: body.client_name.as_deref().map(name).transpose()?,
-            backchannel_logout_uri: self.url("/backchannel_logout_uri", body.backchannel_logout_uri.as_deref(), &network)?,
+            backchannel_logout_uri: uri,
             session_required: body.backchannel_logout_session_required.unwrap_or(false),
             alg: body.id_token_signed_response_alg.map_or(SigningAlg::Rs256, |text| text.0),
             auth_method: body.token_endpoint_auth_method.as_deref().map(auth_method).transpose()?,
@@ -595,6 +642,9 @@ impl<'a> Desk<'a> {
             retry_statuses: said.retry_statuses.as_deref().map_or_else(|| Ok(defaults.retry_statuses.clone()), retry_statuses)?,
             on_expiry: said.on_expiry.map_or(defaults.on_expiry, |text| text.0),
             network,
+            certificate: None,
+            server_name: said.tls.as_ref().and_then(TlsMetadata::server_name),
+            headers: None,
         })
     }
 }
@@ -669,7 +719,6 @@ mod tests {
     use crate::model::Issuer;
     use crate::model::client::{Claims, OnExpiry, TokenTyp};
     use crate::model::issuer::SESSION_MAX_AGE_DEFAULT;
-    use crate::seams::Entropy;
 
     fn now() -> Timestamp {
         Timestamp::from_seconds(1_000)
@@ -703,6 +752,7 @@ mod tests {
             issuer: &issuer,
             egress: &egress,
             sealing: &sealing,
+            entropy: &Entropy::seeded(2),
             defaults: &DeliverySettings::DEFAULT,
             timeout_max: Duration::from_secs(20),
         };
@@ -734,7 +784,7 @@ mod tests {
             "backchannel_logout_uri": "https://wiki.example/logout?tenant=1", "backchannel_logout_session_required": true,
             "id_token_signed_response_alg": "EdDSA", "token_endpoint_auth_method": "client_secret_post",
             "delivery": {"claims": "sid", "typ": "JWT", "timeout_ms": 5000, "max_in_flight": 2, "horizon_s": 3600, "confirm_rejections": 0,
-                         "retry_statuses": [404, 401, 404], "on_expiry": "notify", "allow_networks": ["10.1.0.0/16"], "rate_per_s": 5, "tls": {}},
+                         "retry_statuses": [404, 401, 404], "on_expiry": "notify", "allow_networks": ["10.1.0.0/16"], "rate_per_s": 5, "gzip": true},
         }))
         .unwrap();
         let delivery = DeliverySettings {
@@ -748,10 +798,11 @@ mod tests {
             retry_statuses: vec![401, 404],
             on_expiry: OnExpiry::Notify,
             network: Network { allow: vec!["10.1.0.0/16".parse().unwrap()], ca_pem: None },
+            ..DeliverySettings::DEFAULT
         };
         assert_eq!((record.alg, record.session_required, record.delivery), (SigningAlg::EdDsa, true, delivery));
         assert_eq!(record.backchannel_logout_uri.unwrap().as_str(), "https://wiki.example/logout?tenant=1");
-        assert_eq!(ignored, ["delivery.tls", "redirect_uris"]);
+        assert_eq!(ignored, ["delivery.gzip", "redirect_uris"]);
     }
 
     #[test]

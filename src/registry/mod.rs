@@ -12,6 +12,7 @@ pub mod issuers;
 pub mod key_check;
 pub mod keys;
 pub mod lanes;
+mod private;
 pub mod provider_logout;
 pub mod reseal;
 pub mod trial;

@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use utoipa_axum::routes;
 
 use super::entry;
-use crate::egress::{Answer, Post, classify, effective};
+use crate::egress::{Answer, Manner, Post, classify, effective};
 use crate::http::needs::TestClients;
 use crate::http::problem::ProblemDocument;
 use crate::http::wire::text;
@@ -22,7 +22,7 @@ use crate::model::client::ClientRecord;
 use crate::model::key::KeyState;
 use crate::model::{ClientId, DeliveryId, Sid, Timestamp};
 use crate::token::logout_token::LIFETIME_MAX;
-use crate::token::{LogoutToken, Named, SigningKey};
+use crate::token::{ClientSecrets, LogoutToken, Named, SigningKey};
 
 /// The route of trials.
 pub fn routes() -> Routes {
@@ -79,7 +79,9 @@ pub async fn test(
     // A delivery of that id is nowhere, as the sid of its token is nobody's.
     let delivery: DeliveryId = app.entropy.id(now);
     let begun = app.clock.instant();
-    let post = Post { url: &uri, network: &network, token: &token, delivery: &delivery, attempt: 1, timeout, now };
+    let ClientSecrets { key_pem, headers } = ClientSecrets::open(&client, &app.sealing).map_err(Problem::internal)?;
+    let manner = Manner::of(&client.delivery, key_pem.as_ref().map(|key| key.as_str()), headers);
+    let post = Post { url: &uri, network: &network, manner: &manner, token: &token, delivery: &delivery, attempt: 1, timeout, now };
     let answer = app.egress.post_logout_token(post).await;
     let shape = shape(answer, &client, app.clock.instant().saturating_duration_since(begun));
     let detail = json!({ "client_id": client_id.as_str(), "class": shape.class.0.as_str(), "status": shape.status });

@@ -33,6 +33,7 @@ use writer::Writer;
 use crate::model::access::ApiTokenRecord;
 use crate::model::attempt::AttemptRecord;
 use crate::model::audit::AuditRecord;
+use crate::model::certificate::Certificates;
 use crate::model::client::ClientRecord;
 use crate::model::delivery::{DeliveryView, Lane, Leased};
 use crate::model::effects::{OpeningRule, Reach, ReportRules, WorkRules};
@@ -612,6 +613,16 @@ impl Store {
     /// Registered clients, newest first.
     pub async fn clients(&self, issuer: &IssuerId, page: Page) -> Result<Listed<ClientRecord>, StoreError> {
         read!(self, registry::clients(issuer, &page))
+    }
+
+    /// What issuers trust beside the system's authorities.
+    pub async fn issuers_certificates(&self) -> Result<Vec<Certificates>, StoreError> {
+        read!(self, registry::issuers_certificates())
+    }
+
+    /// One page of what clients are shown and what is trusted for them, in the order of their names.
+    pub async fn clients_certificates(&self, after: Option<&(IssuerId, ClientId)>, limit: u16) -> Result<Vec<Certificates>, StoreError> {
+        read!(self, registry::clients_certificates(after, limit))
     }
 
     /// Deletes a client and revokes its grants (RFC 7592 2.3).

@@ -7,6 +7,7 @@
 //! Why aws-lc-rs directly: a key is parsed once and then signs for as long as it lives, whereas a JWT library parses it at every call, which costs
 //! more than an elliptic signature itself.
 
+pub mod client_secrets;
 pub mod digest;
 pub mod import;
 mod json;
@@ -18,6 +19,7 @@ pub mod sealing;
 pub mod security_event;
 pub mod verify;
 
+pub use client_secrets::ClientSecrets;
 pub use digest::{digest_of_token, digests_match, jwt_id};
 pub use jwks::{JwkRefused, JwkSet, PublicJwk};
 pub use keyring::Keyring;

@@ -6,6 +6,8 @@
 //! Why the schedule's bell is trusted with nothing: the scheduler reads the wall clock itself, runs detached, and may fall silent. It rings; whether a
 //! chore is due, and whether another process has done it already, is asked of the database by its own clock (`keeper.rs`), and a chore whose bell stays
 //! silent looks by itself.
+//!
+//! One looker keeps no row and no schedule: the ends of certificates (`certificates.rs`) are measured by every process for itself.
 
 mod bell;
 mod keeper;
@@ -13,6 +15,7 @@ mod neighbours;
 mod replicas;
 mod works;
 
+pub mod certificates;
 pub mod expiry;
 pub mod horizon;
 pub mod keys;
@@ -132,6 +135,7 @@ pub fn begin(tools: &Tools, bells: &Bells, settings: &Settings, tasks: &Tasks) -
     let rings = rings.collect();
     drop(tasks.spawn("bell", bell::ring(rings, tasks.stop().clone())));
     neighbours::begin(tools, &settings.replica, tasks);
+    drop(tasks.spawn("certificates", certificates::watch(tools.clone(), tasks.stop().clone())));
     let (share, shared) = watch::channel(Share { replicas: 1, rank: 0 });
     drop(tasks.spawn("replica", stay_counted(tools.store.clone(), settings.replica.clone(), settings.beat, share, tasks.stop().clone())));
     shared

@@ -90,7 +90,7 @@ fn full_bodies() -> Vec<(Method, &'static str, Value)> {
         "backchannel_logout_session_required": true, "id_token_signed_response_alg": "ES256", "token_endpoint_auth_method": "client_secret_basic",
         "jwks_uri": "https://new.example.com/jwks",
         "delivery": {"claims": "both", "typ": "JWT", "timeout_ms": 5000, "max_in_flight": 2, "horizon_s": 3600, "confirm_rejections": 1,
-            "retry_statuses": [404], "allow_networks": ["10.1.0.0/16"]}});
+            "retry_statuses": [404], "allow_networks": ["10.1.0.0/16"], "tls": {"server_name": "new.internal"}, "headers": {"x-key": "v"}}});
     vec![
         (Method::PUT, "/v1/issuers/main/sessions/s-9", session.clone()),
         (Method::POST, SESSIONS, json!({"sessions": [with(session.clone(), json!({"sid": "s-9"}))]})),

@@ -3,7 +3,8 @@
 use sqlx::Row as _;
 
 use super::{
-    Builder, Conn, commit, cut_offs, deliveries, events, expansion, expiry, lanes, operators, provider, reconcile, relay, retention, sessions,
+    Builder, Conn, commit, cut_offs, deliveries, events, expansion, expiry, lanes, operators, provider, reconcile, relay, retention,
+    sessions,
 };
 use crate::model::IssuerId;
 use crate::store::StoreError;

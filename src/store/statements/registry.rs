@@ -8,7 +8,10 @@ use super::keys::{insert_keys, unsee};
 use super::{Builder, Conn, corrupt, dialect, duration_ms, instant, listed, millis, number, push_page, word};
 use crate::model::access::{ApiTokenRecord, Role};
 use crate::model::audit::{Act, AuditRecord};
-use crate::model::client::{Claims, ClientRecord, DeliverySettings, Network, OnExpiry, TokenTyp};
+use crate::model::certificate::{Certificates, Holder};
+use crate::model::client::{
+    Claims, ClientCertificate, ClientRecord, DeliverySettings, Network, OnExpiry, ServerName, StaticHeaders, TokenTyp,
+};
 use crate::model::delivery::Lane;
 use crate::model::issuer::{Expiry, IssuerRecord, ProviderSource, PublishedAt, RelayToken, Upstream, UpstreamMode};
 use crate::model::key::{KeyRecord, SigningAlg};
@@ -269,7 +272,8 @@ pub(in crate::store) async fn delete_issuer(
 
 const CLIENT: &str = "issuer_id, client_id, client_name, backchannel_logout_uri, session_required, alg, auth_method, secret_digest, jwks, jwks_uri, \
                       claims, typ, timeout_ms, max_in_flight, rate_per_s, horizon_ms, confirm_rejections, retry_statuses, on_expiry, \
-                      allow_networks, ca_pem, suspended_at, created_at, updated_at, deleted_at, version";
+                      allow_networks, ca_pem, tls_sealed, tls_cert_pem, tls_expires_at, tls_server_name, headers_sealed, header_names, \
+                      suspended_at, created_at, updated_at, deleted_at, version";
 
 #[derive(sqlx::FromRow)]
 struct ClientRow {
@@ -294,6 +298,12 @@ struct ClientRow {
     on_expiry: String,
     allow_networks: String,
     ca_pem: Option<String>,
+    tls_sealed: Option<String>,
+    tls_cert_pem: Option<String>,
+    tls_expires_at: Option<i64>,
+    tls_server_name: Option<String>,
+    headers_sealed: Option<String>,
+    header_names: String,
     suspended_at: Option<i64>,
     created_at: i64,
     updated_at: i64,
@@ -318,6 +328,11 @@ impl ClientRow {
             retry_statuses: statuses.collect::<Result<_, _>>()?,
             on_expiry: word(OnExpiry::parse(&self.on_expiry), "clients", "on_expiry")?,
             network: Network { allow: networks(&self.allow_networks, "clients")?, ca_pem: self.ca_pem },
+            certificate: certificate(self.tls_cert_pem, self.tls_sealed, self.tls_expires_at)?,
+            server_name: self.tls_server_name.map(|name| word(ServerName::parse(&name), "clients", "tls_server_name")).transpose()?,
+            headers: self
+                .headers_sealed
+                .map(|sealed| StaticHeaders { names: self.header_names.split_whitespace().map(str::to_owned).collect(), sealed }),
         };
         Ok(ClientRecord {
             issuer: IssuerId::stored(self.issuer_id),
@@ -337,6 +352,15 @@ impl ClientRow {
             deleted_at: instant(self.deleted_at),
             version: self.version,
         })
+    }
+}
+
+/// All of it or nothing.
+fn certificate(pem: Option<String>, sealed_key: Option<String>, expires_at: Option<i64>) -> Result<Option<ClientCertificate>, StoreError> {
+    match (pem, sealed_key, instant(expires_at)) {
+        (Some(pem), Some(sealed_key), Some(expires_at)) => Ok(Some(ClientCertificate { pem, sealed_key, expires_at })),
+        (None, None, None) => Ok(None),
+        _ => Err(corrupt("clients", "tls_cert_pem")),
     }
 }
 
@@ -386,6 +410,47 @@ pub(in crate::store) async fn clients(conn: &mut Conn, issuer: &IssuerId, page: 
     Ok(listed(records, page, |record| Cursor { at: record.created_at, id: record.client_id.to_string() }))
 }
 
+/// What the issuers trust beside the system's authorities.
+pub(in crate::store) async fn issuers_certificates(conn: &mut Conn) -> Result<Vec<Certificates>, StoreError> {
+    let rows: Vec<(String, String)> =
+        sqlx::query_as("SELECT id, ca_pem FROM issuers WHERE deleted_at IS NULL AND ca_pem IS NOT NULL ORDER BY id")
+            .fetch_all(conn)
+            .await?;
+    let certificates = |(id, ca_pem)| Certificates {
+        holder: Holder { issuer: IssuerId::stored(id), client_id: None },
+        shown_until: None,
+        ca_pem: Some(ca_pem),
+    };
+    Ok(rows.into_iter().map(certificates).collect())
+}
+
+/// What clients are shown and what is trusted for them, from the one after `after` on.
+pub(in crate::store) async fn clients_certificates(
+    conn: &mut Conn,
+    after: Option<&(IssuerId, ClientId)>,
+    limit: u16,
+) -> Result<Vec<Certificates>, StoreError> {
+    let (issuer, client_id) = after.map_or(("", ""), |(issuer, client_id)| (issuer.as_str(), client_id.as_str()));
+    let rows: Vec<(String, String, Option<i64>, Option<String>)> = sqlx::query_as(
+        "SELECT issuer_id, client_id, tls_expires_at, ca_pem
+           FROM clients
+          WHERE (issuer_id, client_id) > ($1, $2) AND deleted_at IS NULL AND (tls_expires_at IS NOT NULL OR ca_pem IS NOT NULL)
+          ORDER BY issuer_id, client_id
+          LIMIT $3",
+    )
+    .bind(issuer)
+    .bind(client_id)
+    .bind(i64::from(limit))
+    .fetch_all(conn)
+    .await?;
+    let certificates = |(issuer, client_id, shown_until, ca_pem)| Certificates {
+        holder: Holder { issuer: IssuerId::stored(issuer), client_id: Some(ClientId::stored(client_id)) },
+        shown_until: instant(shown_until),
+        ca_pem,
+    };
+    Ok(rows.into_iter().map(certificates).collect())
+}
+
 type PutClient = (ClientRecord, Option<i64>, Vec<KeyRecord>, AuditEntry);
 
 pub(in crate::store) async fn put_client(
@@ -411,12 +476,14 @@ pub(in crate::store) async fn put_client(
 }
 
 async fn write_client(conn: &mut Conn, client: &ClientRecord, created_at: Timestamp, version: i64) -> Result<(), StoreError> {
-    let delivery = &client.delivery;
+    let (delivery, certificate) = (&client.delivery, client.delivery.certificate.as_ref());
     sqlx::query(
         "INSERT INTO clients (issuer_id, client_id, client_name, backchannel_logout_uri, session_required, alg, auth_method, secret_digest,
                               jwks, jwks_uri, claims, typ, timeout_ms, max_in_flight, rate_per_s, horizon_ms, confirm_rejections, retry_statuses,
-                              on_expiry, allow_networks, ca_pem, created_at, updated_at, deleted_at, version)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, NULL, $24)
+                              on_expiry, allow_networks, ca_pem, tls_sealed, tls_cert_pem, tls_expires_at, tls_server_name, headers_sealed,
+                              header_names, created_at, updated_at, deleted_at, version)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28,
+                 $29, NULL, $30)
          ON CONFLICT (issuer_id, client_id) DO UPDATE
             SET client_name = excluded.client_name, backchannel_logout_uri = excluded.backchannel_logout_uri,
                 session_required = excluded.session_required, alg = excluded.alg, auth_method = excluded.auth_method,
@@ -424,6 +491,8 @@ async fn write_client(conn: &mut Conn, client: &ClientRecord, created_at: Timest
                 typ = excluded.typ, timeout_ms = excluded.timeout_ms, max_in_flight = excluded.max_in_flight,
                 rate_per_s = excluded.rate_per_s, on_expiry = excluded.on_expiry, horizon_ms = excluded.horizon_ms, confirm_rejections = excluded.confirm_rejections,
                 retry_statuses = excluded.retry_statuses, allow_networks = excluded.allow_networks, ca_pem = excluded.ca_pem,
+                tls_sealed = excluded.tls_sealed, tls_cert_pem = excluded.tls_cert_pem, tls_expires_at = excluded.tls_expires_at,
+                tls_server_name = excluded.tls_server_name, headers_sealed = excluded.headers_sealed, header_names = excluded.header_names,
                 created_at = excluded.created_at, updated_at = excluded.updated_at, deleted_at = NULL, version = excluded.version",
     )
     .bind(client.issuer.as_str())
@@ -447,6 +516,12 @@ async fn write_client(conn: &mut Conn, client: &ClientRecord, created_at: Timest
     .bind(delivery.on_expiry.as_str())
     .bind(words(&delivery.network.allow))
     .bind(delivery.network.ca_pem.as_deref())
+    .bind(certificate.map(|certificate| certificate.sealed_key.as_str()))
+    .bind(certificate.map(|certificate| certificate.pem.as_str()))
+    .bind(certificate.map(|certificate| certificate.expires_at.millis()))
+    .bind(delivery.server_name.as_ref().map(ServerName::as_str))
+    .bind(delivery.headers.as_ref().map(|headers| headers.sealed.as_str()))
+    .bind(delivery.headers.as_ref().map_or_else(String::new, |headers| headers.names.join(" ")))
     .bind(created_at.millis())
     .bind(client.updated_at.millis())
     .bind(version)
