@@ -98,7 +98,6 @@ struct Tools {
     egress: Arc<Egress>,
     sealing: Arc<SealingKey>,
     signer: signer::Signer,
-    sealing: Arc<SealingKey>,
     tokens: provider::Tokens,
     clock: Clock,
     entropy: Entropy,

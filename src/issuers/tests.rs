@@ -109,6 +109,7 @@ fn issuer(name: &str, source: ProviderSource) -> IssuerRecord {
         network: Network::default(),
         source,
         upstream: Upstream::DEFAULT,
+        provider_logout: None,
         created_at: NOW,
         updated_at: NOW,
         version: 1,

@@ -375,6 +375,7 @@ mod tests {
             opened: Opened::Once,
             attempts,
             tally: Tally::default(),
+            prior: crate::model::delivery::PriorClaim::Closed,
             lease_token: 1,
             lease_until: OCCURRED,
         }

@@ -291,6 +291,7 @@ pub(super) fn hot() -> Vec<(&'static str, Builder)> {
         opened: Opened::Once,
         attempts: 1,
         tally: Tally::default(),
+        prior: crate::model::delivery::PriorClaim::Closed,
         lease_token: 1,
         lease_until: at,
     };

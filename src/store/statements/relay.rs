@@ -350,7 +350,6 @@ async fn insert_event(conn: &mut Conn, act: Scene<'_>, order: &TokenOrder, names
         correlation_id: None,
         note: None,
         caller: &order.trigger.caller.identity,
-        tell_provider: None,
     };
     ending::insert_event(conn, act, new).await
 }
