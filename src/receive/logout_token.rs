@@ -6,6 +6,8 @@
 //! Why a commit that did not happen, and keys that cannot be had, are answered 503 where BCL 2.8 knows only 400: a sender takes 400 for the last word,
 //! and the logout would be lost.
 
+use std::borrow::Cow;
+
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -26,8 +28,8 @@ use crate::model::{ClientId, Timestamp};
 use crate::observe::{LogoutTokenReceived, StoreFailed, StoreFault, TokenOutcome};
 use crate::plan::{effects, relay};
 use crate::store::{ReceivedToken, SealedToken, StoreError, TokenEffect, TokenOrder, TokenRefused, TokenTaken};
-use crate::token::Sealed;
 use crate::token::verify::{About, ExpNeed, Inspected, Refused, Rules, Verified, inspect, verify};
+use crate::token::{PublicJwk, Sealed};
 
 /// The largest body: a token and room for parameters nobody knows.
 const BODY_OCTETS_MAX: usize = 32 << 10;
@@ -211,15 +213,25 @@ async fn verified(app: &AppState, issuer: &IssuerRecord, token: &Inspected, addr
         exp: if issuer.upstream.require_exp { ExpNeed::Required } else { ExpNeed::Optional },
         now,
     };
+    let dropped = app.store.dropped_keys(&issuer.id).await?;
     let (keys, freshness) = keys(app, issuer, token.kid(), now).await?;
-    match (verify(token, &keys.keys, &rules), freshness) {
+    match (verify(token, &believed(&keys, &dropped), &rules), freshness) {
         (Err(Refused::Signature | Refused::UnknownKey), Freshness::Remembered) => {
             let again = app.book.keys_again(issuer, now).await.map_err(Fault::Away)?;
             remember(app, &again).await;
-            Ok(verify(token, &again.0.keys, &rules)?)
+            Ok(verify(token, &believed(&again.0, &dropped), &rules)?)
         }
         (verified, _) => Ok(verified?),
     }
+}
+
+/// The provider's keys without those that an operator no longer wants believed.
+fn believed<'a>(keys: &'a ProviderKeys, dropped: &[String]) -> Cow<'a, [PublicJwk]> {
+    if dropped.is_empty() {
+        return Cow::Borrowed(&keys.keys);
+    }
+    let is_dropped = |key: &&PublicJwk| key.kid().is_some_and(|kid| dropped.iter().any(|dropped| dropped == kid));
+    Cow::Owned(keys.keys.iter().filter(|key| !is_dropped(key)).cloned().collect())
 }
 
 type Known = (std::sync::Arc<ProviderKeys>, Freshness);

@@ -367,6 +367,18 @@ on_both_engines! {
         assert!(shop.calls().is_empty());
     }
 
+    async fn a_name_that_is_not_the_client_s_own_is_the_provider_s(database) {
+        let stage = Stage::set(database).await;
+        let provider = Provider::open(&stage, json!({})).await;
+        let wiki = party(&stage, &provider, "wiki").await;
+        let participants = json!([{"client_id": "wiki", "sid": "w-1"}]);
+        stage.provider.put("/v1/issuers/main/sessions/s-1", json!({"sub": "alice", "participants": participants})).await.expect(201);
+        let token = provider.log_out("wiki", &json!({"sid": "s-1"})).await;
+        assert_eq!(sent(&wiki.only_call().await), token);
+        assert!(live(&stage, "s-1").await.is_empty());
+        assert_eq!(deliveries(&stage, "wiki").await.len(), 1);
+    }
+
     async fn a_token_teaches_what_a_client_really_calls_a_person(database) {
         let stage = Stage::set(database).await;
         let provider = Provider::open(&stage, json!({"upstream": {"relay_token": "own"}})).await;
@@ -456,7 +468,7 @@ on_both_engines! {
         let wiki = party(&stage, &provider, "wiki").await;
         stage.login("s-2", "alice", &["wiki"]).await;
         let before = stage.server.clock.now().minus(Duration::from_secs(9)).to_string();
-        let sidless = json!({"type": "session", "sid": null, "key": "k-1", "sub": "alice", "started_at": before, "participants": [{"client_id": "wiki"}]});
+        let sidless = json!({"op": "session", "sid": null, "key": "k-1", "sub": "alice", "started_at": before, "participants": [{"client_id": "wiki"}]});
         let answer = stage.provider.post("/v1/issuers/main/reports", json!({"reports": [sidless]})).await;
         assert!(answer.is_success(), "{answer:?}");
         provider.log_out("logoutd", &json!({"sid": "unheard-of", "sub": "alice"})).await;

@@ -124,9 +124,17 @@ async fn relay(
     let TokenOrder { trigger, reach, target_json, .. } = order;
     let Some(of) = participations(&reach.target) else { return Err(corrupt("events", "target")) };
     let issuer = &trigger.issuer;
-    let target = Resolved::Participations(of);
-    let owned = commit::lock(conn, issuer, &target).await?;
     let home = home(conn, issuer, names).await?;
+    let target = Resolved::Participations(match (&home, names.sid) {
+        // Nobody reported a name of that client's own for it: then it is the provider's.
+        (Some(Home { by: FoundBy::Provider, .. }), Some(sid)) => ParticipationsOf::SessionAtClient(sid.clone(), names.client.clone()),
+        _ => of,
+    });
+    let owned = commit::lock(conn, issuer, &target).await?;
+    if self::home(conn, issuer, names).await? != home {
+        return Err(StoreError::raced());
+    }
+    let home = home.map(|home| home.session);
     let joined = recent(conn, issuer, &target, home.as_ref(), now).await?;
     let at = trigger.occurred_at.unwrap_or(now);
     let act = Scene { issuer, event: joined.as_ref().unwrap_or(event), at, now, terms: Terms::of(reach), owned: &owned };
@@ -138,6 +146,9 @@ async fn relay(
         }
         over.told.push(make(conn, context, act, names, home).await?);
         over.participations = 1;
+    }
+    if let Some(sid) = names.sid {
+        over.told.iter_mut().for_each(|told| told.sid = Some(sid.clone()));
     }
     teach(conn, act, names, &mut over).await?;
     let tokens = ending::revoked(conn, act, commit::revocations(act, &target, &over)).await?;
@@ -173,12 +184,26 @@ fn participations(target: &Target) -> Option<ParticipationsOf> {
     }
 }
 
+/// The session a token is about.
+#[derive(PartialEq, Eq)]
+struct Home {
+    session: SessionId,
+    by: FoundBy,
+}
+
+/// By whose names it was found.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum FoundBy {
+    Client,
+    Provider,
+}
+
 /// The session a token is about as far as any is known: the one in which that client was seen under these names, else the one of that `sid`, else the
 /// implicit one of that subject.
-async fn home(conn: &mut Conn, issuer: &IssuerId, names: Names<'_>) -> Result<Option<SessionId>, StoreError> {
-    for mut sql in homes(issuer, names) {
+async fn home(conn: &mut Conn, issuer: &IssuerId, names: Names<'_>) -> Result<Option<Home>, StoreError> {
+    for (mut sql, by) in homes(issuer, names).into_iter().zip([FoundBy::Client, FoundBy::Provider]) {
         if let Some(id) = sql.build_query_scalar::<String>().fetch_optional(&mut *conn).await? {
-            return Ok(Some(SessionId::stored(id)));
+            return Ok(Some(Home { session: SessionId::stored(id), by }));
         }
     }
     Ok(None)
@@ -321,22 +346,25 @@ async fn teach(conn: &mut Conn, act: Scene<'_>, names: Names<'_>, over: &mut Ove
             .bind(sub.as_str())
             .execute(&mut *conn)
             .await?;
-        sqlx::query(
-            "UPDATE participants SET sub = $3
-              WHERE ended_at IS NULL AND client_id = $2
-                AND session_id IN (SELECT other.id FROM sessions AS own JOIN sessions AS other
-                                        ON other.issuer_id = own.issuer_id AND other.sub = own.sub
-                                    WHERE own.id = $1 AND (participants.sub IS NULL OR participants.sub = own.sub))",
-        )
-        .bind(told.session.as_str())
-        .bind(names.client.as_str())
-        .bind(sub.as_str())
-        .execute(&mut *conn)
-        .await?;
+        let owner: Option<Option<String>> =
+            sqlx::query_scalar("SELECT sub FROM sessions WHERE id = $1").bind(told.session.as_str()).fetch_optional(&mut *conn).await?;
+        if let Some(owner) = owner.flatten() {
+            taught(act.issuer, &Subject::stored(owner), names.client, sub).build().execute(&mut *conn).await?;
+        }
         told.sub = Some(sub.clone());
     }
-    debug_assert!(over.told.iter().all(|told| told.client_id == *names.client), "{}", act.event);
     Ok(())
+}
+
+/// `UPDATE participants …`: that client in all live sessions of a person, as far as it was registered with the provider's name for them.
+fn taught(issuer: &IssuerId, owner: &Subject, client: &ClientId, sub: &Subject) -> Builder {
+    let mut sql = Builder::new("UPDATE participants SET sub = ");
+    sql.push_bind(sub.as_str().to_owned()).push(" WHERE ended_at IS NULL AND (sub IS NULL OR sub = ").push_bind(owner.as_str().to_owned());
+    sql.push(") AND session_id IN (SELECT id FROM sessions WHERE issuer_id = ").push_bind(issuer.as_str().to_owned());
+    push_equal(&mut sql, "sub", owner.as_str());
+    sql.push(")");
+    push_equal(&mut sql, "client_id", client.as_str());
+    sql
 }
 
 async fn insert_event(conn: &mut Conn, act: Scene<'_>, order: &TokenOrder, names: Names<'_>) -> Result<(), StoreError> {
@@ -457,5 +485,6 @@ pub(super) fn hot() -> Vec<(&'static str, Builder)> {
     let recents = targets.map(|of| ("a recent relay", recent_of(&issuer, &Resolved::Participations(of), Some(&home), now)));
     let homes = homes(&issuer, by_sid).into_iter().chain(homes(&issuer, by_sub)).map(|sql| ("the session a token is about", sql));
     let echoes = [by_sid, by_sub].map(|names| ("an echo", echo_of(&issuer, names, now)));
-    recents.into_iter().chain(homes).chain(echoes).collect()
+    let taught = ("what a client calls a person", taught(&issuer, &sub, &client, &sub));
+    recents.into_iter().chain(homes).chain(echoes).chain([taught]).collect()
 }
