@@ -45,7 +45,7 @@
 //! | [`answer`] | the windows: receipts, progress, deliveries, sessions, introspection, metadata, keys, health |
 //! | [`registry`] | the desk: issuers, clients and what holds them, keys, API tokens, the audit trail |
 //! | [`deliver`] | the courier: whose turn it is, attempts, probes |
-//! | [`upkeep`] | the chores: works, expiry, horizons, lanes, retention, the ends of certificates; and the company of other replicas |
+//! | [`upkeep`] | the chores: works, expiry, horizons, lanes, retention, keys, the ends of certificates; and the company of other replicas |
 //! | [`cli`] | the command line, a client of the HTTP API |
 //! | [`config`], [`lifecycle`], [`bells`], [`seams`], [`app`] | settings; start and stop; who wakes whom; clock and chance; the wiring |
 //!
@@ -58,6 +58,9 @@
 //! `sid` it saw · *grant*, a family of refresh tokens · *trigger*, a verified reason to act · *event*, a committed trigger, on the API a *logout* ·
 //! *target*, what a logout names · *delivery*, the duty to tell one client one thing · *attempt*, *outcome* · *lease* · *settled*: delivered, rejected,
 //! expired, superseded, cancelled or unreachable · *receipt* · *cut-off*, a not-before instant · *late joiner*, a participant reported after its logout.
+//!
+//! *successor*, a key that waits until everybody can know it: *next*, then *active*, *retired*, *withdrawn* · *visible*, where relying parties look for keys ·
+//! *sealed anew*, after the sealing key changed.
 //!
 //! *lane*, the queue of one client: *open* while its receiver is away, *parked* when somebody must look at it, *paused* by an operator · *host*, what
 //! the lanes of one address have in common · *probe*, the one attempt in a while that an open lane or host is given · *slot*, the place of one attempt

@@ -13,8 +13,9 @@ use crate::egress::Manner;
 use crate::lifecycle::{Died, Tasks};
 use crate::model::client::ClientRecord;
 use crate::model::issuer::IssuerRecord;
-use crate::model::key::{KeyState, SigningAlg};
+use crate::model::key::SigningAlg;
 use crate::model::{IssuerId, Timestamp};
+use crate::plan::keys::signer;
 use crate::store::{Store, StoreError};
 use crate::token::{ClientSecrets, Keyring, SealingKey, SigningCost, SigningKey, TokenError, Unsealable};
 
@@ -85,8 +86,8 @@ impl Signer {
             return Ok(key);
         }
         let records = self.store.keys(&issuer.id).await.map_err(SignerError::Store)?;
-        let active = records.iter().find(|record| record.alg == alg && record.state == KeyState::Active);
-        let key = self.keyring.key_of(active.ok_or(SignerError::NoKey(alg))?, &self.sealing).map_err(SignerError::Token)?;
+        let active = signer(&records, alg).ok_or(SignerError::NoKey(alg))?;
+        let key = self.keyring.key_of(active, &self.sealing).map_err(SignerError::Token)?;
         self.note(issuer, alg, now);
         Ok(key)
     }

@@ -96,8 +96,10 @@ pub async fn import(
     commit(&app, &seat, records).await?;
     if let Some(document) = document {
         let stored = app.store.keys(&seat.issuer.id).await?;
-        let sightings = sightings(&stored, &document, seat.issuer.source.published_at).map_err(Problem::internal)?;
-        app.store.saw_provider(document, sightings).await?;
+        // One that serves our own keys is told of by the regular look, and not believed.
+        if let Ok(sightings) = sightings(&stored, &document, seat.issuer.source.published_at) {
+            app.store.saw_provider(document, sightings).await?;
+        }
     }
     shown(&app, &seat.issuer, Reply::created).await
 }
