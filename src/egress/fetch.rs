@@ -80,15 +80,18 @@ fn unsent(Unsent { failure, detail }: Unsent) -> FetchError {
 async fn read(mut response: Response, octets_max: usize) -> Result<Fetched, FetchError> {
     let status = response.status();
     let content_type = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).map(str::to_owned);
-    let mut body = Vec::new();
     // What a refusal says is of no use here.
-    while status == StatusCode::OK {
-        let chunk = response.chunk().await.map_err(|error| FetchError::Failed(outcome::detail(error)))?;
-        let Some(chunk) = chunk else { break };
+    let body = if status == StatusCode::OK { whole(&mut response, octets_max).await? } else { Vec::new() };
+    Ok(Fetched { status: status.as_u16(), content_type, body })
+}
+
+async fn whole(response: &mut Response, octets_max: usize) -> Result<Vec<u8>, FetchError> {
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(|error| FetchError::Failed(outcome::detail(error)))? {
         if body.len() + chunk.len() > octets_max {
             return Err(FetchError::TooLong(octets_max));
         }
         body.extend_from_slice(&chunk);
     }
-    Ok(Fetched { status: status.as_u16(), content_type, body })
+    Ok(body)
 }

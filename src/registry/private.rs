@@ -17,7 +17,7 @@ use crate::model::client::{ClientCertificate, DeliverySettings, ServerName, Stat
 use crate::model::{ClientId, IssuerId, Timestamp};
 use crate::seams::Entropy;
 use crate::token::SealingKey;
-use crate::token::client_secrets::{Header, open_key, seal_headers, seal_key};
+use crate::token::client_secrets::{Header, open_headers, open_key, seal_headers, seal_key};
 
 /// How connections to a client are made. What is left out is not done; only the key stays while it belongs to the certificate.
 #[derive(Default, Deserialize, ToSchema)]
@@ -128,7 +128,8 @@ impl Strongbox<'_> {
         let key = open_key(self.issuer, self.client_id, &kept.sealed_key, self.sealing).map_err(Problem::internal)?;
         check_identity(certified, &key)
             .map_err(|_| Problem::invalid(KEY, "is missing: the one that is registered belongs to another certificate"))?;
-        Ok(kept.sealed_key.clone())
+        // Anew, since what was read may be sealed with a key that is given up meanwhile.
+        Ok(seal_key(self.issuer, self.client_id, &key, self.sealing, self.entropy))
     }
 
     /// The headers as they shall be.
@@ -138,7 +139,7 @@ impl Strongbox<'_> {
         kept: Option<&StaticHeaders>,
     ) -> Result<Option<StaticHeaders>, Problem> {
         let said = match said {
-            Said::Nothing => return Ok(kept.cloned()),
+            Said::Nothing => return kept.map(|kept| self.kept_headers(kept)).transpose(),
             Said::Null => return Ok(None),
             Said::Value(said) => said,
         };
@@ -149,6 +150,12 @@ impl Strongbox<'_> {
         let headers: Vec<Header> = said.iter().map(|(name, value)| (name.clone(), Zeroizing::new(value.clone()))).collect();
         let sealed = seal_headers(self.issuer, self.client_id, &headers, self.sealing, self.entropy);
         Ok(Some(StaticHeaders { names: said.keys().cloned().collect(), sealed }))
+    }
+
+    fn kept_headers(&self, kept: &StaticHeaders) -> Result<StaticHeaders, Problem> {
+        let headers = open_headers(self.issuer, self.client_id, &kept.sealed, self.sealing).map_err(Problem::internal)?;
+        let sealed = seal_headers(self.issuer, self.client_id, &headers, self.sealing, self.entropy);
+        Ok(StaticHeaders { names: kept.names.clone(), sealed })
     }
 }
 

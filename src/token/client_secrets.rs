@@ -64,7 +64,8 @@ pub fn seal_headers(issuer: &IssuerId, id: &ClientId, headers: &[Header], sealin
     sealing.seal_text(&Sealed::client_headers(issuer, id), lines.as_bytes(), entropy)
 }
 
-fn open_headers(issuer: &IssuerId, id: &ClientId, sealed: &str, sealing: &SealingKey) -> Result<Vec<Header>, Unsealable> {
+/// Opens a client's headers.
+pub fn open_headers(issuer: &IssuerId, id: &ClientId, sealed: &str, sealing: &SealingKey) -> Result<Vec<Header>, Unsealable> {
     let octets = sealing.open_text(&Sealed::client_headers(issuer, id), sealed)?;
     let lines = std::str::from_utf8(&octets).map_err(|_| Unsealable::Damaged)?.lines();
     let headers = lines.map(|line| line.split_once(':').map(|(name, value)| (name.to_owned(), Zeroizing::new(value.to_owned()))));
