@@ -1,6 +1,6 @@
 //! The administration desk: issuers, clients, keys, API tokens, and the trail of what was done to them.
 //!
-//! Owns registration: what may be registered, its bounds and its wire forms, what holds a client and how its lane stands. Sends nothing but the one token
+//! Owns registration: what may be registered, its bounds and its wire forms, what holds a client and how its lane stands, how a provider is told. Sends nothing but the one token
 //! a test is made of, which is about nobody, and never decides what a logout does. Every change is one call of the store, which writes the change, the
 //! keys it needs and one audit record in one transaction. No secret enters the audit trail, and none is shown again.
 

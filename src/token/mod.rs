@@ -1,4 +1,5 @@
-//! Writing and reading logout tokens, and everything cryptographic that takes: signing keys, the sets they are published in, sealing, digests.
+//! Writing and reading logout tokens and security events, and everything cryptographic that takes: signing keys, the sets they are published in, sealing,
+//! digests.
 //!
 //! Owns the shape of a logout token, the keys it is signed with and the one key under which secrets rest. Pure: never asks for the time, never opens a
 //! socket, never touches the store; randomness comes from [`Entropy`](crate::seams::Entropy) alone, but for the generation of key pairs, which the

@@ -89,6 +89,11 @@ async fn settled_notice(stage: &Stage) -> Value {
     .await
 }
 
+/// A minute ago.
+fn long_ago(stage: &Stage) -> String {
+    stage.server.clock.now().minus(Duration::from_secs(60)).to_string()
+}
+
 /// The receipt as it stands, for an administrator.
 async fn receipt(stage: &Stage, receipt: &Value) -> Value {
     stage.admin.get(&format!("/v1/issuers/main/logouts/{}", receipt["id"].as_str().unwrap())).await.expect(200)
@@ -205,7 +210,7 @@ on_both_engines! {
         let stage = Stage::set(database).await;
         let hydra = provider(&stage).await;
         told_by(&stage, json!({"preset": "hydra", "admin_url": base(&hydra), "auth": {"type": "bearer", "token": "adm.in"}})).await;
-        let nameless = json!({"reports": [{"op": "session", "sid": SLY, "sub": "alice"}, {"op": "session", "sid": null, "sub": SLY}]});
+        let nameless = json!({"reports": [{"op": "session", "sid": SLY, "sub": "alice"}, {"op": "session", "sid": null, "sub": SLY, "started_at": long_ago(&stage)}]});
         stage.provider.post("/v1/issuers/main/reports", nameless).await.expect(200);
         kill_session(&stage, SLY).await;
         let call = hydra.only_call().await;
@@ -220,7 +225,7 @@ on_both_engines! {
         let stage = Stage::set(database).await;
         let keycloak = provider(&stage).await;
         told_by(&stage, json!({"preset": "keycloak", "base_url": base(&keycloak), "realm": "main"})).await;
-        let nameless = json!({"reports": [{"op": "session", "sid": null, "sub": "alice"}, {"op": "session", "sid": "..", "sub": "bob"}]});
+        let nameless = json!({"reports": [{"op": "session", "sid": null, "sub": "alice", "started_at": long_ago(&stage)}, {"op": "session", "sid": "..", "sub": "bob"}]});
         stage.provider.post("/v1/issuers/main/reports", nameless).await.expect(200);
         let receipt = kill(&stage, json!({"target": {"sub": "alice"}})).await;
         assert_eq!((&receipt["state"], &receipt["provider"]), (&json!("settled"), &json!("gave_up")));
@@ -304,6 +309,19 @@ on_both_engines! {
         assert_eq!(notices(&stage).await.len(), 2);
     }
 
+    async fn a_session_that_is_reported_after_its_person_was_logged_out_is_told_too(database) {
+        let stage = Stage::set(database).await;
+        let own = provider(&stage).await;
+        told_by_http(&stage, &own).await;
+        let started_at = long_ago(&stage);
+        let receipt = kill(&stage, json!({"target": {"sub": "alice"}})).await;
+        assert_eq!((&receipt["sessions_ended"], &receipt["provider"]), (&json!(0), &Value::Null));
+        stage.provider.put("/v1/issuers/main/sessions/s-late", json!({"sub": "alice", "started_at": started_at})).await;
+        assert_eq!(own.only_call().await.path, "/sessions/s-late");
+        assert_eq!(settled_notice(&stage).await["logout"], receipt["id"]);
+        assert_eq!(self::receipt(&stage, &receipt).await["provider"], "told");
+    }
+
     async fn a_participation_that_ends_is_no_session_that_ends(database) {
         let stage = Stage::set(database).await;
         let own = provider(&stage).await;
@@ -370,21 +388,24 @@ on_both_engines! {
         assert_eq!(notices(&stage).await.len(), 1);
     }
 
-    async fn a_late_request_spares_the_newer_login_under_the_same_name(database) {
+    async fn a_late_request_spares_the_newer_login_under_the_same_name_but_not_after_a_compromise(database) {
         let stage = Stage::set(database).await;
         let own = provider(&stage).await;
         told_by_http(&stage, &own).await;
-        stage.login("s-1", "alice", &[]).await;
-        own.answers([Reply::Status(503)]);
-        kill_session(&stage, "s-1").await;
-        attempted(&stage, 1).await;
-        stage.server.advance(Duration::from_secs(5));
-        let started_at = stage.server.clock.now().to_string();
-        stage.provider.put("/v1/issuers/main/sessions/s-1", json!({"sub": "alice", "started_at": started_at})).await;
-        let notice = settled_notice(&stage).await;
-        // It may have gone out before the login was reported; it never goes out after.
-        if own.calls().len() == 1 {
-            assert_eq!((&notice["state"], &notice["reason"]), (&json!("superseded"), &json!("newer_login")));
+        for (sid, reason, state) in [("s-1", "admin", "superseded"), ("s-2", "compromise", "delivered")] {
+            stage.login(sid, "alice", &[]).await;
+            let before = own.calls().len();
+            own.answers([Reply::Full { status: 503, headers: vec![("Retry-After".to_owned(), "60".to_owned())], body: String::new() }]);
+            kill(&stage, json!({"target": {"sid": sid}, "reason": reason})).await;
+            let of_sid = || async { notices(&stage).await.into_iter().find(|one| one["sid"] == sid) };
+            until("it is attempted", || async { of_sid().await.filter(|one| one["attempts"] == 1) }).await;
+            stage.server.advance(Duration::from_secs(5));
+            let started_at = stage.server.clock.now().to_string();
+            stage.provider.put(&format!("/v1/issuers/main/sessions/{sid}"), json!({"sub": "alice", "started_at": started_at})).await.expect(201);
+            stage.server.advance(Duration::from_secs(70));
+            let notice = until("it is settled", || async { of_sid().await.filter(|one| one["state"] != "pending") }).await;
+            assert_eq!(notice["state"], state, "{notice}");
+            assert_eq!(own.calls().len() - before, if state == "superseded" { 1 } else { 2 });
         }
     }
 

@@ -7,14 +7,15 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::ending::{EndedSession, Scene};
-use super::joins::class_number;
+use super::ending::{EndedSession, Scene, Terms};
+use super::joins::{Desk, Joined, class_number};
 use super::{Builder, Conn, corrupt, duration_ms, instant, push_list, push_text, word};
 use crate::model::delivery::{Class, DeliveryKind, DeliveryState, Lane, Leased, Opened, Tally};
-use crate::model::effects::ProviderWord;
+use crate::model::effects::{EndFact, Offline, ProviderWord};
 use crate::model::provider_logout::{
     Auth, Body, BodyKind, ClientAuth, HttpCall, Method, Preset, ProviderLogout, SessionNames, Template, UrlTemplate,
 };
+use crate::model::session::SessionName;
 use crate::model::trigger::Reason;
 use crate::model::{ClientId, DeliveryId, EventId, IssuerId, ParticipantId, ProviderKey, SessionId, Sid, Subject, Timestamp};
 use crate::store::{Context, ProviderFacts, StoreError};
@@ -143,6 +144,28 @@ pub(super) async fn tell(conn: &mut Conn, context: &Context, act: Scene<'_>, ses
         insert(conn, context, act, (&issuer.issuer, logout), chunk).await?;
     }
     Ok(())
+}
+
+/// Tells it of a session that was over before it was reported, as what ended it would have done.
+pub(super) async fn tell_late(
+    conn: &mut Conn,
+    desk: Desk<'_>,
+    session: &Joined,
+    name: &SessionName,
+    end: &EndFact,
+) -> Result<(), StoreError> {
+    let word: Option<Option<bool>> =
+        sqlx::query_scalar("SELECT tell_provider FROM events WHERE id = $1").bind(end.event.as_str()).fetch_optional(&mut *conn).await?;
+    let provider = ProviderWord::of_stored(word.flatten());
+    let class = if end.compromise { Class::Compromise } else { Class::Interactive };
+    let terms = Terms { begun_before: None, offline: Offline::Spared, class, compromise: end.compromise, provider };
+    let act = Scene { issuer: desk.issuer, event: &end.event, at: end.at, now: desk.now, terms, owned: &[] };
+    let key = match name {
+        SessionName::Key(key) => Some(key.clone()),
+        SessionName::Sid(_) | SessionName::Subject(_) => None,
+    };
+    let ended = EndedSession { id: session.id.clone(), sub: session.sub.clone(), sid: session.sid.clone(), key };
+    tell(conn, desk.context, act, &[ended]).await
 }
 
 async fn insert(

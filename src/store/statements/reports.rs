@@ -172,7 +172,11 @@ async fn session(conn: &mut Conn, desk: Desk<'_>, issuer: &IssuerRecord, report:
             // Judged once more, as a login under a name that nothing lives under: a logout may cover it.
             return Box::pin(self::session(conn, desk, issuer, report)).await;
         }
-        (SessionDecision::BeginEnded(end), ..) => (begin(conn, desk, issuer, report, Some(end)).await?, Begun::Now),
+        (SessionDecision::BeginEnded(end), ..) => {
+            let session = begin(conn, desk, issuer, report, Some(end.clone())).await?;
+            super::provider::tell_late(conn, desk, &session, &report.session, &end).await?;
+            (session, Begun::Now)
+        }
         (SessionDecision::Begin | SessionDecision::Renew | SessionDecision::Merge | SessionDecision::JoinEnded, ..) => {
             let report = &continued(report, ended_row.as_ref());
             (begin(conn, desk, issuer, report, None).await?, Begun::Now)

@@ -261,7 +261,7 @@ async fn undelivered(conn: &mut Conn, sessions: &[SessionView]) -> Result<Vec<St
     }
     let mut sql = Builder::new(
         "SELECT d.client_id, d.state, s.expires_at FROM deliveries AS d JOIN sessions AS s ON s.id = d.session_id
-          WHERE d.state IN ('pending', 'rejected', 'expired', 'cancelled', 'unreachable') AND d.session_id IN ",
+          WHERE d.kind <> 'provider' AND d.state IN ('pending', 'rejected', 'expired', 'cancelled', 'unreachable') AND d.session_id IN ",
     );
     push_list(&mut sql, sessions.iter().map(|session| session.id.as_str()));
     let rows: Vec<(String, String, i64)> = sql.build_query_as().fetch_all(conn).await?;
