@@ -60,7 +60,7 @@ pub fn routes() -> Routes {
 /// Follow a logout: an event `settled` for each delivery that is settled, those so far first, and an event `end` with the receipt when nothing is open.
 ///
 /// The id of an event says where to go on; send it as `Last-Event-ID`, as browsers do. What was settled in the 15 s before it may come again. Open
-/// deliveries of earlier logouts keep this one open and have no events here. A stream is ended after an hour, and when the server stops: come again.
+/// deliveries of earlier logouts keep this one open and have no events here. What the provider is told has one, with the kind `provider`. A stream is ended after an hour, and when the server stops: come again.
 #[utoipa::path(get, path = "/v1/issuers/{iss}/logouts/{id}/events", tag = "logouts", operation_id = "followLogout", security(("bearer" = [])),
     params(
         ("iss" = String, Path, description = "The issuer's short id."),

@@ -36,7 +36,8 @@ pub struct LogoutBody {
     /// Ends grants with `offline_access` too, which a plain logout spares.
     #[serde(default)]
     revoke_offline_access: bool,
-    /// Whether the provider shall be told; null leaves it to the rule.
+    /// Whether the provider shall be told of the sessions that end, as its issuer registered. Null: unless it ended them itself, which is so where it posts
+    /// the logout or where its own logout token set it off.
     tell_provider: Option<bool>,
     /// On whose behalf.
     actor: Option<text::Line>,
