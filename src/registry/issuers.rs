@@ -62,7 +62,8 @@ pub struct NewIssuer {
     #[serde(default)]
     #[schema(value_type = Option<String>)]
     provider_jwks_uri: Said<String>,
-    /// Where relying parties get the keys they check its tokens with: `here`, unless said, or from the `provider`, which then publishes ours.
+    /// Where relying parties get the keys they check its tokens with: from the `provider`, which must then publish ours among its own, or `here`. Unless
+    /// said, from the provider as soon as it is known where that publishes its keys.
     published_at: Option<text::PublishedAt>,
     /// How the provider's own logout tokens are taken.
     upstream: Option<UpstreamTerms>,
@@ -99,7 +100,8 @@ pub struct ChangedIssuer {
     #[serde(default)]
     #[schema(value_type = Option<String>)]
     provider_jwks_uri: Said<String>,
-    /// Where relying parties get the keys they check its tokens with: `here`, unless said, or from the `provider`, which then publishes ours.
+    /// Where relying parties get the keys they check its tokens with: from the `provider`, which must then publish ours among its own, or `here`. Unless
+    /// said, from the provider as soon as it is known where that publishes its keys.
     published_at: Option<text::PublishedAt>,
     /// How the provider's own logout tokens are taken.
     upstream: Option<UpstreamTerms>,
@@ -502,11 +504,12 @@ impl SourceTerms {
         if let Some(uri) = &jwks_uri {
             judge.egress.check(uri, network).map_err(|bad| Problem::invalid("/provider_jwks_uri", bad.to_string()))?;
         }
-        let source = ProviderSource {
-            discovery: self.discovery.unwrap_or(before.discovery),
-            jwks_uri,
-            published_at: self.published_at.map_or(before.published_at, |text| text.0),
-        };
+        let discovery = self.discovery.unwrap_or(before.discovery);
+        let found = ProviderSource { discovery, jwks_uri, published_at: before.published_at };
+        // Relying parties ask the provider for keys, unless somebody says that they were led elsewhere: a token that they cannot check is worse than
+        // one that is not sent and says why.
+        let unsaid = if found.is_known() && !before.is_known() { PublishedAt::Provider } else { before.published_at };
+        let source = ProviderSource { published_at: self.published_at.map_or(unsaid, |text| text.0), ..found };
         if source.published_at == PublishedAt::Provider && !source.is_known() {
             let why = "must be here unless the provider's keys can be fetched: set discovery or provider_jwks_uri";
             return Err(Problem::invalid("/published_at", why));
@@ -666,6 +669,19 @@ mod tests {
         assert_eq!(refused(&Terms { allow_networks: network("192.168.0.0/16"), ..said() }), ["/allow_networks"]);
         assert!(applied(&Terms { allow_networks: network("10.1.0.0/16"), ..said() }, Mode::Production).is_ok());
         assert_eq!(refused(&Terms { ca_pem: Said::Value("hello".into()), ..said() }), ["/ca_pem"]);
+    }
+
+    #[test]
+    fn relying_parties_are_taken_to_ask_a_provider_whose_keys_can_be_had_unless_somebody_says_otherwise() {
+        let published_at = |terms: &Terms| applied(terms, Mode::Production).unwrap().source.published_at;
+        let source = |discovery, published_at: Option<PublishedAt>| Terms {
+            source: SourceTerms { discovery, jwks_uri: Said::Nothing, published_at: published_at.map(Into::into) },
+            ..said()
+        };
+        assert_eq!(published_at(&source(None, None)), PublishedAt::Here);
+        assert_eq!(published_at(&source(Some(true), None)), PublishedAt::Provider);
+        assert_eq!(published_at(&source(Some(true), Some(PublishedAt::Here))), PublishedAt::Here);
+        assert_eq!(refused(&source(None, Some(PublishedAt::Provider))), ["/published_at"]);
     }
 
     #[test]
