@@ -143,8 +143,6 @@ on_both_engines! {
         chore(&stage).await;
         let second = in_state(&stage, "next").await;
         assert_eq!(second["active_from"], Value::Null, "nobody has seen it");
-        let check = stage.admin.post(&format!("{KEYS}/check"), json!(null)).await;
-        assert_eq!(check.status, 422, "a check takes no body");
         let check = async || crate::harness::api::send(stage.admin.request(reqwest::Method::POST, &format!("{KEYS}/check"))).await.expect(200);
         let found = check().await;
         assert_eq!((&found["good"], &found["keys"][0]["trouble"], &found["keys"][1]["found_as"]), (&json!(true), &json!("not_published"), &json!("p-1")), "{found}");
@@ -349,7 +347,7 @@ on_both_engines! {
         // What is made meanwhile is sealed with the new key, and what was before still opens.
         admin.post("/v1/issuers", json!({"id": "new", "issuer": "https://new.example.com", "signing_algs": ["ES256"]})).await.expect(201);
         let reseal = async |admin: &Api| crate::harness::api::send(admin.request(reqwest::Method::POST, "/v1/keys/reseal")).await.expect(200);
-        assert_eq!(reseal(&admin).await, json!({"resealed": 4, "left": 0}), "two keys, the root of digests and the canary");
+        assert_eq!(reseal(&admin).await, json!({"resealed": 3, "left": 0}), "two keys and the canary");
         assert_eq!(reseal(&admin).await, json!({"resealed": 0, "left": 0}));
         let repeated = admin.post_with("/v1/issuers/main/logouts", ("Idempotency-Key", "k"), body.clone()).await;
         assert_eq!(repeated.status, 200, "{}", repeated.text);
@@ -373,12 +371,15 @@ on_both_engines! {
     }
 }
 
+async fn rotate(api: Api) -> Value {
+    api.post(&format!("{KEYS}/rotate"), json!({})).await.expect(200)["keys"][0]["kid"].clone()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn processes_that_rotate_at_the_same_time_make_one_successor_and_one_of_them_lets_it_sign() {
     let Some(database) = Database::fresh(Engine::Postgres).await else { return };
     let stage = Stage::set(&database).await;
     let other = Server::start(&database).await;
-    let rotate = async |api: Api| api.post(&format!("{KEYS}/rotate"), json!({})).await.expect(200)["keys"][0]["kid"].clone();
     let mut races = tokio::task::JoinSet::new();
     for number in 0..6 {
         let api = if number % 2 == 0 { stage.admin.clone() } else { other.admin() };
