@@ -113,7 +113,6 @@ fn issuer(name: &str, source: ProviderSource) -> IssuerRecord {
         created_at: NOW,
         updated_at: NOW,
         version: 1,
-        provider_logout: None,
     }
 }
 
