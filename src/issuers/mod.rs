@@ -148,6 +148,11 @@ impl AddressBook {
         self.look(issuer, None, now, |_| true).await
     }
 
+    /// Forgets what a provider said, but not that it was asked.
+    pub async fn disbelieve(&self, issuer: &IssuerId) {
+        self.entry(issuer).lock().await.keys = None;
+    }
+
     /// Forgets an issuer.
     pub fn forget(&self, issuer: &IssuerId) {
         self.entries.lock().unwrap_or_else(std::sync::PoisonError::into_inner).remove(issuer);

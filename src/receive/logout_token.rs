@@ -25,7 +25,7 @@ use crate::model::key::SigningAlg;
 use crate::model::session::SessionName;
 use crate::model::trigger::{Except, Reason, Target, Trigger};
 use crate::model::{ClientId, Timestamp};
-use crate::observe::{LogoutTokenReceived, StoreFailed, StoreFault, TokenOutcome};
+use crate::observe::{LogoutTokenReceived, TokenOutcome};
 use crate::plan::{effects, relay};
 use crate::store::{ReceivedToken, SealedToken, StoreError, TokenEffect, TokenOrder, TokenRefused, TokenTaken};
 use crate::token::verify::{About, ExpNeed, Inspected, Refused, Rules, Verified, inspect, verify};
@@ -218,7 +218,7 @@ async fn verified(app: &AppState, issuer: &IssuerRecord, token: &Inspected, addr
     match (verify(token, &believed(&keys, &dropped), &rules), freshness) {
         (Err(Refused::Signature | Refused::UnknownKey), Freshness::Remembered) => {
             let again = app.book.keys_again(issuer, now).await.map_err(Fault::Away)?;
-            remember(app, &again).await;
+            remember(app, issuer, &again).await?;
             Ok(verify(token, &believed(&again.0, &dropped), &rules)?)
         }
         (verified, _) => Ok(verified?),
@@ -246,20 +246,27 @@ async fn keys(app: &AppState, issuer: &IssuerRecord, kid: Option<&str>, now: Tim
             app.book.keys_for(issuer, kid, stored, now).await.map_err(Fault::Away)?
         }
     };
-    remember(app, &known).await;
+    remember(app, issuer, &known).await?;
     Ok(known)
 }
 
-/// Writes down what was fetched. Without that, it is fetched again after a start.
-async fn remember(app: &AppState, (keys, freshness): &Known) {
-    if *freshness == Freshness::Fetched
-        && let Err(error) = app.store.remember_provider(keys.document.clone()).await
-    {
-        let fault = match &error {
-            StoreError::Unavailable(_) => StoreFault::Unavailable,
-            StoreError::Corrupt { .. } => StoreFault::Corrupt,
-        };
-        StoreFailed { operation: "provider document", fault, error: &error }.emit();
+/// Writes down what was fetched, and which of our keys were among it. Where relying parties come to us for keys, a provider that answers with ours is this
+/// server by way of a proxy, and is not believed.
+async fn remember(app: &AppState, issuer: &IssuerRecord, (keys, freshness): &Known) -> Result<(), Fault> {
+    match freshness {
+        Freshness::Remembered => return Ok(()),
+        Freshness::Fetched => {}
+    }
+    let ours = app.store.keys(&issuer.id).await?;
+    match sightings(&ours, &keys.document, issuer.source.published_at) {
+        Ok(sightings) => {
+            app.store.saw_provider(keys.document.clone(), sightings).await?;
+            Ok(())
+        }
+        Err(refused) => {
+            app.book.disbelieve(&issuer.id).await;
+            Err(Fault::Away(refused.into()))
+        }
     }
 }
 

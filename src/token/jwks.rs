@@ -81,7 +81,24 @@ pub(super) enum Material {
     Ec { curve: Curve, x: Vec<u8>, y: Vec<u8> },
     /// RFC 8037.
     Ed25519 { x: Vec<u8> },
+    /// On a curve we neither sign nor verify with: only a provider's, and only to be passed on.
+    Foreign { curve: Foreign, x: Vec<u8>, y: Option<Vec<u8>> },
 }
+
+/// Curves a provider may use that we do not (RFC 7518 6.2.1.1, RFC 8037 2, RFC 8812 3.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Foreign {
+    kty: &'static str,
+    crv: &'static str,
+}
+
+const FOREIGN: [Foreign; 5] = [
+    Foreign { kty: "EC", crv: "P-521" },
+    Foreign { kty: "EC", crv: "secp256k1" },
+    Foreign { kty: "OKP", crv: "Ed448" },
+    Foreign { kty: "OKP", crv: "X25519" },
+    Foreign { kty: "OKP", crv: "X448" },
+];
 
 /// The curves of ES256 and ES384.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -145,8 +162,8 @@ impl JwkSet {
 /// The member of a set we publish by which we know it again, wherever it is fetched from.
 pub const OWN_MARKER: &str = "logoutd";
 
-/// Reads the set a provider publishes: of what may verify signatures, the public keys that are strong enough and of a kind we can use; the others are left
-/// out. A private key refuses the set, since it is everybody's by now; so does a set of our own, which came here by way of a proxy.
+/// Reads the set a provider publishes: RSA keys that are strong enough, and those on curves, also on curves we do not use, since whoever gets the
+/// provider's keys from us may need them; the others are left out. A private key refuses the set, since it is everybody's by now; so does a set of our own, which came here by way of a proxy.
 pub fn provider_set(text: &str) -> Result<JwkSet, JwkRefused> {
     let mut members = object(text)?;
     if members.contains_key(OWN_MARKER) {
@@ -158,10 +175,14 @@ pub fn provider_set(text: &str) -> Result<JwkSet, JwkRefused> {
     }
     let mut set = JwkSet { keys: Vec::with_capacity(items.len()), ignored: 0 };
     for item in &items {
-        match PublicJwk::from_members(item.as_object().ok_or(JwkRefused::NotASet)?) {
-            Ok(key) if key.key_use().is_none_or(|key_use| key_use == "sig") => set.keys.push(key),
+        let members = item.as_object().ok_or(JwkRefused::NotASet)?;
+        match PublicJwk::from_members(members) {
+            Ok(key) => set.keys.push(key),
             Err(JwkRefused::Secret) => return Err(JwkRefused::Secret),
-            Ok(_) | Err(_) => set.ignored += 1,
+            Err(_) => match PublicJwk::foreign(members) {
+                Some(key) => set.keys.push(key),
+                None => set.ignored += 1,
+            },
         }
     }
     Ok(set)
@@ -340,6 +361,16 @@ impl PublicJwk {
         Self { material, kid, alg, key_use }.checked()
     }
 
+    /// A key on a curve we do not use, as it is.
+    fn foreign(members: &Map<String, Value>) -> Option<Self> {
+        let (kty, crv) = (word(members, "kty").ok()??, word(members, "crv").ok()??);
+        let curve = FOREIGN.into_iter().find(|curve| curve.kty == kty && curve.crv == crv)?;
+        let y = if curve.kty == "EC" { Some(octets(members, "y").ok()?) } else { None };
+        let material = Material::Foreign { curve, x: octets(members, "x").ok()?, y };
+        let (kid, alg, key_use) = (word(members, "kid").ok()?, word(members, "alg").ok()?, word(members, "use").ok()?);
+        Some(Self { material, kid, alg, key_use })
+    }
+
     /// What no reader of the numbers alone can see: size, curve, and that the algorithm fits.
     pub(super) fn checked(self) -> Result<Self, JwkRefused> {
         self.material.check()?;
@@ -380,6 +411,9 @@ impl PublicJwk {
                 (members.kty, members.crv, members.x, members.y) = ("EC", Some(curve.name()), encoded(x), encoded(y));
             }
             Material::Ed25519 { x } => (members.kty, members.crv, members.x) = ("OKP", Some("Ed25519"), encoded(x)),
+            Material::Foreign { curve, x, y } => {
+                (members.kty, members.crv, members.x, members.y) = (curve.kty, Some(curve.crv), encoded(x), y.as_ref().and_then(encoded));
+            }
         }
         members.to_json()
     }
@@ -422,6 +456,10 @@ impl Material {
                 format!(r#"{{"crv":"{}","kty":"EC","x":"{}","y":"{}"}}"#, curve.name(), encode(x), encode(y))
             }
             Self::Ed25519 { x } => format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{}"}}"#, encode(x)),
+            Self::Foreign { curve: Foreign { kty, crv }, x, y } => {
+                let y = y.as_ref().map_or(String::new(), |y| format!(r#","y":"{}""#, encode(y)));
+                format!(r#"{{"crv":"{crv}","kty":"{kty}","x":"{}"{y}}}"#, encode(x))
+            }
         };
         BASE64URL.encode(sha256(canonical.as_bytes()))
     }
@@ -433,6 +471,7 @@ impl Material {
             Self::Ec { curve: Curve::P256, .. } => alg == A::Es256,
             Self::Ec { curve: Curve::P384, .. } => alg == A::Es384,
             Self::Ed25519 { .. } => alg == A::EdDsa,
+            Self::Foreign { .. } => false,
         }
     }
 
@@ -455,6 +494,8 @@ impl Material {
             }
             Self::Ed25519 { x } if x.len() != 32 => Err(refused("x", "must have 32 octets")),
             Self::Ed25519 { x } => ParsedPublicKey::new(&ED25519, x).map(drop).map_err(|_| refused("x", "must be an Ed25519 public key")),
+            // Whoever uses it checks it.
+            Self::Foreign { .. } => Ok(()),
         }
     }
 }
@@ -528,6 +569,23 @@ mod tests {
     fn with(mut key: Value, member: &str, value: impl Into<Value>) -> String {
         key[member] = value.into();
         key.to_string()
+    }
+
+    #[test]
+    fn a_providers_keys_for_encryption_and_on_other_curves_are_passed_on_as_they_are() {
+        let encryption = r#"{"kty":"OKP","crv":"X25519","x":"3p7bfXt9wbTTW2HC7OQ1Nz-DQ8hbeGdNrfx-FG-IK08","kid":"e","use":"enc"}"#;
+        let es512 = r#"{"kty":"EC","crv":"P-521","x":"AAAA","y":"AAEB","kid":"big","alg":"ES512","use":"sig"}"#;
+        let unknown = r#"{"kty":"EC","crv":"P-192","x":"AAAA","y":"AAEB","kid":"odd"}"#;
+        let set = provider_set(&format!(r#"{{"keys":[{encryption},{es512},{unknown}]}}"#)).unwrap();
+        assert_eq!((set.keys.len(), set.ignored), (2, 1));
+        let same = |key: &PublicJwk, text: &str| {
+            assert_eq!(serde_json::from_str::<Value>(&key.to_json()).unwrap(), serde_json::from_str::<Value>(text).unwrap());
+            assert!(SigningAlg::ALL.iter().all(|alg| !key.material.fits(*alg)), "it verifies nothing here");
+        };
+        same(&set.keys[0], encryption);
+        same(&set.keys[1], es512);
+        let secret = es512.replacen('{', "{\"d\":\"AAAA\",", 1);
+        assert_eq!(provider_set(&format!(r#"{{"keys":[{secret}]}}"#)).unwrap_err(), JwkRefused::Secret);
     }
 
     #[test]

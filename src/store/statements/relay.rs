@@ -463,7 +463,7 @@ async fn keys_seen(conn: &mut Conn, ids: &[&str], facts: &mut HashMap<String, Re
     let mut sql = Builder::new(
         "SELECT d.id, k.last_seen_at FROM deliveries AS d
            JOIN clients AS c ON c.issuer_id = d.issuer_id AND c.client_id = d.client_id
-           JOIN signing_keys AS k ON k.issuer_id = c.issuer_id AND k.alg = c.alg AND k.state = 'active'
+           JOIN signing_keys AS k ON k.issuer_id = c.issuer_id AND k.alg = c.alg AND k.state = 'active' AND k.seen_at IS NOT NULL
           WHERE d.id IN ",
     );
     push_list(&mut sql, ids.iter().copied());

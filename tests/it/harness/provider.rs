@@ -31,7 +31,7 @@ impl Provider {
         let provider = Self { jwks, key: generate(SigningAlg::Es256).unwrap(), door: stage.server.nobody(), now };
         let own = stage.server.nobody().get("/main/jwks").await.expect(200);
         provider.publish(own["keys"].as_array().unwrap().iter().cloned().chain([provider.public()]).collect());
-        let mut terms = json!({"provider_jwks_uri": provider.jwks.uri(), "published_at": "here"});
+        let mut terms = json!({"provider_jwks_uri": provider.jwks.uri()});
         terms.as_object_mut().unwrap().extend(more.as_object().cloned().unwrap_or_default());
         stage.admin.patch("/v1/issuers/main", terms).await.expect(200);
         provider
