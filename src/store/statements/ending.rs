@@ -114,6 +114,9 @@ pub(super) struct EndedSession {
     pub(super) key: Option<ProviderKey>,
 }
 
+/// Its id, `sub`, `sid` and the provider's key.
+type EndedRow = (String, Option<String>, Option<String>, Option<String>);
+
 /// Which they were.
 pub(super) fn ids_of(ended: &[EndedSession]) -> Vec<SessionId> {
     ended.iter().map(|one| one.id.clone()).collect()
@@ -122,10 +125,10 @@ pub(super) fn ids_of(ended: &[EndedSession]) -> Vec<SessionId> {
 /// Runs an update of sessions and says which they were.
 pub(super) async fn ended_sessions(conn: &mut Conn, act: Scene<'_>, mut sql: Builder) -> Result<Vec<EndedSession>, StoreError> {
     sql.push(" RETURNING id, sub, sid, provider_key");
-    let rows: Vec<(String, Option<String>, Option<String>, Option<String>)> = sql.build_query_as().fetch_all(conn).await?;
+    let rows: Vec<EndedRow> = sql.build_query_as().fetch_all(conn).await?;
     // A session that changed hands between look and lock belongs to somebody whose reports are not held off.
     let is_owned = |sub: &String| act.owned.iter().any(|owned| owned.as_str() == sub);
-    let ended = |(id, sub, sid, key): (String, Option<String>, Option<String>, Option<String>)| EndedSession {
+    let ended = |(id, sub, sid, key): EndedRow| EndedSession {
         id: SessionId::stored(id),
         sub: sub.map(Subject::stored),
         sid: sid.map(Sid::stored),
