@@ -141,7 +141,7 @@ fn import_body(args: &ImportArgs, text: &str) -> Result<Value, Error> {
     let member = match &key {
         Value::Object(members) if members.contains_key("keys") => "jwks",
         Value::Object(_) => "jwk",
-        _ => "pem",
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => "pem",
     };
     body.insert(member.to_owned(), key);
     body.extend(args.alg.map(|alg| ("alg".to_owned(), json!(alg.as_str()))));

@@ -106,6 +106,7 @@ async fn ask(egress: Arc<Egress>, network: Network, request: HttpRequest, first:
 }
 
 /// What is wrong, in one line and without what the document said.
+#[expect(clippy::wildcard_enum_match_arm, reason = "the library may add to its errors")]
 fn said<E: std::error::Error + 'static>(error: &openidconnect::DiscoveryError<E>) -> String {
     use openidconnect::DiscoveryError;
     match error {

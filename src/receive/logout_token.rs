@@ -28,6 +28,7 @@ use crate::model::{ClientId, Timestamp};
 use crate::observe::{LogoutTokenReceived, TokenOutcome};
 use crate::plan::{effects, relay};
 use crate::store::{ReceivedToken, SealedToken, StoreError, TokenEffect, TokenOrder, TokenRefused, TokenTaken};
+use crate::token::jwks::sightings;
 use crate::token::verify::{About, ExpNeed, Inspected, Refused, Rules, Verified, inspect, verify};
 use crate::token::{PublicJwk, Sealed};
 

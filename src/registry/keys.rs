@@ -222,7 +222,7 @@ pub async fn withdraw(
     match app.store.withdraw_key(id, &kid, entry(Act::KeyWithdrawn, &seat.caller, Some(id), &detail)?).await? {
         Change::Absent => {}
         Change::InUse => return Err(Problem::new(Code::InUse, "it signs: rotate first, with at_once where it may be known to others")),
-        change => {
+        change @ (Change::Created | Change::Replaced | Change::Stale | Change::Conflict) => {
             done(change, Code::UnknownKey, unknown)?;
             return Ok(Reply::done());
         }

@@ -216,7 +216,13 @@ pub fn from_jwk(members: &Map<String, Value>, alg: Option<SigningAlg>) -> Result
     let public = PublicJwk::public_half(members).map_err(|refused| match refused {
         JwkRefused::Unsupported(_) if is_rsa(members) => ImportRefused::RsaBits,
         JwkRefused::Unsupported(_) => ImportRefused::Unsupported,
-        refused => refused.into(),
+        refused @ (JwkRefused::TooLarge
+        | JwkRefused::TooManyKeys
+        | JwkRefused::NotAnObject
+        | JwkRefused::NotASet
+        | JwkRefused::Own
+        | JwkRefused::Secret
+        | JwkRefused::Member { .. }) => refused.into(),
     })?;
     let alg = agreed(public.alg(), alg)?;
     let kid = public.kid().map(str::to_owned);
@@ -230,9 +236,10 @@ pub fn from_jwk(members: &Map<String, Value>, alg: Option<SigningAlg>) -> Result
             Pair::Ec(*curve, read.map_err(|_| ImportRefused::HalvesDiffer)?)
         }
         Material::Ed25519 { x } => {
-            let read = Ed25519KeyPair::from_seed_and_public_key(&*secret(members, "d")?, x);
+            let read = Ed25519KeyPair::from_seed_and_public_key(&secret(members, "d")?, x);
             Pair::Ed25519(read.map_err(|_| ImportRefused::HalvesDiffer)?)
         }
+        Material::Foreign { .. } => return Err(ImportRefused::Unsupported),
     };
     Ok(ImportedJwk { key: pair.into_key(alg)?, kid })
 }

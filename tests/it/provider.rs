@@ -134,6 +134,12 @@ async fn verified(stage: &Stage, event: &str) -> Value {
     jsonwebtoken::decode::<Value>(event, &key, &rules).unwrap().claims
 }
 
+/// Serves until the test ends.
+#[expect(clippy::disallowed_methods, reason = "a provider is another program; its runtime ends with the test")]
+fn serve(socket: TcpListener, router: Router) {
+    tokio::spawn(async move { axum::serve(socket, router).await });
+}
+
 on_both_engines! {
     async fn keycloak_is_asked_to_delete_the_session_by_a_client_that_asks_for_its_token_once(database) {
         let stage = Stage::set(database).await;
@@ -347,7 +353,7 @@ on_both_engines! {
         };
         let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = socket.local_addr().unwrap();
-        tokio::spawn(async move { axum::serve(socket, Router::new().fallback(sends_back)).await });
+        serve(socket, Router::new().fallback(sends_back));
         told_by(&stage, json!({"preset": "http", "method": "DELETE", "url": format!("http://{address}/sessions/{{sid}}")})).await;
 
         let receipt = kill_session(&stage, "s-1").await;
@@ -503,7 +509,7 @@ on_both_engines! {
             count.fetch_add(1, Ordering::SeqCst);
             StatusCode::OK
         };
-        tokio::spawn(async move { axum::serve(socket, Router::new().fallback(answers)).await });
+        serve(socket, Router::new().fallback(answers));
         until("all are told", || async {
             stage.server.advance(Duration::from_secs(10));
             notices(&stage).await.iter().all(|one| one["state"] == "delivered").then_some(())

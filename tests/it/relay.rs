@@ -544,7 +544,7 @@ async fn order(bench: &Bench, at: &str, session: &str) -> TokenOrder {
     let (client_id, client_sid, now) = (client(at), sid(session), bench.now().await);
     let target = Target::ClientSid { client_id: client_id.clone(), client_sid: client_sid.clone() };
     let trigger = Trigger { occurred_at: Some(now), caller: Caller::provider(&bench.issuer.id), ..trigger(target, Reason::Upstream) };
-    let jti = Jti::parse(&Entropy::os().token()).unwrap();
+    let jti = Jti::parse(Entropy::os().token()).unwrap();
     TokenOrder {
         reach: relay::reach(&trigger),
         target_json: "{}".to_owned(),
