@@ -23,9 +23,13 @@ export class Browser {
     const action = /<form[^>]*action="([^"]*)"/.exec(page.body)?.[1];
     if (action === undefined) throw new Error(`no form at ${page.url}: ${page.status} ${page.body.slice(0, 300)}`);
     const fields = new URLSearchParams();
-    for (const [, name] of page.body.matchAll(/<input[^>]*name="([^"]*)"/g)) {
-      if (answers[name] === undefined) throw new Error(`nothing to answer to the field ${name} at ${page.url}`);
-      fields.set(name, answers[name]);
+    for (const [field, kind] of page.body.matchAll(/<(input|button)[^>]*>/g)) {
+      const name = attribute(field, 'name');
+      const answer = answers[name] ?? attribute(field, 'value');
+      // A button says something only when it is the one that was pressed.
+      if (name === undefined || (kind === 'button' && answers[name] === undefined)) continue;
+      if (answer === undefined) throw new Error(`nothing to answer to the field ${name} at ${page.url}`);
+      fields.set(name, answer);
     }
     return this.#follow(await this.#request(new URL(action, page.url), { method: 'POST', body: fields }));
   }
@@ -63,11 +67,15 @@ export class Browser {
   }
 }
 
+function attribute(tag, name) {
+  return new RegExp(`\\s${name}="([^"]*)"`).exec(tag)?.[1];
+}
+
 function keep(jar, line) {
   const [pair, ...attributes] = line.split(';').map((part) => part.trim());
   const name = pair.slice(0, pair.indexOf('='));
   const value = pair.slice(name.length + 1);
-  const expires = attributes.find((attribute) => /^expires=/i.test(attribute))?.slice('expires='.length);
+  const expires = attributes.find((text) => /^expires=/i.test(text))?.slice('expires='.length);
   if (value === '' || (expires !== undefined && Date.parse(expires) <= Date.now())) jar.delete(name);
   else jar.set(name, value);
 }

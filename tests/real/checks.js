@@ -1,4 +1,4 @@
-// Checks: runs one named check after another, prints one line for each, and counts.
+// Checks: each scenario runs one named check after another, prints one line for each, and counts. Scenarios run side by side.
 
 import { setTimeout as pause } from 'node:timers/promises';
 
@@ -7,26 +7,31 @@ let passed = 0;
 /** How many checks have failed so far. */
 export let failed = 0;
 
-/** Runs `body` and says whether it held; a check that throws is a failed one, and the next still runs. */
-export async function check(sentence, body) {
-  try {
-    await body();
-    passed += 1;
-    process.stdout.write(`ok      ${sentence}\n`);
-    return true;
-  } catch (error) {
-    fail(sentence, error);
-    return false;
+/** The checks of one scenario. */
+export function checksOf(scenario) {
+  /** Runs `body` and says whether it held; a check that throws is a failed one, and the next still runs. */
+  async function check(sentence, body) {
+    try {
+      await body();
+      passed += 1;
+      process.stdout.write(`ok      ${scenario}: ${sentence}\n`);
+      return true;
+    } catch (error) {
+      fail(`${scenario}: ${sentence}`, error);
+      return false;
+    }
   }
+
+  /** A check without which the others mean nothing: throws `Stopped` when it fails. */
+  async function must(sentence, body) {
+    if (!await check(sentence, body)) throw new Stopped(sentence);
+  }
+
+  return { check, must };
 }
 
 /** Says that a `must` failed, which is counted already. */
 export class Stopped extends Error {}
-
-/** A check without which the others mean nothing: throws `Stopped` when it fails. */
-export async function must(sentence, body) {
-  if (!await check(sentence, body)) throw new Stopped(sentence);
-}
 
 /** Counts a failure that happened outside any check. */
 export function fail(sentence, error) {

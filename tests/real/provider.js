@@ -16,8 +16,8 @@ export function credentials(account) {
   return { login: account, password: ACCOUNTS.get(account).password };
 }
 
-/** Starts the provider at `door`; `logoutdKeys` answers with the JWK set to publish beside its own. */
-export function startProvider({ door, clients, logoutdKeys }) {
+/** Starts the provider at `door`; `publish` answers with the JWK set to publish beside its own. */
+export function startProvider({ door, clients, publish }) {
   const provider = new Provider(door.url, {
     clients,
     jwks: { keys: [signingKey()] },
@@ -36,7 +36,7 @@ export function startProvider({ door, clients, logoutdKeys }) {
     rotateRefreshToken: false,
     ttl: { AccessToken: HOUR, Grant: 24 * HOUR, IdToken: HOUR, Interaction: HOUR, RefreshToken: 24 * HOUR, Session: 24 * HOUR },
   });
-  provider.use(publish(logoutdKeys));
+  if (publish) provider.use(beside(publish));
   for (const trouble of ['server_error', 'authorization.error', 'grant.error']) {
     provider.on(trouble, (_, error) => console.error(`${trouble}: ${error.stack}`));
   }
@@ -51,14 +51,14 @@ export function startProvider({ door, clients, logoutdKeys }) {
 // What a reverse proxy in front of the provider would do as well: one JWK set out of two. The
 // provider's own keys come first, and win should a `kid` occur twice; logoutd's are remembered, so
 // that nobody's sign-in depends on logoutd being there.
-function publish(logoutdKeys) {
+function beside(publish) {
   let known = { keys: [] };
   return async (ctx, next) => {
     await next();
     if (ctx.oidc?.route !== 'jwks') return;
     const own = ctx.body.keys;
     const kids = new Set(own.map((key) => key.kid));
-    known = await logoutdKeys().catch(() => known);
+    known = await publish().catch(() => known);
     ctx.body = { keys: [...own, ...known.keys.filter((key) => !kids.has(key.kid))] };
   };
 }
