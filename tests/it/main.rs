@@ -12,6 +12,7 @@ mod crash;
 mod egress;
 mod expiry;
 mod guard;
+mod guides;
 mod hang_up;
 mod introspection;
 mod keys;

@@ -40,7 +40,7 @@ export function startApplication({ door, issuer, client, scope, prompt }) {
   });
 
   door.serve(app);
-  return { id: client.client_id, issuer, page: `${door.url}/me`, signIns, logoutTokens };
+  return { id: client.client_id, secret: client.client_secret, issuer, page: `${door.url}/me`, signIns, logoutTokens };
 }
 
 /** The claims of a JWT that somebody else has verified. */

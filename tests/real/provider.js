@@ -1,4 +1,4 @@
-// The identity provider: oidc-provider with two accounts, a sign-in form, a consent form, and one
+// The identity provider: oidc-provider with three accounts, a sign-in form, a consent form, and one
 // addition made for logoutd: logoutd's public key is published beside the provider's own.
 
 import { randomBytes, generateKeyPairSync } from 'node:crypto';
@@ -8,6 +8,7 @@ import { Provider } from 'oidc-provider';
 const ACCOUNTS = new Map([
   ['alice', { name: 'Alice', password: 'alice has a password' }],
   ['bob', { name: 'Bob', password: 'bob has one too' }],
+  ['carol', { name: 'Carol', password: "carol's is longer" }],
 ]);
 const HOUR = 3600;
 
@@ -33,7 +34,7 @@ export function startProvider({ door, clients, publish }) {
     // Refresh tokens for every application: with `offline_access` they outlive the session, without
     // it they end with it.
     issueRefreshToken: (_, client) => client.grantTypeAllowed('refresh_token'),
-    rotateRefreshToken: false,
+    rotateRefreshToken: true,
     ttl: { AccessToken: HOUR, Grant: 24 * HOUR, IdToken: HOUR, Interaction: HOUR, RefreshToken: 24 * HOUR, Session: 24 * HOUR },
   });
   if (publish) provider.use(beside(publish));

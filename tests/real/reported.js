@@ -206,6 +206,29 @@ async function scenario({ logoutd, provider, token, reporter, heard, sessions, w
     await inside(bobs, mail, 'Bob');
   });
 
+  // --- Refresh tokens that are used once.
+  const atWork = new Browser();
+  let successor;
+  await must('the wiki uses the refresh token of carol at work, and its successor is active here', async () => {
+    const { refreshToken } = await signIn(atWork, wiki, 'carol');
+    successor = await refresh(refreshToken);
+    assert.equal(successor.status, 200);
+    await everythingReported();
+    await active(successor.body.refresh_token, true);
+    assert.equal((await refresh(refreshToken)).status, 400);
+  });
+  await check('the old one used again is told as a reuse: the successor dies and the wiki is told', async () => {
+    const [{ id }] = await eventually(async () => {
+      const { body } = await logoutd.ask('GET', `${API}/logouts?reason=token_reuse&state=settled`, undefined, { token });
+      assert.equal(body.items.length, 1);
+      return body.items;
+    });
+    const { body: receipt } = await logoutd.ask('GET', `${API}/logouts/${id}`, undefined, { token });
+    settled(receipt, { sessions: 0, participations: 1, clients: ['wiki'] });
+    await active(successor.body.refresh_token, false);
+    await out(atWork, wiki);
+  });
+
   // --- logoutd goes away and comes back.
   const bobsPhone = new Browser();
   await check('while logoutd is away bob signs in on his phone as always', async () => {
@@ -255,6 +278,15 @@ async function scenario({ logoutd, provider, token, reporter, heard, sessions, w
 
   function everythingReported() {
     return eventually(() => assert.equal(reporter.waiting, 0, `${reporter.waiting} reports are still waiting`));
+  }
+
+  async function refresh(refreshToken) {
+    const response = await fetch(`${provider}/token`, {
+      method: 'POST',
+      headers: { authorization: `Basic ${Buffer.from(`wiki:${wiki.secret}`).toString('base64')}` },
+      body: new URLSearchParams({ grant_type: 'refresh_token', refresh_token: refreshToken }),
+    });
+    return { status: response.status, body: await response.json() };
   }
 
   async function introspect(refreshToken) {
