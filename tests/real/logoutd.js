@@ -18,11 +18,14 @@ export class Logoutd {
   #binary;
   #directory;
   #child;
+  #settings;
   #adminToken = randomBytes(32).toString('base64url');
 
-  constructor(binary, directory) {
+  /** `settings` are variables of its environment, such as `LOGOUTD_KEYS__CACHE_S`. */
+  constructor(binary, directory, settings = {}) {
     this.#binary = binary;
     this.#directory = directory;
+    this.#settings = settings;
   }
 
   /** Starts it on a free port, or, once it has one, on the same port again. */
@@ -48,7 +51,7 @@ export class Logoutd {
       ['serve', '--dev', '--listen', new URL(this.url).host, '--database-url', `sqlite://${this.#path('logoutd.db')}`],
       {
         cwd: this.#directory,
-        env: { PATH: process.env.PATH, HOME: this.#directory, LOGOUTD_ADMIN_TOKEN: this.#adminToken },
+        env: { PATH: process.env.PATH, HOME: this.#directory, LOGOUTD_ADMIN_TOKEN: this.#adminToken, ...this.#settings },
         stdio: ['ignore', log, log],
       },
     );

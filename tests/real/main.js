@@ -4,10 +4,14 @@ import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { checksOf, conclude, fail, failed, Stopped } from './checks.js';
 import { Logoutd } from './logoutd.js';
+import { relayed } from './relayed.js';
 import { reported } from './reported.js';
+import { CACHE_S, signed } from './signed.js';
+import { told } from './told.js';
 
 const WHOLE_TEST_MS = 200_000;
-const SCENARIOS = { reported };
+const SCENARIOS = { reported, relayed, told, signed };
+const SETTINGS = { signed: { LOGOUTD_KEYS__CACHE_S: String(CACHE_S) } };
 
 const running = [];
 const overall = setTimeout(() => abandon('everything ends in time', `not within ${WHOLE_TEST_MS} ms`), WHOLE_TEST_MS);
@@ -34,7 +38,7 @@ process.exit(conclude());
 async function run(name, scenario) {
   const home = join(directory, name);
   mkdirSync(home);
-  const logoutd = new Logoutd(process.env.LOGOUTD_BIN, home);
+  const logoutd = new Logoutd(process.env.LOGOUTD_BIN, home, SETTINGS[name]);
   const doors = [];
   running.push({ name, logoutd });
   const before = failed;

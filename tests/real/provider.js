@@ -1,6 +1,7 @@
-// The identity provider: oidc-provider with three accounts, a sign-in form, a consent form, and one
-// addition made for logoutd: logoutd's public key is published beside the provider's own.
+// The identity provider: oidc-provider with three accounts, a sign-in form, a consent form, and what
+// the guide in examples/providers adds for logoutd.
 
+import { AsyncLocalStorage } from 'node:async_hooks';
 import { randomBytes, generateKeyPairSync } from 'node:crypto';
 import express from 'express';
 import { Provider } from 'oidc-provider';
@@ -17,15 +18,26 @@ export function credentials(account) {
   return { login: account, password: ACCOUNTS.get(account).password };
 }
 
-/** Starts the provider at `door`; `publish` answers with the JWK set to publish beside its own. */
-export function startProvider({ door, clients, publish }) {
+/**
+ * Starts the provider at `door`.
+ *
+ * - `publish` answers with the JWK set to publish beside its own (nothing unless given);
+ * - `key` is its private JWK (one of its own making unless given);
+ * - `endSessionSecret` opens the route by which logoutd ends a session (closed unless given);
+ * - `proxy` is a proxy before its JWKS address: `to` answers there, and the provider itself is to be found at the door `behind`;
+ * - `sends` says that its own logout tokens leave it;
+ * - `slowMs` is by how much its clock is behind.
+ */
+export function startProvider({ door, clients, publish, key = signingKey(), endSessionSecret, proxy, sends = false, slowMs = 0 }) {
   const provider = new Provider(door.url, {
     clients,
-    jwks: { keys: [signingKey()] },
+    jwks: { keys: [key] },
     cookies: { keys: [randomBytes(32).toString('base64url')] },
     claims: { openid: ['sub', 'sid'], profile: ['name'] },
     conformIdTokenClaims: false,
     findAccount,
+    // By itself it refuses to send to loopback addresses, which is where everybody is here.
+    ...(sends && { fetch: (url, options) => globalThis.fetch(url, { ...options, dispatcher: undefined }) }),
     interactions: { url: (_, interaction) => `/interaction/${interaction.uid}` },
     features: {
       devInteractions: { enabled: false },
@@ -39,15 +51,26 @@ export function startProvider({ door, clients, publish }) {
   });
   if (publish) provider.use(beside(publish));
   for (const trouble of ['server_error', 'authorization.error', 'grant.error']) {
-    provider.on(trouble, (_, error) => console.error(`${trouble}: ${error.stack}`));
+    // A refused grant is an answer, and one of the checks asks for it.
+    provider.on(trouble, (_, error) => { if (error.error !== 'invalid_grant') console.error(`${trouble}: ${error.stack}`); });
   }
 
   const app = express();
   app.use('/interaction', interactions(provider));
+  if (endSessionSecret) app.delete('/logoutd/sessions/:sid', endSession(provider, endSessionSecret));
+  if (proxy) {
+    proxy.behind.serve(provider.callback());
+    app.get('/jwks', async (_, response) => { response.json(await proxy.to()); });
+  }
   app.use(provider.callback());
-  door.serve(app);
+  door.serve((request, response) => slowness.run(slowMs, () => app(request, response)));
   return provider;
 }
+
+// One process has one clock, and here two providers: one of them must be able to be slow.
+const slowness = new AsyncLocalStorage();
+const clock = Date.now;
+Date.now = () => clock() - (slowness.getStore() ?? 0);
 
 // What a reverse proxy in front of the provider would do as well: one JWK set out of two. The
 // provider's own keys come first, and win should a `kid` occur twice; logoutd's are remembered, so
@@ -64,7 +87,28 @@ function beside(publish) {
   };
 }
 
-function signingKey() {
+// As the guide has it: ends the session and what was granted in it.
+function endSession(provider, secret) {
+  return async (request, response) => {
+    if (request.headers.authorization !== `Bearer ${secret}`) {
+      response.sendStatus(401);
+      return;
+    }
+    const session = await provider.Session.findByUid(request.params.sid);
+    if (!session) {
+      response.sendStatus(404);
+      return;
+    }
+    for (const { grantId } of Object.values(session.authorizations ?? {})) {
+      if (grantId) await Promise.all([provider.AccessToken, provider.RefreshToken].map((model) => model.revokeByGrantId(grantId)));
+    }
+    await session.destroy();
+    response.sendStatus(204);
+  };
+}
+
+/** A private key for a provider. */
+export function signingKey() {
   const { privateKey } = generateKeyPairSync('rsa', { modulusLength: 2048 });
   return { ...privateKey.export({ format: 'jwk' }), use: 'sig', alg: 'RS256' };
 }
