@@ -349,6 +349,27 @@ async function adapterInTrouble({ logoutd, provider, instance, hanging, token, w
     assert.deepEqual(said.filter(({ type }) => type === 'refused').map(({ why }) => why.status), [undefined, 422]);
     for (const uid of ['s-1', 's-2']) await logoutd.ask('GET', `${API}/sessions/${uid}`, undefined, { token });
   });
+  await check('a logout whose answer was lost is told again, and done once', async () => {
+    const lossy = await listen();
+    let calls = 0;
+    lossy.serve(async (request, response) => {
+      const chunks = await request.toArray();
+      const { authorization, 'idempotency-key': key } = request.headers;
+      const headers = { authorization, 'content-type': 'application/json', 'idempotency-key': key };
+      const answer = await fetch(logoutd.url + request.url, { method: 'POST', headers, body: Buffer.concat(chunks) });
+      calls += 1;
+      if (calls === 1) request.socket.destroy();
+      else response.writeHead(answer.status).end(await answer.text());
+    });
+    const events = new EventEmitter();
+    const unlucky = attachLogoutd(events, { url: lossy.url, issuer: 'op', token });
+    events.emit('session.destroyed', { uid: 's-1', accountId: 'alice' });
+    assert.equal(await unlucky.close(), 0);
+    lossy.close();
+    assert.deepEqual([calls, unlucky.metrics.sent, unlucky.metrics.failures], [2, 1, 1]);
+    const { body } = await logoutd.ask('POST', `${API}/logouts/search`, { sid: 's-1' }, { token });
+    assert.equal(body.items.length, 1);
+  });
   await check('a stop sends what waits', async () => {
     const browser = new Browser();
     await signIn(browser, wiki, 'alice');
