@@ -41,11 +41,11 @@ export async function relayed(logoutd, doors, { check, must }) {
   const [wiki, mail] = clients.map((client, index) => (
     startApplication({ door: [wikiDoor, mailDoor][index], issuer: op.url, client, scope: 'openid profile' })
   ));
-  const own = async () => (await logoutd.keys('op')).keys.map((key) => key.kid);
 
   await must('logoutd finds its key in the JWKS that the provider publishes', async () => {
-    const { body } = await logoutd.ask('POST', `${API}/keys/check`);
-    assert.ok(JSON.stringify(body).length > 0);
+    await logoutd.ask('POST', `${API}/keys/check`);
+    const { body: { items: [key] } } = await logoutd.ask('GET', `${API}/keys`);
+    assert.notEqual(key.seen_at, null);
   });
 
   // --- Everybody is there.
@@ -65,7 +65,7 @@ export async function relayed(logoutd, doors, { check, must }) {
     await eventually(() => assert.deepEqual([wiki, mail].map(({ logoutTokens }) => logoutTokens.map(({ status }) => status)), [[204], [204]]));
     for (const application of [wiki, mail]) {
       const { token } = application.logoutTokens[0];
-      assert.ok(!(await own()).slice(0, 1).includes(headerOf(token).kid) || claimsOf(token).iat < Date.now() / 1000 - 60);
+      assert.ok(await isProviders(token), 'it is signed by logoutd');
       assert.equal(claimsOf(token).aud, application.id);
       await out(laptop, application);
     }
@@ -78,14 +78,14 @@ export async function relayed(logoutd, doors, { check, must }) {
   });
 
   // --- An application is away for a moment, and for longer than the provider's token is good.
-  await check('the wiki is away when bob signs out, and gets the provider’s token when it is back soon', async () => {
+  await check('the wiki is away when bob signs out, and gets that token when it is back soon', async () => {
     await wikiDoor.goAway();
     await signOut(bobs, op.url);
     assert.deepEqual(answers.splice(0).sort(), ['mail 200', 'wiki 200']);
     await wikiDoor.comeBack();
     const { token, status } = await next(wiki, 1);
     assert.equal(status, 204);
-    assert.ok(await isProviders(token), 'it is not the token of the provider');
+    assert.ok(await isProviders(token), 'it is signed by logoutd');
     await out(bobs, wiki);
   });
   const carols = new Browser();
@@ -100,8 +100,7 @@ export async function relayed(logoutd, doors, { check, must }) {
     await retryNow();
     const { token, status } = await next(wiki, 2);
     assert.equal(status, 204);
-    assert.ok(!await isProviders(token), 'it is the token of the provider');
-    assert.ok((await own()).includes(headerOf(token).kid));
+    assert.ok(!await isProviders(token), 'it is signed by the provider');
     await out(carols, wiki);
   });
 
@@ -110,9 +109,9 @@ export async function relayed(logoutd, doors, { check, must }) {
     return application.logoutTokens[index];
   }
 
-  // The provider's clock is behind, logoutd's is not.
   async function isProviders(token) {
-    return claimsOf(token).iat < Date.now() / 1000 - (TOKEN_LIFE_MS - GOOD_FOR_MS) / 1000 + 1;
+    const { body: { items } } = await logoutd.ask('GET', `${API}/keys`);
+    return !items.some(({ kid, published_kid }) => [kid, published_kid].includes(headerOf(token).kid));
   }
 
   // What an operator does who knows that an application is back; without it the next attempt is the breaker's.
