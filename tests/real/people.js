@@ -38,3 +38,9 @@ export async function signOut(browser, provider) {
   const page = await browser.open(`${provider}/session/end`);
   return browser.submit(page, { logout: 'yes' });
 }
+
+/** Signs out of one application and stays signed in at the provider: the other button of the same page. */
+export async function leave(browser, application) {
+  const page = await browser.open(`${application.issuer}/session/end?client_id=${application.id}`);
+  return browser.submit(page, {});
+}

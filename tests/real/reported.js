@@ -12,7 +12,7 @@ import { claimsOf, headerOf, startApplication } from './application.js';
 import { Browser } from './browser.js';
 import { eventually } from './checks.js';
 import { listen } from './listen.js';
-import { inside, out, signIn, signOut } from './people.js';
+import { inside, leave, out, signIn, signOut } from './people.js';
 import { startProvider } from './provider.js';
 import { API, registration } from './world.js';
 
@@ -191,19 +191,23 @@ async function scenario({ logoutd, provider, token, reporter, heard, sessions, w
     await signOut(tablet, provider);
   });
   await check('the adapter told logoutd, which ended the session and told both applications', async () => {
-    const { items } = await eventually(async () => {
-      await everythingReported();
-      const { body } = await logoutd.ask('GET', `${API}/logouts?reason=user_logout&state=settled`, undefined, { token });
-      assert.ok(body.items.some(({ target }) => target.sid === ofBob.tablet.session), 'there is no settled logout of the session');
-      return body;
-    });
-    const { id } = items.find(({ target }) => target.sid === ofBob.tablet.session);
-    const { body: receipt } = await logoutd.ask('GET', `${API}/logouts/${id}`, undefined, { token });
+    const receipt = await settledLogout(({ target }) => target.sid === ofBob.tablet.session);
     settled(receipt, { sessions: 1, clients: ['mail', 'wiki'] });
     await out(tablet, wiki);
     await out(tablet, mail);
     await active(ofBob.tablet.wiki.refreshToken, false);
     await inside(bobs, mail, 'Bob');
+  });
+
+  await check('carol signs out of the wiki and stays signed in: she is out there, and in at the mail', async () => {
+    const carols = new Browser();
+    const { session } = await signInAtBoth(carols, 'carol');
+    await everythingReported();
+    await leave(carols, wiki);
+    const receipt = await settledLogout(({ target }) => target.sid === session && target.client_id === 'wiki');
+    settled(receipt, { sessions: 0, participations: 1, clients: ['wiki'] });
+    await out(carols, wiki);
+    await inside(carols, mail, 'Carol');
   });
 
   // --- Refresh tokens that are used once.
@@ -218,12 +222,7 @@ async function scenario({ logoutd, provider, token, reporter, heard, sessions, w
     assert.equal((await refresh(refreshToken)).status, 400);
   });
   await check('the old one used again is told as a reuse: the successor dies and the wiki is told', async () => {
-    const [{ id }] = await eventually(async () => {
-      const { body } = await logoutd.ask('GET', `${API}/logouts?reason=token_reuse&state=settled`, undefined, { token });
-      assert.equal(body.items.length, 1);
-      return body.items;
-    });
-    const { body: receipt } = await logoutd.ask('GET', `${API}/logouts/${id}`, undefined, { token });
+    const receipt = await settledLogout(({ reason }) => reason === 'token_reuse');
     settled(receipt, { sessions: 0, participations: 1, clients: ['wiki'] });
     await active(successor.body.refresh_token, false);
     await out(atWork, wiki);
@@ -306,6 +305,17 @@ async function scenario({ logoutd, provider, token, reporter, heard, sessions, w
     return body;
   }
 
+  // The receipt of the one logout that is such and such, once everybody has answered.
+  async function settledLogout(isSuch) {
+    return eventually(async () => {
+      await everythingReported();
+      const { body: { items } } = await logoutd.ask('GET', `${API}/logouts?state=settled`, undefined, { token });
+      const such = items.filter(isSuch);
+      assert.equal(such.length, 1, 'there is no such settled logout');
+      return (await logoutd.ask('GET', `${API}/logouts/${such[0].id}`, undefined, { token })).body;
+    });
+  }
+
   function settled(receipt, { sessions: ended, participations = 0, clients }) {
     const { state, sessions_ended, participations_ended, deliveries } = receipt;
     assert.deepEqual(
@@ -348,6 +358,23 @@ async function adapterInTrouble({ logoutd, provider, instance, hanging, token, w
     assert.deepEqual([fresh.metrics.sent, fresh.metrics.refused, fresh.metrics.dropped], [2, 2, 0]);
     assert.deepEqual(said.filter(({ type }) => type === 'refused').map(({ why }) => why.status), [undefined, 422]);
     for (const uid of ['s-1', 's-2']) await logoutd.ask('GET', `${API}/sessions/${uid}`, undefined, { token });
+  });
+  await check('an application with pairwise subjects is reported with what it saw, or not at all', async () => {
+    const events = new EventEmitter();
+    const options = { url: logoutd.url, issuer: 'op', token };
+    const careless = attachLogoutd(events, options);
+    const careful = attachLogoutd(events, {
+      ...options,
+      pairwiseIdentifier: async (_, accountId, client) => `${accountId} at ${client.clientId}`,
+      device: () => ({ label: 'a tablet' }),
+    });
+    const session = { uid: 's-3', accountId: 'alice', loginTs: Math.floor(Date.now() / 1000), sidFor: (client) => `${client} saw` };
+    events.emit('authorization.success', { oidc: { session, client: { clientId: 'wiki', subjectType: 'pairwise' } } });
+    assert.deepEqual([await careless.close(), await careful.close()], [0, 0]);
+    assert.deepEqual([careless.metrics.refused, careful.metrics.sent], [1, 1]);
+    const { body } = await logoutd.ask('GET', `${API}/sessions/s-3`, undefined, { token });
+    assert.deepEqual(body.participants.map(({ sub, sid }) => [sub, sid]), [['alice at wiki', 'wiki saw']]);
+    assert.equal(body.device.label, 'a tablet');
   });
   await check('a logout whose answer was lost is told again, and done once', async () => {
     const lossy = await listen();
