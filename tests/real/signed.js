@@ -37,13 +37,15 @@ export async function signed(logoutd, doors, { check, must }) {
     const world = await start('published', { publish: () => logoutd.keys('published') }, { published_at: 'provider' });
     let first;
     await must("logoutd's key is found in the provider's JWKS, and a logout signed with it is accepted", async () => {
-      await logoutd.ask('POST', `${world.api}/keys/check`);
+      const { body } = await logoutd.ask('POST', `${world.api}/keys/check`);
+      assert.equal(body.good, true, JSON.stringify(body));
       first = (await logsOut(world, 'alice')).kid;
     });
     await must('the key is rotated while bob is signed in, and the old one signs until the new one was visible for long enough', async () => {
       await logoutd.ask('POST', `${world.api}/keys/rotate`, {});
       assert.equal((await world.jwks()).keys.length, 3);
-      await logoutd.ask('POST', `${world.api}/keys/check`);
+      const { body } = await logoutd.ask('POST', `${world.api}/keys/check`);
+      assert.equal(body.keys.find(({ state }) => state === 'next').trouble, 'too_new');
       assert.equal((await logsOut(world, 'bob')).kid, first);
     });
     await check('then the new one signs, and is accepted at the first attempt', async () => {
