@@ -8,7 +8,7 @@ import { startApplication } from './application.js';
 import { Browser } from './browser.js';
 import { eventually } from './checks.js';
 import { listen } from './listen.js';
-import { inside, out, signIn } from './people.js';
+import { inside, out, signIn, signOut } from './people.js';
 import { startProvider } from './provider.js';
 import { API, registration } from './world.js';
 
@@ -23,6 +23,7 @@ export async function told(logoutd, doors, { check, must }) {
     clients: [{ ...client, backchannel_logout_uri: `${logoutd.url}/op/backchannel-logout` }],
     publish: () => logoutd.keys('op'),
     endSessionSecret,
+    sends: true,
   });
   await logoutd.ask('POST', '/v1/issuers', { id: 'op', issuer: op.url, signing_algs: ['RS256'], discovery: true, published_at: 'provider' });
   await logoutd.ask('PUT', `${API}/clients/wiki`, client);
@@ -77,6 +78,22 @@ export async function told(logoutd, doors, { check, must }) {
     await inside(bobs, wiki, 'Bob');
     const { body } = await logoutd.ask('GET', `${API}/sessions/${encodeURIComponent(sessions.at(-1))}`);
     assert.equal(body.state, 'live');
+  });
+
+  await check('when he signs out by himself, logoutd hears of it from the provider and from the adapter, and the wiki is told once', async () => {
+    const before = wiki.logoutTokens.length;
+    await signOut(bobs, op.url);
+    await everythingReported();
+    await eventually(async () => {
+      const { body } = await logoutd.ask('GET', `${API}/sessions/${encodeURIComponent(sessions.at(-1))}`);
+      assert.equal(body.state, 'ended');
+      const { body: { items } } = await logoutd.ask('GET', `${API}/logouts?state=delivering`);
+      assert.deepEqual(items, []);
+    });
+    const { body: { items } } = await logoutd.ask('GET', `${API}/logouts`);
+    assert.deepEqual(items.slice(0, 2).map(({ reason }) => reason).sort(), ['upstream', 'user_logout']);
+    assert.equal(wiki.logoutTokens.length, before + 1);
+    await out(bobs, wiki);
   });
   await reporter.close();
 
