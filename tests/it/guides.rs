@@ -86,7 +86,8 @@ async fn register(admin: &Api, name: &str, steps: &[Step]) {
         let (Step::Issuer(body) | Step::Client(body)) = step;
         let answer = admin.post(&path, body.clone()).await;
         assert_eq!(answer.status, 201, "{name}: {}", answer.text);
-        assert_eq!(answer.body.get("ignored"), None, "{name} says what nobody reads");
+        let ignored = answer.body.get("ignored").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+        assert!(ignored.is_empty(), "{name} says what nobody reads: {ignored:?}");
         places.push(answer.header("location").to_owned());
     }
     for place in places.iter().rev() {
