@@ -84,10 +84,10 @@ pub async fn import(
     let now = app.store.now().await?;
     let mut records = Vec::with_capacity(keys.len());
     for ImportedJwk { key, kid } in keys {
-        let place = Place::of(document.as_ref(), &key, named.as_deref().or(kid.as_deref()), missing_ok)?;
-        if is_here(&stored, &key).map_err(Problem::internal)? {
-            return Err(taken(&place.kid));
+        if let Some(known) = known_as(&stored, &key).map_err(Problem::internal)? {
+            return Err(taken(known));
         }
+        let place = Place::of(document.as_ref(), &key, named.as_deref().or(kid.as_deref()), missing_ok)?;
         let key = key.named(&place.kid).map_err(Problem::internal)?;
         let record = key.into_record(seat.issuer.id.clone(), place.state, now, &app.sealing, &app.entropy);
         let seen_at = place.seen.then_some(document.as_ref().map_or(now, |document| document.fetched_at));
@@ -193,12 +193,12 @@ impl Place {
     }
 }
 
-/// Whether the same key is one of the issuer's already, under whatever name.
-fn is_here(stored: &[KeyRecord], key: &NewKey) -> Result<bool, TokenError> {
+/// Under which name the same key is one of the issuer's already.
+fn known_as<'a>(stored: &'a [KeyRecord], key: &NewKey) -> Result<Option<&'a str>, TokenError> {
     for record in stored {
         if PublicJwk::parse(&record.public_jwk)?.thumbprint() == key.kid {
-            return Ok(true);
+            return Ok(Some(&record.kid));
         }
     }
-    Ok(false)
+    Ok(None)
 }

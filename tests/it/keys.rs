@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use crate::harness::api::Api;
 use crate::harness::database::{Database, Engine, on_both_engines};
 use crate::harness::server::{DAY, Server, Stage};
+use crate::harness::until;
 
 const KEYS: &str = "/v1/issuers/main/keys";
 /// The key of every server here, and its successor.
@@ -343,7 +344,7 @@ on_both_engines! {
         let stage = Stage { server: with(both).await.unwrap(), ..stage };
         let admin = stage.server.admin();
         let stage = Stage { admin: admin.clone(), ..stage };
-        assert_eq!(admin.get("/readyz").await.status, 200);
+        until("it is ready", || async { (admin.get("/readyz").await.status == 200).then_some(()) }).await;
         // What is made meanwhile is sealed with the new key, and what was before still opens.
         admin.post("/v1/issuers", json!({"id": "new", "issuer": "https://new.example.com", "signing_algs": ["ES256"]})).await.expect(201);
         let reseal = async |admin: &Api| crate::harness::api::send(admin.request(reqwest::Method::POST, "/v1/keys/reseal")).await.expect(200);
@@ -357,7 +358,7 @@ on_both_engines! {
         assert!(with(&[("LOGOUTD_SEALING_KEY", FIRST)]).await.is_err(), "the first key opens nothing any more");
         let server = with(&[("LOGOUTD_SEALING_KEY", SECOND)]).await.unwrap();
         let admin = server.admin();
-        assert_eq!(admin.get("/readyz").await.status, 200);
+        until("it is ready", || async { (admin.get("/readyz").await.status == 200).then_some(()) }).await;
         let party = crate::harness::party::Party::open(&server.base, "main", crate::harness::server::ISSUER, "wiki").await;
         let stage = Stage { provider: admin.clone(), admin, server };
         stage.register("wiki", &party.uri(), json!({})).await;
