@@ -49,25 +49,26 @@
 //! | [`cli`] | the command line, a client of the HTTP API |
 //! | [`config`], [`lifecycle`], [`bells`], [`seams`], [`app`] | settings; start and stop; who wakes whom; clock and chance; the wiring |
 //!
-//! Direction: `main → cli → app → {receive, answer, registry, deliver, upkeep} → http → issuers → {token, plan, store, egress, observe} → model`. Nothing points
-//! upward; each foreign crate lives in one room. A test reads `src/` and fails when a room reaches outside its row.
+//! Direction: `main → cli → app → {receive, answer, registry, deliver, upkeep} → http → issuers → {token, plan, store, egress, observe} → model`. Nothing
+//! points upward; each foreign crate lives in one room. A test reads `src/` and fails when a room reaches outside its row.
 //!
 //! # Words, one meaning each
 //!
 //! *issuer* · *subject* (`sub`) · *session id* (`sid`) · *client*, a registered relying party · *participant*, a client in a session with the `sub` and
 //! `sid` it saw · *grant*, a family of refresh tokens · *trigger*, a verified reason to act · *event*, a committed trigger, on the API a *logout* ·
-//! *target*, what a logout names · *delivery*, the duty to tell one client one thing, or the provider that a session ended: a *notice* · *attempt*, *outcome* · *lease* · *settled*: delivered, rejected,
-//! expired, superseded, cancelled or unreachable · *receipt* · *cut-off*, a not-before instant · *late joiner*, a participant reported after its logout.
+//! *target*, what a logout names · *delivery*, the duty to tell one client one thing, or the provider that a session ended: a *notice* · *attempt*,
+//! *outcome* · *lease* · *settled*: delivered, rejected, expired, superseded, cancelled or unreachable · *receipt* · *cut-off*, a not-before instant ·
+//! *late joiner*, a participant reported after its logout.
 //!
-//! *successor*, a key that waits until everybody can know it: *next*, then *active*, *retired*, *withdrawn* · *visible*, where relying parties look for keys ·
-//! *sealed anew*, after the sealing key changed.
+//! *successor*, a key that waits until everybody can know it: *next*, then *active*, *retired*, *withdrawn* · *visible*, where relying parties look for
+//! keys · *sealed anew*, after the sealing key changed.
 //!
-//! *lane*, the queue of one client or of a provider: *open* while its receiver is away, *parked* when somebody must look at it, *paused* by an operator · *host*, what
-//! the lanes of one address have in common · *probe*, the one attempt in a while that an open lane or host is given · *slot*, the place of one attempt
-//! in this process · *class*, how urgent: compromise, interactive or bulk · *work*, what one transaction cannot hold, done in *pages* from its
-//! *position* · *expanding*, how a logout stands while its work is not done · *epoch*, a number of the issuer's that counts logouts of many, and that
-//! whatever is registered carries · *chore*, a function that looks for what is due and may be called at any time · *bell*, what wakes somebody and
-//! says nothing · *replica*, one of the processes that share a database · *share*, a replica's part of a number that all share.
+//! *lane*, the queue of one client or of a provider: *open* while its receiver is away, *parked* when somebody must look at it, *paused* by an operator ·
+//! *host*, what the lanes of one address have in common · *probe*, the one attempt in a while that an open lane or host is given · *slot*, the place of
+//! one attempt in this process · *class*, how urgent: compromise, interactive or bulk · *work*, what one transaction cannot hold, done in *pages* from
+//! its *position* · *expanding*, how a logout stands while its work is not done · *epoch*, a number of the issuer's that counts logouts of many, and that
+//! whatever is registered carries · *chore*, a function that looks for what is due and may be called at any time · *bell*, what wakes somebody and says
+//! nothing · *replica*, one of the processes that share a database · *share*, a replica's part of a number that all share.
 //!
 //! *relay*, a provider's logout token for one of its clients, and its passing on: *verbatim* as it came, or one of *ours* in its place · *cascade*, a
 //! provider's logout token for this server · *join*, of tokens about one session in one receipt · *echo*, a token that says what is being told already.

@@ -253,9 +253,7 @@ pub(super) async fn facts(conn: &mut Conn, leased: &[Leased]) -> Result<BTreeMap
 /// `SELECT …`: its place, the provider's key of its session, why it ended, and when the latest live ones of its name and of its subject began.
 fn push_facts(sql: &mut Builder, position: usize, one: &Leased) {
     let position = i64::try_from(position).unwrap_or(i64::MAX);
-    sql.push(format!(
-        "SELECT * FROM (SELECT CAST({position} AS BIGINT) AS position, (SELECT s.provider_key FROM sessions AS s WHERE s.id = "
-    ));
+    sql.push(format!("SELECT CAST({position} AS BIGINT) AS position, (SELECT s.provider_key FROM sessions AS s WHERE s.id = "));
     sql.push_bind(one.session.as_str().to_owned()).push("), (SELECT e.reason FROM events AS e WHERE e.id = ");
     sql.push_bind(one.event.as_str().to_owned()).push("), ");
     let latest = |sql: &mut Builder| {
@@ -287,7 +285,7 @@ fn push_facts(sql: &mut Builder, position: usize, one: &Leased) {
         }
         None => push_text(sql, " AND 1 = 0"),
     }
-    sql.push(format!(")) AS f{position}"));
+    sql.push(")");
 }
 
 /// The lookup before an attempt as planners see it.
