@@ -46,10 +46,12 @@ pub(super) async fn ask(method: Method, url: &str, token: &str, body: Option<&Va
 /// The largest answer that is read.
 pub(super) const ANSWER_BYTES_MAX: usize = 1 << 20;
 
-/// What a problem document says (RFC 9457 3.1), control characters removed, since it goes to a terminal.
+/// What a problem document says (RFC 9457 3.1) and of which members, control characters removed, since it goes to a terminal.
 fn in_a_sentence(problem: &Map<String, Value>) -> String {
-    let texts = ["title", "detail", "field"].into_iter().filter_map(|member| problem.get(member)?.as_str());
-    let sentence = texts.collect::<Vec<_>>().join(": ");
+    let texts = ["title", "detail"].into_iter().filter_map(|member| Some(problem.get(member)?.as_str()?.to_owned()));
+    let errors = problem.get("errors").and_then(Value::as_array).into_iter().flatten();
+    let members = errors.filter_map(|error| Some(format!("{} {}", error.get("pointer")?.as_str()?, error.get("detail")?.as_str()?)));
+    let sentence = texts.chain(members).collect::<Vec<_>>().join(": ");
     if sentence.is_empty() { "no reason given".to_owned() } else { sentence.chars().filter(|c| !c.is_control()).take(500).collect() }
 }
 

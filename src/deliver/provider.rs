@@ -70,7 +70,7 @@ fn notice(claimed: &Claimed, now: Timestamp) -> Result<Notice<'_>, Verdict> {
     let logout = facts.issuer.provider_logout.as_deref().ok_or(NO_URI)?;
     let known = facts.provider.as_ref().ok_or(NO_URI)?;
     let names = SessionNames { issuer: &facts.issuer.issuer, sub: leased.sub.as_ref(), sid: leased.sid.as_ref(), key: known.key.as_ref() };
-    let late = Late { leased, reaches: logout.reaches(&names), same: known.same, any: known.any, now };
+    let late = Late { leased, reaches: logout.reaches(&names), same: known.same, any: known.any };
     match provider::before_attempt(&late) {
         Go::Out => {}
         Go::Superseded => return Err(Verdict::Settled { state: DeliveryState::Superseded, reason: SettledReason::NewerLogin }),

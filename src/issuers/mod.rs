@@ -91,6 +91,13 @@ pub enum Freshness {
 /// What is known of one provider.
 #[derive(Default)]
 struct Entry {
+    known: Mutex<Known>,
+    /// Whoever asks holds it: the others wait for the answer, if they need one.
+    asking: tokio::sync::Mutex<()>,
+}
+
+#[derive(Default)]
+struct Known {
     /// Which provider that was: an issuer may be changed.
     of: Option<(Issuer, ProviderSource)>,
     keys: Option<Arc<ProviderKeys>>,
@@ -100,7 +107,7 @@ struct Entry {
 /// What is known of all of them.
 pub struct AddressBook {
     egress: Arc<Egress>,
-    entries: Mutex<HashMap<IssuerId, Arc<tokio::sync::Mutex<Entry>>>>,
+    entries: Mutex<HashMap<IssuerId, Arc<Entry>>>,
 }
 
 impl std::fmt::Debug for AddressBook {
@@ -139,8 +146,7 @@ impl AddressBook {
         stored: Option<ProviderDocument>,
         now: Timestamp,
     ) -> Result<(Arc<ProviderKeys>, Freshness), Away> {
-        let lacks = |keys: &ProviderKeys| kid.is_some_and(|kid| !keys.has(kid));
-        self.look(issuer, stored, now, |keys| lacks(keys) || keys.document.fetched_at.plus(FRESH_FOR) <= now).await
+        self.look(issuer, stored, now, |keys| kid.is_some_and(|kid| !keys.has(kid))).await
     }
 
     /// The same keys, asked for again if that is allowed by now: a key may have changed under its name.
@@ -149,13 +155,14 @@ impl AddressBook {
     }
 
     /// Forgets what a provider said, but not that it was asked.
-    pub async fn disbelieve(&self, issuer: &IssuerId) {
-        self.entry(issuer).lock().await.keys = None;
+    pub fn disbelieve(&self, issuer: &IssuerId, why: JwkRefused) {
+        tracing::warn!(%issuer, error = %why, "what the provider publishes is not believed");
+        locked(&self.entry(issuer).known).keys = None;
     }
 
     /// Forgets an issuer.
     pub fn forget(&self, issuer: &IssuerId) {
-        self.entries.lock().unwrap_or_else(std::sync::PoisonError::into_inner).remove(issuer);
+        locked(&self.entries).remove(issuer);
     }
 
     async fn look(
@@ -163,36 +170,37 @@ impl AddressBook {
         issuer: &IssuerRecord,
         stored: Option<ProviderDocument>,
         now: Timestamp,
-        unfit: impl Fn(&ProviderKeys) -> bool,
+        lacks: impl Fn(&ProviderKeys) -> bool,
     ) -> Result<(Arc<ProviderKeys>, Freshness), Away> {
         let entry = self.entry(&issuer.id);
-        // Whoever else wants to ask the same provider waits here for the answer.
-        let mut entry = entry.lock().await;
-        entry.be_of(issuer);
-        if entry.keys.is_none() {
-            entry.keys = stored.and_then(|document| ProviderKeys::read(document).ok()).map(Arc::new);
+        // What is known and fits needs nobody's answer.
+        if let Some(keys) = locked(&entry.known).fitting(issuer, stored, now, &lacks) {
+            return Ok((keys, Freshness::Remembered));
         }
-        if entry.keys.as_deref().is_none_or(unfit) && entry.asked_at.is_none_or(|asked| asked.plus(COOL_DOWN) <= now) {
-            entry.asked_at = Some(now);
+        let _asking = entry.asking.lock().await;
+        if let Some(keys) = locked(&entry.known).fitting(issuer, None, now, &lacks) {
+            return Ok((keys, Freshness::Remembered));
+        }
+        if locked(&entry.known).may_be_asked(now) {
             match self.fetch(issuer, now).await.and_then(|document| ProviderKeys::read(document).map_err(Away::from)) {
                 Ok(keys) => {
                     let keys = Arc::new(keys);
-                    entry.keys = Some(Arc::clone(&keys));
+                    locked(&entry.known).keys = Some(Arc::clone(&keys));
                     return Ok((keys, Freshness::Fetched));
                 }
-                Err(away) if entry.keys.is_none() => return Err(away),
                 Err(away) => {
-                    tracing::warn!(issuer = %issuer.id, error = %away, "the provider's keys cannot be read: the last known are used")
+                    tracing::warn!(issuer = %issuer.id, error = %away, "the provider's keys cannot be read: the last known are used, if any");
+                    if locked(&entry.known).keys.is_none() {
+                        return Err(away);
+                    }
                 }
             }
         }
-        let keys = entry.keys.as_ref().filter(|keys| keys.document.fetched_at.plus(DOCUMENT_STALE_MAX) > now);
-        keys.map(|keys| (Arc::clone(keys), Freshness::Remembered)).ok_or(Away::Cooling)
+        locked(&entry.known).believed(now).map(|keys| (keys, Freshness::Remembered)).ok_or(Away::Cooling)
     }
 
-    fn entry(&self, issuer: &IssuerId) -> Arc<tokio::sync::Mutex<Entry>> {
-        let mut entries = self.entries.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        Arc::clone(entries.entry(issuer.clone()).or_default())
+    fn entry(&self, issuer: &IssuerId) -> Arc<Entry> {
+        Arc::clone(locked(&self.entries).entry(issuer.clone()).or_default())
     }
 
     async fn read(&self, url: &Url, issuer: &IssuerRecord, what: &'static str, octets_max: usize) -> Result<String, Away> {
@@ -205,7 +213,39 @@ impl AddressBook {
     }
 }
 
-impl Entry {
+impl Known {
+    /// What may be used without asking: it is believed, holds what is wanted, and is either fresh or cannot be asked for yet.
+    fn fitting(
+        &mut self,
+        issuer: &IssuerRecord,
+        stored: Option<ProviderDocument>,
+        now: Timestamp,
+        lacks: impl Fn(&ProviderKeys) -> bool,
+    ) -> Option<Arc<ProviderKeys>> {
+        self.be_of(issuer);
+        if self.keys.is_none() {
+            self.keys = stored.and_then(|document| ProviderKeys::read(document).ok()).map(Arc::new);
+        }
+        let keys = self.believed(now).filter(|keys| !lacks(keys))?;
+        (keys.document.fetched_at.plus(FRESH_FOR) > now || self.is_cooling(now)).then_some(keys)
+    }
+
+    fn believed(&self, now: Timestamp) -> Option<Arc<ProviderKeys>> {
+        self.keys.clone().filter(|keys| keys.document.fetched_at.plus(DOCUMENT_STALE_MAX) > now)
+    }
+
+    fn is_cooling(&self, now: Timestamp) -> bool {
+        self.asked_at.is_some_and(|asked| asked.plus(COOL_DOWN) > now)
+    }
+
+    fn may_be_asked(&mut self, now: Timestamp) -> bool {
+        let may = !self.is_cooling(now);
+        if may {
+            self.asked_at = Some(now);
+        }
+        may
+    }
+
     /// Forgets what was known of another provider under the same short id.
     fn be_of(&mut self, issuer: &IssuerRecord) {
         let of = (issuer.issuer.clone(), issuer.source.clone());
@@ -213,6 +253,10 @@ impl Entry {
             *self = Self { of: Some(of), ..Self::default() };
         }
     }
+}
+
+fn locked<T>(shared: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 /// An error that a document could not be read, as the discovery's client reports it.

@@ -5,18 +5,15 @@
 
 use serde::Deserialize;
 
-use super::late::{LateFacts, Lateness, lateness};
 use super::outcome;
 use super::time::{gravity_of, is_newer};
 use crate::model::Timestamp;
 use crate::model::access::Role;
 use crate::model::attempt::{Outcome, OutcomeClass};
-use crate::model::client::Claims;
 use crate::model::delivery::{Leased, SettledReason};
 use crate::model::effects::ProviderWord;
 use crate::model::provider_logout::{HttpCall, Method, Preset, ProviderLogout, Reaches, SessionNames, Unsayable, UrlTemplate, encoded};
 use crate::model::trigger::{Gravity, Reason, Trigger};
-use crate::plan::late::Newer;
 
 /// Whether the provider has to be told of what this trigger ends. Somebody may ask for the contrary, but nobody can make it unknown to who said it.
 pub fn word(trigger: &Trigger) -> ProviderWord {
@@ -39,8 +36,6 @@ pub struct Late<'a> {
     pub same: Option<Timestamp>,
     /// When the latest live session of the same subject began.
     pub any: Option<Timestamp>,
-    /// The present instant.
-    pub now: Timestamp,
 }
 
 /// Whether a request goes out.
@@ -52,17 +47,17 @@ pub enum Go {
     Superseded,
 }
 
-/// Whether the provider is still asked. A session of the same name that began later is another one, which is seen before each attempt; one of the same
-/// person is in the way only of a late request that names nothing but the person.
+/// Whether the provider is still asked. A session of the same name that began later is another one, which is seen before each attempt; any of the
+/// same person is in the way of a request that names nothing but the person, since it was spared, or began later.
 pub fn before_attempt(late: &Late<'_>) -> Go {
     let gravity = gravity_of(late.leased.compromise);
     let newer = |began: Option<Timestamp>| began.is_some_and(|at| is_newer(at, late.leased.occurred_at, gravity));
-    let facts = LateFacts::of(late.leased, Claims::Both, Newer::None, late.now);
-    match (gravity, late.reaches, lateness(&facts)) {
-        (Gravity::Compromise, ..) => Go::Out,
-        (Gravity::Plain | Gravity::Security, ..) if newer(late.same) => Go::Superseded,
-        (Gravity::Plain | Gravity::Security, Reaches::TheSubject, Lateness::Late) if newer(late.any) => Go::Superseded,
-        (Gravity::Plain | Gravity::Security, Reaches::TheSession | Reaches::TheSubject, Lateness::Prompt | Lateness::Late) => Go::Out,
+    match (gravity, late.reaches) {
+        (Gravity::Compromise, _) => Go::Out,
+        (Gravity::Plain | Gravity::Security, _) if newer(late.same) => Go::Superseded,
+        // It would end whatever that person still has.
+        (Gravity::Plain | Gravity::Security, Reaches::TheSubject) if late.any.is_some() => Go::Superseded,
+        (Gravity::Plain | Gravity::Security, Reaches::TheSession | Reaches::TheSubject) => Go::Out,
     }
 }
 
@@ -382,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_login_is_spared_by_its_name_always_and_by_its_person_from_a_late_request_that_names_no_session() {
+    fn a_newer_login_is_spared_by_its_name_and_whatever_lives_from_a_request_that_names_no_session() {
         let after = |seconds| OCCURRED.plus(Duration::from_secs(seconds));
         let newer = Some(after(30));
         let older = Some(OCCURRED.minus(Duration::from_secs(30)));
@@ -391,17 +386,17 @@ mod tests {
             (false, 0, Reaches::TheSession, None, newer, Go::Out),
             (false, 0, Reaches::TheSession, newer, newer, Go::Superseded),
             (false, 1, Reaches::TheSession, older, newer, Go::Out),
-            (false, 0, Reaches::TheSubject, None, newer, Go::Out),
+            (false, 0, Reaches::TheSubject, None, newer, Go::Superseded),
             (false, 1, Reaches::TheSubject, None, newer, Go::Superseded),
-            (false, 1, Reaches::TheSubject, None, older, Go::Out),
+            (false, 1, Reaches::TheSubject, None, older, Go::Superseded),
+            (false, 1, Reaches::TheSubject, None, None, Go::Out),
             (false, 0, Reaches::TheSubject, newer, newer, Go::Superseded),
             (true, 1, Reaches::TheSession, newer, newer, Go::Out),
             (true, 1, Reaches::TheSubject, newer, newer, Go::Out),
         ];
         for (compromise, attempts, reaches, same, any, expected) in table {
             let leased = leased(compromise, attempts);
-            let now = if attempts > 0 { after(60) } else { after(5) };
-            let late = Late { leased: &leased, reaches, same, any, now };
+            let late = Late { leased: &leased, reaches, same, any };
             assert_eq!(before_attempt(&late), expected, "{compromise} {attempts} {reaches:?} {same:?} {any:?}");
         }
     }

@@ -21,7 +21,7 @@ use crate::issuers::{Away, Freshness, ProviderKeys};
 use crate::model::access::Caller;
 use crate::model::event::{EventState, Receipt};
 use crate::model::issuer::{IssuerRecord, RelayToken, UpstreamMode};
-use crate::model::key::SigningAlg;
+use crate::model::key::{KeyState, SigningAlg};
 use crate::model::session::SessionName;
 use crate::model::trigger::{Except, Reason, Target, Trigger};
 use crate::model::{ClientId, Timestamp};
@@ -52,8 +52,8 @@ enum Fault {
     JtiReused,
     /// Nobody registered where the issuer's keys are, or in a cascade by which name the provider knows this server.
     NotSetUp(&'static str),
-    /// The keys cannot be had.
-    Away(Away),
+    /// The keys cannot be had. Why, the address book told the log when it asked.
+    Away,
     /// It is not known to be committed.
     Store(StoreError),
     /// It names more than may end at once, or another bound.
@@ -89,7 +89,7 @@ impl Fault {
             Self::JtiReused => TokenOutcome::Refused("jti_reused"),
             Self::NotSetUp(_) => TokenOutcome::Refused("not_set_up"),
             Self::Other(_) => TokenOutcome::Refused("other"),
-            Self::Away(_) | Self::Store(_) => TokenOutcome::Deferred,
+            Self::Away | Self::Store(_) => TokenOutcome::Deferred,
         }
     }
 }
@@ -101,7 +101,7 @@ impl From<Fault> for OauthError {
             Fault::Refused(refused) => Problem::new(Code::MalformedRequest, refused.why()),
             Fault::JtiReused => Problem::new(Code::MalformedRequest, "the logout token's jti was used for another one"),
             Fault::NotSetUp(why) => Problem::new(Code::MalformedRequest, why),
-            Fault::Away(away) => Problem::new(Code::Unavailable, "its issuer's keys cannot be had: send the token again").caused_by(away),
+            Fault::Away => Problem::new(Code::Unavailable, "its issuer's keys cannot be had: send the token again"),
             Fault::Store(error @ StoreError::Unavailable(_)) => {
                 Problem::new(Code::Unavailable, "not known to be committed: send the token again").caused_by(error)
             }
@@ -206,7 +206,7 @@ async fn addressee(app: &AppState, issuer: &IssuerRecord, token: &Inspected) -> 
 
 /// The token held against its issuer's keys; a second time against fresh ones, where a key may have changed under its name.
 async fn verified(app: &AppState, issuer: &IssuerRecord, token: &Inspected, addressee: &Addressee) -> Result<Verified, Fault> {
-    let now = app.clock.now();
+    let now = app.store.now().await?;
     let rules = Rules {
         issuer: &issuer.issuer,
         audience: &addressee.client_id,
@@ -214,25 +214,47 @@ async fn verified(app: &AppState, issuer: &IssuerRecord, token: &Inspected, addr
         exp: if issuer.upstream.require_exp { ExpNeed::Required } else { ExpNeed::Optional },
         now,
     };
-    let dropped = app.store.dropped_keys(&issuer.id).await?;
+    let unwanted = Unwanted::of(app, issuer).await?;
     let (keys, freshness) = keys(app, issuer, token.kid(), now).await?;
-    match (verify(token, &believed(&keys, &dropped), &rules), freshness) {
+    match (verify(token, &unwanted.left_out(&keys), &rules), freshness) {
         (Err(Refused::Signature | Refused::UnknownKey), Freshness::Remembered) => {
-            let again = app.book.keys_again(issuer, now).await.map_err(Fault::Away)?;
+            let again = app.book.keys_again(issuer, now).await.map_err(|_| Fault::Away)?;
             remember(app, issuer, &again).await?;
-            Ok(verify(token, &believed(&again.0, &dropped), &rules)?)
+            match (verify(token, &unwanted.left_out(&again.0), &rules), again.1) {
+                // Whoever makes us ask for nothing must not make us refuse a key that is new.
+                (Err(Refused::UnknownKey), Freshness::Remembered) => Err(Fault::Away),
+                (verified, _) => Ok(verified?),
+            }
         }
         (verified, _) => Ok(verified?),
     }
 }
 
-/// The provider's keys without those that an operator no longer wants believed.
-fn believed<'a>(keys: &'a ProviderKeys, dropped: &[String]) -> Cow<'a, [PublicJwk]> {
-    if dropped.is_empty() {
-        return Cow::Borrowed(&keys.keys);
+/// Keys that are not believed although the provider publishes them.
+struct Unwanted {
+    /// By name: what an operator dropped.
+    dropped: Vec<String>,
+    /// By thumbprint: what was imported here and withdrawn.
+    withdrawn: Vec<String>,
+}
+
+impl Unwanted {
+    async fn of(app: &AppState, issuer: &IssuerRecord) -> Result<Self, StoreError> {
+        let ours = app.store.keys(&issuer.id).await?;
+        let withdrawn = ours.iter().filter(|key| key.state == KeyState::Withdrawn);
+        let withdrawn = withdrawn.filter_map(|key| PublicJwk::parse(&key.public_jwk).ok()).map(|key| key.thumbprint()).collect();
+        Ok(Self { dropped: app.store.dropped_keys(&issuer.id).await?, withdrawn })
     }
-    let is_dropped = |key: &&PublicJwk| key.kid().is_some_and(|kid| dropped.iter().any(|dropped| dropped == kid));
-    Cow::Owned(keys.keys.iter().filter(|key| !is_dropped(key)).cloned().collect())
+
+    fn left_out<'a>(&self, keys: &'a ProviderKeys) -> Cow<'a, [PublicJwk]> {
+        if self.dropped.is_empty() && self.withdrawn.is_empty() {
+            return Cow::Borrowed(&keys.keys);
+        }
+        let is_unwanted = |key: &&PublicJwk| {
+            key.kid().is_some_and(|kid| self.dropped.iter().any(|dropped| dropped == kid)) || self.withdrawn.contains(&key.thumbprint())
+        };
+        Cow::Owned(keys.keys.iter().filter(|key| !is_unwanted(key)).cloned().collect())
+    }
 }
 
 type Known = (std::sync::Arc<ProviderKeys>, Freshness);
@@ -244,7 +266,7 @@ async fn keys(app: &AppState, issuer: &IssuerRecord, kid: Option<&str>, now: Tim
         Err(Away::Unknown) => return Err(Fault::NotSetUp("where this issuer's provider publishes its keys is not registered")),
         Err(Away::Unread { .. } | Away::Refused(_) | Away::Cooling) => {
             let stored = app.store.provider_document(&issuer.id).await?;
-            app.book.keys_for(issuer, kid, stored, now).await.map_err(Fault::Away)?
+            app.book.keys_for(issuer, kid, stored, now).await.map_err(|_| Fault::Away)?
         }
     };
     remember(app, issuer, &known).await?;
@@ -265,8 +287,8 @@ async fn remember(app: &AppState, issuer: &IssuerRecord, (keys, freshness): &Kno
             Ok(())
         }
         Err(refused) => {
-            app.book.disbelieve(&issuer.id).await;
-            Err(Fault::Away(refused.into()))
+            app.book.disbelieve(&issuer.id, refused);
+            Err(Fault::Away)
         }
     }
 }

@@ -15,7 +15,7 @@ use utoipa_axum::routes;
 
 use super::keys::{make, missing, names};
 use super::lanes::LaneShape;
-use super::private::{self, Strongbox, TlsMetadata, TlsMetadataView};
+use super::private::{self, Hosts, Strongbox, TlsMetadata, TlsMetadataView};
 use super::{Done, bad_network, done, entry, told};
 use crate::egress::{Egress, effective, parse_url};
 use crate::http::needs::{Administer, ReadRegistry};
@@ -567,9 +567,10 @@ impl<'a> Desk<'a> {
         let strongbox = Strongbox { issuer: &self.issuer.id, client_id, sealing: self.sealing, entropy: self.entropy };
         let kept = before.map(|before| &before.delivery);
         delivery.certificate = strongbox.certificate(said.tls.as_ref(), kept.and_then(|kept| kept.certificate.as_ref()), now)?;
-        delivery.headers = strongbox.headers(&said.headers, kept.and_then(|kept| kept.headers.as_ref()))?;
         let network = effective(&self.issuer.network, &delivery.network);
         let uri = self.url("/backchannel_logout_uri", body.backchannel_logout_uri.as_deref(), &network)?;
+        let hosts = Hosts { before: before.and_then(|before| before.backchannel_logout_uri.as_ref()), now: uri.as_ref() };
+        delivery.headers = strongbox.headers(&said.headers, kept.and_then(|kept| kept.headers.as_ref()), hosts)?;
         if let Some((uri, name)) = uri.as_ref().zip(delivery.server_name.as_ref()) {
             self.egress.check_server_name(uri, name).map_err(|no_way| Problem::invalid("/delivery/tls/server_name", no_way))?;
         }

@@ -137,9 +137,17 @@ impl Strongbox<'_> {
         &self,
         said: &Said<BTreeMap<String, String>>,
         kept: Option<&StaticHeaders>,
+        hosts: Hosts<'_>,
     ) -> Result<Option<StaticHeaders>, Problem> {
         let said = match said {
-            Said::Nothing => return kept.map(|kept| self.kept_headers(kept)).transpose(),
+            Said::Nothing => {
+                let Some(kept) = kept else { return Ok(None) };
+                // Who may change where a secret goes does not learn it.
+                if hosts.differ() {
+                    return Err(Problem::invalid(HEADERS, "must be said anew, or null, since they would go to another host"));
+                }
+                return self.kept_headers(kept).map(Some);
+            }
             Said::Null => return Ok(None),
             Said::Value(said) => said,
         };
@@ -156,6 +164,24 @@ impl Strongbox<'_> {
         let headers = open_headers(self.issuer, self.client_id, &kept.sealed, self.sealing).map_err(Problem::internal)?;
         let sealed = seal_headers(self.issuer, self.client_id, &headers, self.sealing, self.entropy);
         Ok(StaticHeaders { names: kept.names.clone(), sealed })
+    }
+}
+
+/// Where a client's requests went, and where they shall go.
+#[derive(Clone, Copy)]
+pub(super) struct Hosts<'a> {
+    pub(super) before: Option<&'a url::Url>,
+    pub(super) now: Option<&'a url::Url>,
+}
+
+impl Hosts<'_> {
+    fn differ(self) -> bool {
+        match (self.before, self.now) {
+            // Nothing is sent anywhere; one that is named later is held against this.
+            (_, None) => false,
+            (None, Some(_)) => true,
+            (Some(before), Some(now)) => before.origin() != now.origin(),
+        }
     }
 }
 

@@ -220,7 +220,10 @@ fn kept(logout: &ProviderLogout, before: Option<&ProviderLogout>, member: &'stat
     let at = format!("/provider_logout/auth/{member}");
     match before.filter(|before| before.auth.kind() == logout.auth.kind()) {
         None => Err(Problem::invalid(at, "must be said")),
-        Some(before) if before.secret_goes_to().origin() != logout.secret_goes_to().origin() => {
+        // The token that a secret is changed for goes along with each request.
+        Some(before)
+            if before.secret_goes_to().origin() != logout.secret_goes_to().origin() || before.url().origin() != logout.url().origin() =>
+        {
             Err(Problem::invalid(at, "must be said anew, since it would go to another host"))
         }
         Some(before) => Ok(before.sealed.clone()),

@@ -697,11 +697,6 @@ impl Store {
         read!(self, providers::document(issuer))
     }
 
-    /// Keeps what a provider published, unless something later is kept.
-    pub async fn remember_provider(&self, document: ProviderDocument) -> Result<(), StoreError> {
-        write!(self, providers::remember(document))
-    }
-
     /// The names of a provider's keys that are neither published nor believed.
     pub async fn dropped_keys(&self, issuer: &IssuerId) -> Result<Vec<String>, StoreError> {
         read!(self, providers::dropped(issuer))

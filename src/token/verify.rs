@@ -262,7 +262,7 @@ impl Verified {
         self.issued_at
     }
 
-    /// Until when it may be passed on unchanged: its `exp`, or two minutes after its `iat`.
+    /// Until when it may be passed on unchanged: its `exp`, or two minutes after its `iat`, and a little longer if that was over when it came.
     pub const fn fresh_until(&self) -> Timestamp {
         self.fresh_until
     }
@@ -387,7 +387,11 @@ fn times(claims: &Map<String, Value>, rules: &Rules<'_>) -> Result<Times, Refuse
     if now >= fresh_until.plus(SKEW_MAX) {
         return Err(Refused::Expiry);
     }
-    Ok(Times { issued_at, fresh_until: fresh_until.min(oldest_until), taken_until: fresh_until.min(oldest_until).plus(SKEW_MAX) })
+    let good_until = fresh_until.min(oldest_until);
+    let taken_until = good_until.plus(SKEW_MAX);
+    // What was taken within the leeway is passed on within it: the relying party's clock may be as the provider's is.
+    let fresh_until = if now < good_until { good_until } else { taken_until };
+    Ok(Times { issued_at, fresh_until, taken_until })
 }
 
 /// Seconds since 1970, perhaps with a fraction (RFC 7519 2).

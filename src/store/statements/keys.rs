@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::registry::record;
 use super::{Builder, Conn, Db, corrupt, dialect, instant, millis, providers, word};
-use crate::model::issuer::ProviderDocument;
+use crate::model::issuer::{IssuerRecord, ProviderDocument};
 use crate::model::key::{KeyOrigin, KeyRecord, KeyState, Sighting, SigningAlg};
 use crate::model::{IssuerId, Timestamp};
 use crate::store::{AuditEntry, Change, Context, Ending, Resealed, SealedKind, SealedValue, StoreError};
@@ -249,6 +249,10 @@ type Seen = (ProviderDocument, Vec<Sighting>);
 /// Keeps what a provider published, and which of our keys were among it, unless something later is kept.
 pub(in crate::store) async fn saw(conn: &mut Conn, context: &Context, (document, sightings): &Seen) -> Result<Ending<bool>, StoreError> {
     dialect::own_issuer(conn, &document.issuer).await?;
+    // It may have been asked for before the issuer was changed.
+    if !super::registry::issuer(conn, &document.issuer).await?.is_some_and(|issuer| is_of(document, &issuer)) {
+        return Ok(Ending::Undo(false));
+    }
     if providers::document(conn, &document.issuer).await?.is_some_and(|kept| kept.fetched_at > document.fetched_at) {
         return Ok(Ending::Undo(false));
     }
@@ -270,6 +274,16 @@ pub(in crate::store) async fn saw(conn: &mut Conn, context: &Context, (document,
         touch(conn, &document.issuer).await?;
     }
     Ok(Ending::Keep(true))
+}
+
+/// Whether it was published where the issuer's provider is now, by whom the issuer names.
+fn is_of(document: &ProviderDocument, issuer: &IssuerRecord) -> bool {
+    let said = document.metadata.as_deref().and_then(|text| serde_json::from_str::<serde_json::Value>(text).ok());
+    let of_issuer = said.as_ref().and_then(|said| said["issuer"].as_str()) == Some(issuer.issuer.as_str());
+    match (&issuer.source.jwks_uri, issuer.source.discovery) {
+        (Some(jwks_uri), discovery) => document.jwks_uri == *jwks_uri && (!discovery || of_issuer),
+        (None, discovery) => discovery && of_issuer,
+    }
 }
 
 /// Under the provider's name a key signs only where relying parties look for it there. Answers whether that name is another than before.

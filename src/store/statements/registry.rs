@@ -157,6 +157,10 @@ pub(in crate::store) async fn change_issuer(
     if name != issuer.issuer.as_str() && (has_sessions(conn, &issuer.id).await? || name_taken(conn, issuer).await?) {
         return Ok(Ending::Undo(Change::Conflict));
     }
+    if name != issuer.issuer.as_str() {
+        // What another provider published says nothing about this one.
+        sqlx::query("DELETE FROM provider_documents WHERE issuer_id = $1").bind(issuer.id.as_str()).execute(&mut *conn).await?;
+    }
     sqlx::query("UPDATE issuers SET issuer = $2, version = version + 1 WHERE id = $1")
         .bind(issuer.id.as_str())
         .bind(issuer.issuer.as_str())

@@ -14,10 +14,10 @@ use super::ending::{self, Ended, NewEvent, Scene, Terms};
 use super::joins::{self, Duty, ToTell};
 use super::{Builder, Conn, corrupt, dialect, instant, number, push_equal, push_list, push_text, word};
 use crate::model::attempt::{Failure, PastAttempt, SentToken};
-use crate::model::delivery::{DeliveryKind, Leased};
+use crate::model::delivery::{DeliveryKind, DeliveryState, Leased};
 use crate::model::event::TARGET_RELAYED;
 use crate::model::trigger::{Except, Target};
-use crate::model::{ClientId, EventId, IssuerId, ParticipantId, SessionId, Sid, Subject, Timestamp};
+use crate::model::{ClientId, DeliveryId, EventId, IssuerId, ParticipantId, SessionId, Sid, Subject, Timestamp};
 use crate::store::{
     Context, Ending, Mode, ReceivedToken, RelayedFacts, SealedToken, StoreError, TokenEffect, TokenOrder, TokenRefused, TokenTaken,
 };
@@ -140,7 +140,16 @@ async fn relay(
     let act = Scene { issuer, event: joined.as_ref().unwrap_or(event), at, now, terms: Terms::of(reach), owned: &owned };
     let mut over = commit::end(conn, act, &target).await?;
     if over.told.is_empty() {
-        if let Some(told_by) = echoed(conn, issuer, names, now).await? {
+        if let Some(echo) = echoed(conn, issuer, names, now).await? {
+            let told_by = match echo.state {
+                DeliveryState::Pending => wait_for(conn, context, act, order, names, (&echo, joined.as_ref(), theirs)).await?,
+                DeliveryState::Delivered
+                | DeliveryState::Rejected
+                | DeliveryState::Expired
+                | DeliveryState::Superseded
+                | DeliveryState::Cancelled
+                | DeliveryState::Unreachable => echo.event,
+            };
             note(conn, order, &told_by).await?;
             return Ok(Ending::Keep(Ok(TokenTaken::Echoed)));
         }
@@ -263,13 +272,71 @@ fn recent_of(issuer: &IssuerId, target: &Resolved, home: Option<&SessionId>, now
 
 /// What tells that client the same already: a delivery that is open, or one it took a moment ago since when it was not signed in again. A delivery about
 /// the subject alone is told by nothing less.
-async fn echoed(conn: &mut Conn, issuer: &IssuerId, names: Names<'_>, now: Timestamp) -> Result<Option<EventId>, StoreError> {
-    let found: Option<String> = echo_of(issuer, names, now).build_query_scalar().fetch_optional(conn).await?;
-    Ok(found.map(EventId::stored))
+async fn echoed(conn: &mut Conn, issuer: &IssuerId, names: Names<'_>, now: Timestamp) -> Result<Option<Echo>, StoreError> {
+    let found: Option<(String, String, String)> = echo_of(issuer, names, now).build_query_as().fetch_optional(conn).await?;
+    let echo = |(id, event, state): (String, String, String)| {
+        let state = word(DeliveryState::parse(&state), "deliveries", "state")?;
+        Ok(Echo { delivery: DeliveryId::stored(id), event: EventId::stored(event), state })
+    };
+    found.map(echo).transpose()
+}
+
+/// A delivery that tells the same.
+struct Echo {
+    delivery: DeliveryId,
+    event: EventId,
+    state: DeliveryState,
+}
+
+/// The token is answered by a delivery that is still open: it is waited for, so that undoing the other logout does not leave this one untold, and goes on
+/// with the later token, which is good for longer.
+async fn wait_for(
+    conn: &mut Conn,
+    context: &Context,
+    act: Scene<'_>,
+    order: &TokenOrder,
+    names: Names<'_>,
+    (echo, joined, theirs): (&Echo, Option<&EventId>, Option<&SealedToken>),
+) -> Result<EventId, StoreError> {
+    if let Some(theirs) = theirs {
+        keep_later(conn, &echo.delivery, names, theirs).await?;
+    }
+    if joined.is_none() {
+        insert_event(conn, act, order, names).await?;
+        let entry = commit::audit_entry(&order.trigger, &order.target_json, act.event, Ended::default());
+        super::registry::record(conn, context, &entry).await?;
+    }
+    if *act.event != echo.event {
+        sqlx::query("INSERT INTO adoptions (event_id, delivery_id) VALUES ($1, $2) ON CONFLICT DO NOTHING")
+            .bind(act.event.as_str())
+            .bind(echo.delivery.as_str())
+            .execute(conn)
+            .await?;
+    }
+    Ok(act.event.clone())
+}
+
+/// Only where it says the same of the same.
+async fn keep_later(conn: &mut Conn, delivery: &DeliveryId, names: Names<'_>, theirs: &SealedToken) -> Result<(), StoreError> {
+    sqlx::query(
+        "INSERT INTO relayed_tokens (delivery_id, sealed, expires_at)
+         SELECT id, $2, $3 FROM deliveries
+          WHERE id = $1 AND kind = 'relay' AND state = 'pending' AND coalesce(sid, '') = $4 AND coalesce(sub, '') = $5
+         ON CONFLICT (delivery_id) DO UPDATE SET sealed = excluded.sealed, expires_at = excluded.expires_at
+          WHERE relayed_tokens.expires_at < excluded.expires_at",
+    )
+    .bind(delivery.as_str())
+    .bind(STANDARD.encode(&theirs.octets))
+    .bind(theirs.fresh_until.millis())
+    .bind(names.sid.map_or("", Sid::as_str))
+    .bind(names.sub.map_or("", Subject::as_str))
+    .execute(conn)
+    .await?;
+    Ok(())
 }
 
 fn echo_of(issuer: &IssuerId, names: Names<'_>, now: Timestamp) -> Builder {
-    let mut sql = Builder::new("SELECT event_id FROM deliveries WHERE kind IN ");
+    let mut sql = Builder::new("SELECT id, event_id, state FROM deliveries WHERE kind IN ");
     push_list(&mut sql, [DeliveryKind::LogoutToken, DeliveryKind::Relay].map(DeliveryKind::as_str));
     let same = |sql: &mut Builder| {
         sql.push("(SELECT id FROM participants WHERE issuer_id = ").push_bind(issuer.as_str().to_owned());
@@ -288,7 +355,10 @@ fn echo_of(issuer: &IssuerId, names: Names<'_>, now: Timestamp) -> Builder {
     sql.push(") AND (state = 'pending' OR (state = 'delivered' AND settled_at > ").push_bind(now.millis() - ONE_LOGOUT_MS);
     sql.push(" AND NOT EXISTS ");
     same(&mut sql);
-    sql.push(" AND ended_at IS NULL))) ORDER BY created_at DESC, id DESC LIMIT 1");
+    sql.push(" AND ended_at IS NULL)))");
+    // What was undone goes out no more, but for what is on its way.
+    sql.push(" AND event_id IN (SELECT e.id FROM events AS e WHERE e.id = deliveries.event_id AND e.undone_at IS NULL)");
+    sql.push(" ORDER BY created_at DESC, id DESC LIMIT 1");
     sql
 }
 
