@@ -17,7 +17,7 @@ use utoipa::ToSchema;
 use super::logouts::tell;
 use crate::http::problem::{OauthError, OauthErrorDocument};
 use crate::http::{AppState, Code, FormUpTo, Path, Problem, public_issuer};
-use crate::issuers::{Away, Freshness, ProviderKeys};
+use crate::issuers::{Away, COOL_DOWN, Freshness, ProviderKeys};
 use crate::model::access::Caller;
 use crate::model::event::{EventState, Receipt};
 use crate::model::issuer::{IssuerRecord, RelayToken, UpstreamMode};
@@ -221,8 +221,8 @@ async fn verified(app: &AppState, issuer: &IssuerRecord, token: &Inspected, addr
             let again = app.book.keys_again(issuer, now).await.map_err(|_| Fault::Away)?;
             remember(app, issuer, &again).await?;
             match (verify(token, &unwanted.left_out(&again.0), &rules), again.1) {
-                // Whoever makes us ask for nothing must not make us refuse a key that is new.
-                (Err(Refused::UnknownKey), Freshness::Remembered) => Err(Fault::Away),
+                // A key may be new that the provider, when it was asked last, had no answer for.
+                (Err(Refused::UnknownKey), Freshness::Remembered) if again.0.document.fetched_at.plus(COOL_DOWN) <= now => Err(Fault::Away),
                 (verified, _) => Ok(verified?),
             }
         }
