@@ -481,7 +481,8 @@ on_both_engines! {
             stage.admin.patch("/v1/issuers/main", json!({"upstream": upstream})).await.expect(200);
             stage.login(sid, "alice", &["wiki"]).await;
             stage.admin.post("/v1/issuers/main/logouts", json!({"target": {"sid": sid}, "reason": "admin"})).await;
-            (told.received(times).await, wiki.received(times).await);
+            told.received(times).await;
+            wiki.received(times).await;
             let all_settled = || async { receipts(&stage).await.iter().all(|one| one["state"] == "settled").then_some(()) };
             until("all is settled", all_settled).await;
             // The provider ends its session as it was told, and says so to whom it knows.
