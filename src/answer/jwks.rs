@@ -8,7 +8,6 @@ use utoipa_axum::routes;
 use crate::http::problem::ProblemDocument;
 use crate::http::reply::cached;
 use crate::http::{AppState, Path, Problem, Routes, public_issuer};
-use crate::model::issuer::DOCUMENT_STALE_MAX;
 use crate::token::jwks::merge;
 
 /// The key window.
@@ -42,7 +41,7 @@ pub async fn jwks(State(app): State<AppState>, Path(iss): Path<String>, headers:
         false => (None, Vec::new()),
     };
     let now = app.store.now().await?;
-    let document = document.filter(|document| document.fetched_at.plus(DOCUMENT_STALE_MAX) > now);
+    let document = document.filter(|document| document.is_believed(now));
     let merged = merge(&issuer.id, &keys, document.as_ref(), &dropped).map_err(Problem::internal)?;
     Ok(cached(&headers, merged.set, MAX_AGE_S).into_response())
 }

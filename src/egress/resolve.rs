@@ -187,7 +187,7 @@ fn look_up(name: &str) -> Found {
 }
 
 /// A panic elsewhere leaves these maps whole: each change is one call.
-pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

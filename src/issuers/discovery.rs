@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use url::Url;
 
 use super::{AddressBook, Away, METADATA_OCTETS_MAX, PATIENCE, Unread};
-use crate::egress::{Egress, Fetch, FetchError};
+use crate::egress::{Egress, Fetch, FetchError, locked};
 use crate::model::client::Network;
 use crate::model::issuer::{IssuerRecord, ProviderDocument};
 
@@ -72,32 +72,40 @@ impl Metadata {
 
 impl AddressBook {
     /// Asks a provider for its metadata; what they say is believed only if they are the issuer's own (Discovery 4.3).
-    pub(super) async fn discover(&self, issuer: &IssuerRecord) -> Result<(String, Metadata), Away> {
+    pub(super) async fn discover(&self, issuer: &IssuerRecord) -> Result<Discovered, Away> {
         let unread = |why: String| Away::Unread { what: WHAT, why };
         let issuer_url = IssuerUrl::new(issuer.issuer.as_str().to_owned()).map_err(|error| unread(error.to_string()))?;
-        let first: First = Arc::default();
+        let texts: Texts = Arc::default();
         // Owning what it needs: of one that borrowed, the compiler could not tell that its requests may move between threads.
-        let (egress, network, kept) = (Arc::clone(&self.egress), issuer.network.clone(), Arc::clone(&first));
+        let (egress, network, kept) = (Arc::clone(&self.egress), issuer.network.clone(), Arc::clone(&texts));
         let client = move |request: HttpRequest| ask(Arc::clone(&egress), network.clone(), request, Arc::clone(&kept));
         let document = Document::discover_async(issuer_url, &client).await.map_err(|error| unread(said(&error)))?;
-        let text = first.lock().ok().and_then(|mut first| first.take()).unwrap_or_default();
-        Ok((text, Metadata::used(&document)))
+        let mut texts = std::mem::take(&mut *locked(&texts)).into_iter();
+        let (text, jwks) = (texts.next().unwrap_or_default(), texts.next().unwrap_or_default());
+        Ok(Discovered { text, metadata: Metadata::used(&document), jwks })
     }
 }
 
-/// The first answer's text.
-type First = Arc<Mutex<Option<String>>>;
+/// What a discovery read.
+pub(super) struct Discovered {
+    /// The metadata as they came.
+    pub(super) text: String,
+    /// What is used of them.
+    pub(super) metadata: Metadata,
+    /// The key set they name, as it came.
+    pub(super) jwks: String,
+}
 
-/// One request of the discovery's, by the guarded way; the first answer is the metadata.
-async fn ask(egress: Arc<Egress>, network: Network, request: HttpRequest, first: First) -> Result<HttpResponse, Unread> {
+/// The texts of the answers: the metadata, then the keys.
+type Texts = Arc<Mutex<Vec<String>>>;
+
+/// One request of the discovery's, by the guarded way.
+async fn ask(egress: Arc<Egress>, network: Network, request: HttpRequest, texts: Texts) -> Result<HttpResponse, Unread> {
     let url = Url::parse(&request.uri().to_string()).map_err(|error| FetchError::Failed(error.to_string()))?;
     let fetch = Fetch { url: &url, network: &network, accept: "application/json", octets_max: METADATA_OCTETS_MAX, timeout: PATIENCE };
     let fetched = egress.fetch(fetch).await?;
-    if let Ok(mut first) = first.lock()
-        && first.is_none()
-    {
-        *first = String::from_utf8(fetched.body.clone()).ok();
-    }
+    // What is not UTF-8 is no JSON, and the library refuses it.
+    locked(&texts).push(String::from_utf8(fetched.body.clone()).unwrap_or_default());
     let mut response = http::Response::builder().status(fetched.status);
     if let Some(content_type) = fetched.content_type {
         response = response.header(http::header::CONTENT_TYPE, content_type);

@@ -17,11 +17,13 @@ use std::time::Duration;
 
 use url::Url;
 
+use self::discovery::Discovered;
 pub use self::discovery::Metadata;
-use crate::egress::{Egress, Fetch, FetchError};
-use crate::model::issuer::{DOCUMENT_STALE_MAX, IssuerRecord, ProviderDocument, ProviderSource};
+use crate::egress::{Egress, Fetch, FetchError, locked};
+use crate::model::issuer::{IssuerRecord, ProviderDocument, ProviderSource};
+use crate::model::key::{KeyRecord, Sighting};
 use crate::model::{Issuer, IssuerId, Timestamp};
-use crate::token::jwks::{JWKS_OCTETS_MAX, provider_set};
+use crate::token::jwks::{JWKS_OCTETS_MAX, provider_set, sightings};
 use crate::token::{JwkRefused, JwkSet, PublicJwk};
 
 /// How soon a provider is asked again at the earliest, whoever wants what.
@@ -124,17 +126,30 @@ impl AddressBook {
 
     /// Asks the provider now: its metadata where they are to be believed (Discovery 4), then its keys. Nothing keeps it from asking too often.
     pub async fn fetch(&self, issuer: &IssuerRecord, now: Timestamp) -> Result<ProviderDocument, Away> {
-        let (metadata, jwks_uri) = match (&issuer.source.jwks_uri, issuer.source.discovery) {
-            (None, false) => return Err(Away::Unknown),
-            (Some(jwks_uri), false) => (None, jwks_uri.clone()),
-            (named, true) => {
-                let (text, metadata) = self.discover(issuer).await?;
-                (Some(text), named.clone().unwrap_or(metadata.jwks_uri))
+        let found = if issuer.source.discovery { Some(self.discover(issuer).await?) } else { None };
+        let (metadata, jwks_uri, text) = match (&issuer.source.jwks_uri, found) {
+            (None, None) => return Err(Away::Unknown),
+            // The discovery read the keys too.
+            (None, Some(Discovered { text, metadata, jwks })) => (Some(text), metadata.jwks_uri, jwks),
+            (Some(jwks_uri), found) => {
+                let text = self.read(jwks_uri, issuer, "the provider's key set", JWKS_OCTETS_MAX).await?;
+                (found.map(|found| found.text), jwks_uri.clone(), text)
             }
         };
-        let text = self.read(&jwks_uri, issuer, "the provider's key set", JWKS_OCTETS_MAX).await?;
         let set = provider_set(&text)?;
         Ok(ProviderDocument { issuer: issuer.id.clone(), jwks_uri, metadata, jwks: set.to_json(), fetched_at: now })
+    }
+
+    /// The same, and which of our keys are among what it publishes; refused where that is this server by way of a proxy.
+    pub async fn sight(
+        &self,
+        issuer: &IssuerRecord,
+        ours: &[KeyRecord],
+        now: Timestamp,
+    ) -> Result<(ProviderDocument, Vec<Sighting>), Away> {
+        let document = self.fetch(issuer, now).await?;
+        let sightings = sightings(ours, &document, issuer.source.published_at)?;
+        Ok((document, sightings))
     }
 
     /// The keys to check a token of the provider's with: what is known, or what it says now if that is old or lacks the named key. A provider that is
@@ -231,7 +246,7 @@ impl Known {
     }
 
     fn believed(&self, now: Timestamp) -> Option<Arc<ProviderKeys>> {
-        self.keys.clone().filter(|keys| keys.document.fetched_at.plus(DOCUMENT_STALE_MAX) > now)
+        self.keys.clone().filter(|keys| keys.document.is_believed(now))
     }
 
     fn is_cooling(&self, now: Timestamp) -> bool {
@@ -253,10 +268,6 @@ impl Known {
             *self = Self { of: Some(of), ..Self::default() };
         }
     }
-}
-
-fn locked<T>(shared: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    shared.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 /// An error that a document could not be read, as the discovery's client reports it.

@@ -125,6 +125,13 @@ pub struct ProviderDocument {
     pub fetched_at: Timestamp,
 }
 
+impl ProviderDocument {
+    /// Whether it is still served and believed while the provider is away.
+    pub fn is_believed(&self, now: Timestamp) -> bool {
+        self.fetched_at.plus(DOCUMENT_STALE_MAX) > now
+    }
+}
+
 /// How long what a provider published is served while it is away: 7 days.
 pub const DOCUMENT_STALE_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 

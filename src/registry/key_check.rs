@@ -13,7 +13,7 @@ use crate::model::Timestamp;
 use crate::model::issuer::{IssuerRecord, ProviderDocument, PublishedAt};
 use crate::model::key::{KeyPolicy, KeyRecord, KeyState};
 use crate::plan::keys::{Visible, visible};
-use crate::token::jwks::{shared_names, sightings};
+use crate::token::jwks::shared_names;
 
 /// The route of checks.
 pub fn routes() -> Routes {
@@ -91,10 +91,8 @@ struct Fetched {
 
 async fn look(app: &AppState, issuer: &IssuerRecord, now: Timestamp) -> Result<Fetched, Problem> {
     let keys = app.store.keys(&issuer.id).await?;
-    let read = app.book.fetch(issuer, now).await;
-    let read = read.and_then(|document| Ok((sightings(&keys, &document, issuer.source.published_at)?, document)));
-    match read {
-        Ok((sightings, document)) => {
+    match app.book.sight(issuer, &keys, now).await {
+        Ok((document, sightings)) => {
             app.store.saw_provider(document.clone(), sightings).await?;
             Ok(Fetched { document: Some(document), away: None })
         }

@@ -17,7 +17,7 @@ use crate::model::page::{PAGE_ITEMS_MAX, Page};
 use crate::observe::{KeyAlarm, KeyPassed, KeyTrouble};
 use crate::plan::keys::{Alarm, Change, alarm, due};
 use crate::store::{AuditEntry, StoreError};
-use crate::token::jwks::{merge, sightings};
+use crate::token::jwks::merge;
 use crate::token::{JwkRefused, TokenError, generate};
 
 /// How many providers are asked at once: one that does not answer keeps few others waiting.
@@ -59,10 +59,8 @@ async fn look_after(tools: Tools, issuer: IssuerRecord) -> Result<(), StoreError
 async fn ask(tools: &Tools, issuer: &IssuerRecord) -> Result<(), StoreError> {
     let now = tools.store.now().await?;
     let keys = tools.store.keys(&issuer.id).await?;
-    let read = tools.book.fetch(issuer, now).await;
-    let read = read.and_then(|document| Ok((sightings(&keys, &document, issuer.source.published_at)?, document)));
-    let document = match read {
-        Ok((sightings, document)) => {
+    let document = match tools.book.sight(issuer, &keys, now).await {
+        Ok((document, sightings)) => {
             tools.store.saw_provider(document.clone(), sightings).await?;
             document
         }

@@ -247,7 +247,7 @@ pub(in crate::store) async fn forget(conn: &mut Conn, _: &Context, (issuer, kid)
 type Seen = (ProviderDocument, Vec<Sighting>);
 
 /// Keeps what a provider published, and which of our keys were among it, unless something later is kept.
-pub(in crate::store) async fn saw(conn: &mut Conn, context: &Context, (document, sightings): &Seen) -> Result<Ending<bool>, StoreError> {
+pub(in crate::store) async fn saw(conn: &mut Conn, _: &Context, (document, sightings): &Seen) -> Result<Ending<bool>, StoreError> {
     dialect::own_issuer(conn, &document.issuer).await?;
     // It may have been asked for before the issuer was changed.
     if !super::registry::issuer(conn, &document.issuer).await?.is_some_and(|issuer| is_of(document, &issuer)) {
@@ -256,7 +256,7 @@ pub(in crate::store) async fn saw(conn: &mut Conn, context: &Context, (document,
     if providers::document(conn, &document.issuer).await?.is_some_and(|kept| kept.fetched_at > document.fetched_at) {
         return Ok(Ending::Undo(false));
     }
-    providers::remember(conn, context, document).await?;
+    providers::remember(conn, document).await?;
     let mut renamed = 0;
     for Sighting { kid, found } in sightings {
         match found {

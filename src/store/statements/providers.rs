@@ -3,7 +3,7 @@
 use super::{Conn, corrupt};
 use crate::model::issuer::ProviderDocument;
 use crate::model::{IssuerId, Timestamp};
-use crate::store::{Context, Ending, StoreError};
+use crate::store::StoreError;
 
 #[derive(sqlx::FromRow)]
 struct DocumentRow {
@@ -33,7 +33,7 @@ pub(in crate::store) async fn document(conn: &mut Conn, issuer: &IssuerId) -> Re
 }
 
 /// What was fetched later stays, whoever writes last.
-pub(in crate::store) async fn remember(conn: &mut Conn, _: &Context, document: &ProviderDocument) -> Result<Ending<()>, StoreError> {
+pub(super) async fn remember(conn: &mut Conn, document: &ProviderDocument) -> Result<(), StoreError> {
     sqlx::query(
         "INSERT INTO provider_documents (issuer_id, jwks_uri, metadata, jwks, fetched_at) VALUES ($1, $2, $3, $4, $5)
          ON CONFLICT (issuer_id) DO UPDATE
@@ -47,7 +47,7 @@ pub(in crate::store) async fn remember(conn: &mut Conn, _: &Context, document: &
     .bind(document.fetched_at.millis())
     .execute(conn)
     .await?;
-    Ok(Ending::Keep(()))
+    Ok(())
 }
 
 /// The names of its keys that an operator no longer wants.
