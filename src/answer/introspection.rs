@@ -14,10 +14,9 @@ use utoipa_axum::routes;
 use crate::http::wire::text;
 use crate::http::{AppState, Form, OauthAt, OauthError, Reply, Routes, Seat, Text, needs};
 use crate::model::access::Role;
-use crate::model::cut_off::{CutOff, CutOffScope};
 use crate::model::report::TokenName;
-use crate::model::{Issuer, Sid, Timestamp};
-use crate::plan::activity::{Activity, CutOffFact, CutOffReach, GrantFact, SessionFact, TokenFacts, activity};
+use crate::model::{Issuer, Timestamp};
+use crate::plan::activity::{Activity, activity};
 use crate::store::TokenRecord;
 use crate::token::{digest_of_token, jwt_id};
 
@@ -47,7 +46,8 @@ pub struct Introspection {
 /// What is known of an active token.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Known {
-    client_id: text::ClientId,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client_id: Option<text::ClientId>,
     iss: text::Issuer,
     #[serde(skip_serializing_if = "Option::is_none")]
     sub: Option<text::Subject>,
@@ -82,7 +82,7 @@ pub async fn introspect(State(app): State<AppState>, at: OauthAt<needs::Introspe
     let token = form.required("token")?;
     let answer = match caller.role {
         Role::Provider | Role::Admin => {
-            let record = app.store.refresh_token(&issuer.id, &names(token)).await?;
+            let record = app.store.refresh_token(&issuer, &names(token)).await?;
             record.map_or(INACTIVE, |record| answer(record, issuer.issuer, app.clock.now()))
         }
         // A gateway guards resources, where a refresh token is never good.
@@ -100,18 +100,18 @@ fn names(token: &str) -> Vec<TokenName> {
 }
 
 fn answer(record: TokenRecord, issuer: Issuer, now: Timestamp) -> Introspection {
-    match activity(&facts(&record), now) {
+    match activity(&record.facts, now) {
         Activity::Inactive(_) => INACTIVE,
         Activity::Active => Introspection {
             active: true,
             known: Some(Known {
-                client_id: Text(record.client_id),
+                client_id: record.client_id.map(Text),
                 iss: Text(issuer),
                 sub: record.sub.map(Text),
                 sid: record.sid.map(Text),
                 scope: record.scope,
-                exp: record.expires_at.map(Timestamp::seconds),
-                iat: record.issued_at.map(Timestamp::seconds),
+                exp: record.facts.expires_at.map(Timestamp::seconds),
+                iat: record.facts.issued_at.map(Timestamp::seconds),
                 jti: record.jti.map(|jti| jti.as_str().to_owned()),
                 offline_access: record.offline_access,
             }),
@@ -119,56 +119,13 @@ fn answer(record: TokenRecord, issuer: Issuer, now: Timestamp) -> Introspection 
     }
 }
 
-fn facts(record: &TokenRecord) -> TokenFacts {
-    TokenFacts {
-        issued_at: record.issued_at,
-        epoch: record.epoch,
-        expires_at: record.expires_at,
-        // A refresh token dies with its grant and never alone.
-        revoked_at: None,
-        grant_revoked_at: record.grant_revoked_at,
-        client_suspended_at: record.client_suspended_at,
-        grant: grant(record),
-        cut_offs: record.cut_offs.iter().filter(|cut_off| !excepts(cut_off, record.sid.as_ref())).map(fact).collect(),
-    }
-}
-
-fn grant(record: &TokenRecord) -> GrantFact {
-    match record.session {
-        _ if record.offline_access => GrantFact::Offline,
-        None => GrantFact::Bound(SessionFact::None),
-        Some(session) if session.ended_at.is_some() => GrantFact::Bound(SessionFact::Ended),
-        Some(session) => GrantFact::Bound(SessionFact::Live { started_at: session.started_at, epoch: session.epoch }),
-    }
-}
-
-/// Whether a cut-off of everything else of its subject leaves this session alone.
-fn excepts(cut_off: &CutOff, sid: Option<&Sid>) -> bool {
-    matches!(&cut_off.scope, CutOffScope::Subject { except_sid: Some(except), .. } if Some(except) == sid)
-}
-
-fn fact(cut_off: &CutOff) -> CutOffFact {
-    let reach = match &cut_off.scope {
-        CutOffScope::Subject { .. } | CutOffScope::Session(_) | CutOffScope::Device(_) | CutOffScope::Everyone => CutOffReach::Sessions,
-        CutOffScope::Client(_)
-        | CutOffScope::SubjectAtClient(..)
-        | CutOffScope::SessionAtClient(..)
-        | CutOffScope::ClientSid(..)
-        | CutOffScope::ClientSub(..)
-        | CutOffScope::EveryoneAtClients => CutOffReach::Participations,
-    };
-    CutOffFact { not_before: cut_off.not_before, compromise: cut_off.compromise, offline: cut_off.offline, reach, epoch: cut_off.epoch }
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::model::trigger::Except;
-    use crate::model::{ClientId, Jti, Subject};
-    use crate::seams::Entropy;
-    use crate::store::TokenSession;
+    use crate::model::token::{GrantFact, Newest, SessionFact, TokenFacts, TokenKind};
+    use crate::model::{ClientId, Jti, Sid, Subject};
 
     const T: Timestamp = Timestamp::from_seconds(1_800_000_000);
 
@@ -176,38 +133,36 @@ mod tests {
         Timestamp::from_seconds(T.seconds() + seconds)
     }
 
-    fn sid() -> Sid {
-        Sid::parse("s-1").unwrap()
-    }
-
     fn record() -> TokenRecord {
         TokenRecord {
-            client_id: ClientId::parse("wiki").unwrap(),
+            kind: TokenKind::Refresh,
+            client_id: Some(ClientId::parse("wiki").unwrap()),
             sub: Some(Subject::parse("alice").unwrap()),
-            sid: Some(sid()),
+            sid: Some(Sid::parse("s-1").unwrap()),
             scope: Some("openid".to_owned()),
-            issued_at: Some(T),
-            expires_at: Some(at(3600)),
+            aud: Vec::new(),
+            not_before: None,
             offline_access: false,
-            epoch: 0,
-            grant_revoked_at: None,
-            client_suspended_at: None,
-            session: Some(TokenSession { started_at: T, epoch: 0, ended_at: None }),
-            cut_offs: Vec::new(),
             jti: Some(Jti::parse("j-1").unwrap()),
+            facts: TokenFacts {
+                issued_at: Some(T),
+                not_before: None,
+                epoch: 0,
+                expires_at: Some(at(3600)),
+                revoked_at: None,
+                superseded_at: None,
+                grant_revoked_at: None,
+                denied_until: None,
+                client_suspended_at: None,
+                newest: Newest::NotAsked,
+                grant: GrantFact::Bound(SessionFact::Live { started_at: T, epoch: 0, over_at: None }),
+                cut_offs: Vec::new(),
+            },
         }
     }
 
     fn told(record: TokenRecord) -> serde_json::Value {
         serde_json::to_value(answer(record, Issuer::parse("https://op.example").unwrap(), at(60))).unwrap()
-    }
-
-    fn cut(scope: CutOffScope, not_before: Timestamp, offline: bool) -> CutOff {
-        CutOff { scope, except: Except::default(), not_before, event: Entropy::seeded(1).id(T), compromise: false, offline, epoch: None }
-    }
-
-    fn of_subject(except_sid: Option<Sid>) -> CutOffScope {
-        CutOffScope::Subject { sub: Subject::parse("alice").unwrap(), except_sid }
     }
 
     #[test]
@@ -217,39 +172,15 @@ mod tests {
             "exp": 1_800_003_600, "iat": 1_800_000_000, "jti": "j-1", "offline_access": false,
         });
         assert_eq!(told(record()), expected);
-        let bare =
-            TokenRecord { sub: None, sid: None, scope: None, issued_at: None, expires_at: None, session: None, jti: None, ..record() };
+        let facts = TokenFacts { issued_at: None, expires_at: None, ..record().facts };
+        let bare = TokenRecord { sub: None, sid: None, scope: None, jti: None, facts, ..record() };
         assert_eq!(told(bare), json!({"active": true, "client_id": "wiki", "iss": "https://op.example", "offline_access": false}));
     }
 
     #[test]
     fn of_a_token_that_is_not_active_nothing_else_is_told() {
-        let ended = Some(TokenSession { started_at: T, epoch: 0, ended_at: Some(at(1)) });
-        for dead in [
-            TokenRecord { grant_revoked_at: Some(T), ..record() },
-            TokenRecord { client_suspended_at: Some(T), ..record() },
-            TokenRecord { expires_at: Some(at(60)), ..record() },
-            TokenRecord { session: ended, ..record() },
-            TokenRecord { cut_offs: vec![cut(of_subject(None), at(1), false)], ..record() },
-            TokenRecord { offline_access: true, session: None, cut_offs: vec![cut(of_subject(None), at(1), true)], ..record() },
-        ] {
-            assert_eq!(told(dead.clone()), json!({"active": false}), "{dead:?}");
-        }
-    }
-
-    #[test]
-    fn an_offline_token_outlives_its_session_and_a_plain_cut_off() {
-        let ended = Some(TokenSession { started_at: T, epoch: 0, ended_at: Some(at(1)) });
-        let offline = TokenRecord { offline_access: true, session: ended, cut_offs: vec![cut(of_subject(None), at(1), false)], ..record() };
-        assert_eq!(told(offline)["active"], true);
-    }
-
-    #[test]
-    fn the_excepted_session_keeps_its_token() {
-        let spared = TokenRecord { cut_offs: vec![cut(of_subject(Some(sid())), at(1), false)], ..record() };
-        assert_eq!(told(spared)["active"], true);
-        let other = TokenRecord { cut_offs: vec![cut(of_subject(Some(Sid::parse("s-2").unwrap())), at(1), false)], ..record() };
-        assert_eq!(told(other)["active"], false);
+        let dead = TokenRecord { facts: TokenFacts { grant_revoked_at: Some(T), ..record().facts }, ..record() };
+        assert_eq!(told(dead), json!({"active": false}));
     }
 
     #[test]

@@ -20,14 +20,15 @@ use crate::model::client::{Claims, OnExpiry, ServerName, TokenTyp};
 use crate::model::delivery::{Class, DeliveryKind, DeliveryState, SettledReason};
 use crate::model::event::{EventState, ProviderTold};
 use crate::model::ids::IDENTIFIER_CHARS_MAX;
-use crate::model::issuer::{Expiry, PublishedAt, RelayToken, UpstreamMode};
+use crate::model::issuer::{AccessTokenTyp, Expiry, PublishedAt, RelayToken, UpstreamMode, WhenAway};
 use crate::model::key::{KeyOrigin, KeyState, SigningAlg};
 use crate::model::provider_logout::{AuthKind, BodyKind, ClientAuth, Method, PresetName};
 use crate::model::session::Life;
+use crate::model::token::{OverLimit, ReuseScope, Rotate, TokenKind};
 use crate::model::trigger::Reason;
 use crate::model::{
-    Alias, ApiTokenId, AuditId, ClientId, DeliveryId, Digest, EventId, Issuer, IssuerId, Jti, Malformed, ProviderKey, Sid, Subject,
-    Timestamp, WorkId,
+    Alias, ApiTokenId, AuditId, ClientId, CutOffId, DeliveryId, Digest, EventId, Issuer, IssuerId, Jti, Malformed, ProviderKey, Sid,
+    Subject, Timestamp, WorkId,
 };
 
 /// A type whose wire form is a string.
@@ -155,8 +156,8 @@ macro_rules! written {
 }
 
 written!(strings: Subject Sid ClientId ProviderKey Alias Jti IssuerId Issuer ServerName);
-written!(words: Role Failure OutcomeClass Act Claims TokenTyp OnExpiry Expiry PublishedAt UpstreamMode RelayToken PresetName BodyKind AuthKind ClientAuth Method ProviderTold DeliveryKind DeliveryState Class SettledReason EventState KeyState KeyOrigin SigningAlg Life Reason);
-written!(ids: EventId DeliveryId ApiTokenId AuditId WorkId);
+written!(words: AccessTokenTyp WhenAway Rotate ReuseScope OverLimit TokenKind Role Failure OutcomeClass Act Claims TokenTyp OnExpiry Expiry PublishedAt UpstreamMode RelayToken PresetName BodyKind AuthKind ClientAuth Method ProviderTold DeliveryKind DeliveryState Class SettledReason EventState KeyState KeyOrigin SigningAlg Life Reason);
+written!(ids: EventId DeliveryId ApiTokenId AuditId WorkId CutOffId);
 
 impl Written for Timestamp {
     fn read(text: &str) -> Result<Self, Malformed> {
@@ -236,6 +237,13 @@ pub mod text {
         ApiTokenId = model::ApiTokenId;
         AuditId = model::AuditId;
         WorkId = model::WorkId;
+        CutOffId = model::CutOffId;
+        AccessTokenTyp = model::issuer::AccessTokenTyp;
+        WhenAway = model::issuer::WhenAway;
+        Rotate = model::token::Rotate;
+        ReuseScope = model::token::ReuseScope;
+        OverLimit = model::token::OverLimit;
+        TokenKind = model::token::TokenKind;
         Role = model::access::Role;
         Failure = model::attempt::Failure;
         OutcomeClass = model::attempt::OutcomeClass;

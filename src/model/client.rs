@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::key::{SigningAlg, words};
+use super::token::TokenPolicy;
 use super::{ClientId, Digest, IssuerId, Malformed, Timestamp};
 
 /// Exceptions from the address rule and from the system's certificate authorities. Ordered, so that equal policies share a connection pool.
@@ -163,8 +164,14 @@ pub struct ClientRecord {
     pub jwks: Option<String>,
     /// `jwks_uri`.
     pub jwks_uri: Option<url::Url>,
+    /// `token_endpoint_auth_signing_alg`: what it signs its assertions with; none leaves it to its keys.
+    pub auth_signing_alg: Option<SigningAlg>,
+    /// `introspection_signed_response_alg` (RFC 9701 6).
+    pub introspection_alg: Option<SigningAlg>,
     /// How it is told.
     pub delivery: DeliverySettings,
+    /// What its tokens are subject to.
+    pub tokens: TokenPolicy,
     /// Since when all its tokens are inactive and no new ones are taken, until further notice; its users stay in.
     pub suspended_at: Option<Timestamp>,
     /// When it was registered.

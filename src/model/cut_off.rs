@@ -1,7 +1,7 @@
 //! Cut-offs: what an end leaves behind, so that a login reported late is told too.
 
 use super::trigger::Except;
-use super::{ClientId, EventId, Sid, Subject, Timestamp};
+use super::{ClientId, CutOffId, EventId, Sid, Subject, Timestamp};
 
 /// What a cut-off covers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,12 +42,66 @@ pub struct CutOff {
     pub except: Except,
     /// The instant.
     pub not_before: Timestamp,
-    /// The event that left it.
-    pub event: EventId,
+    /// Where it comes from.
+    pub origin: Origin,
     /// The event was a compromise: a tie goes against the newer login.
     pub compromise: bool,
     /// The event took offline grants along.
     pub offline: bool,
     /// What was registered in an earlier epoch is over as well, whatever its time; none leaves it to the times.
     pub epoch: Option<i64>,
+}
+
+impl CutOff {
+    /// The event that left it, if one did.
+    pub const fn event(&self) -> Option<&EventId> {
+        match &self.origin {
+            Origin::Event(event) => Some(event),
+            Origin::Order { .. } => None,
+        }
+    }
+
+    /// What it ends.
+    pub const fn ends(&self) -> Ends {
+        match (&self.origin, &self.scope) {
+            (Origin::Order { .. }, _) => Ends::Tokens,
+            (Origin::Event(_), CutOffScope::Subject { .. } | CutOffScope::Session(_) | CutOffScope::Device(_) | CutOffScope::Everyone) => {
+                Ends::Sessions
+            }
+            (
+                Origin::Event(_),
+                CutOffScope::Client(_)
+                | CutOffScope::SubjectAtClient(..)
+                | CutOffScope::SessionAtClient(..)
+                | CutOffScope::ClientSid(..)
+                | CutOffScope::ClientSub(..)
+                | CutOffScope::EveryoneAtClients,
+            ) => Ends::Participations,
+        }
+    }
+}
+
+/// Where a cut-off comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A logout left it.
+    Event(EventId),
+    /// Somebody ordered it: it ends no session and tells nobody.
+    Order {
+        /// Its own name.
+        id: CutOffId,
+        /// When it ceases.
+        expires_at: Option<Timestamp>,
+    },
+}
+
+/// What a cut-off ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ends {
+    /// Sessions: of a subject, by `sid`, of everybody.
+    Sessions,
+    /// A client's participations, while the provider's sessions go on.
+    Participations,
+    /// Tokens alone, by the time they were issued.
+    Tokens,
 }

@@ -207,7 +207,7 @@ macro_rules! read_back {
     )* };
 }
 
-read_back!(SessionId, ParticipantId, EventId, DeliveryId, AttemptId, ApiTokenId, AuditId, WorkId, ReplicaId);
+read_back!(SessionId, ParticipantId, EventId, DeliveryId, AttemptId, ApiTokenId, AuditId, WorkId, CutOffId, ReplicaId);
 
 internal_id! {
     /// A session's row.

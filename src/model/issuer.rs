@@ -9,7 +9,7 @@ use super::{ClientId, Issuer, IssuerId, Timestamp};
 use crate::model::client::Network;
 use crate::model::effects::ProviderWord;
 use crate::model::key::{SigningAlg, words};
-use crate::model::provider_logout::ProviderLogout;
+use crate::model::provider_logout::{ClientAuth, ProviderLogout};
 
 words! {
     /// Which of its sessions end here by themselves.
@@ -110,6 +110,67 @@ impl Upstream {
     };
 }
 
+words! {
+    /// The `typ` an issuer's access tokens must have.
+    AccessTokenTyp, "a typ of access tokens" {
+        /// The explicit type (RFC 9068 2.1).
+        AtJwt = "at+jwt",
+        /// Also tokens of providers older than that: `JWT`, or none.
+        Jwt = "JWT",
+    }
+}
+
+words! {
+    /// What is answered about an opaque access token while its provider is away.
+    WhenAway, "an answer while the provider is away" {
+        /// That nothing can be said now: 503.
+        Unavailable = "unavailable",
+        /// That it is not active.
+        Inactive = "inactive",
+    }
+}
+
+/// How an issuer's access tokens are known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AccessTokens {
+    /// Their `typ`.
+    pub typ: AccessTokenTyp,
+    /// One of these must be in their `aud`; none: any audience will do.
+    pub audiences: Vec<String>,
+    /// Whether a `sid` that is not registered makes one inactive.
+    pub require_known_session: bool,
+    /// How the provider is asked about those that are opaque.
+    pub introspect_upstream: Option<IntrospectUpstream>,
+}
+
+impl AccessTokens {
+    /// What holds unless an issuer says otherwise.
+    pub const DEFAULT: Self =
+        Self { typ: AccessTokenTyp::AtJwt, audiences: Vec::new(), require_known_session: false, introspect_upstream: None };
+}
+
+/// An endpoint of the provider's, and as whom it is called.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProviderEndpoint {
+    /// Where it is; none: where the provider's metadata say.
+    pub url: Option<Url>,
+    /// As whom; none, for revocation: as the client whose token it is.
+    pub client_id: Option<ClientId>,
+    /// How the secret is shown.
+    pub method: ClientAuth,
+    /// The secret, sealed.
+    pub sealed: Option<String>,
+}
+
+/// How a provider is asked about opaque access tokens (RFC 7662).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IntrospectUpstream {
+    /// Where, and as whom.
+    pub endpoint: ProviderEndpoint,
+    /// What is answered while it is away.
+    pub when_away: WhenAway,
+}
+
 /// What a provider published when it was asked last.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProviderDocument {
@@ -165,6 +226,12 @@ pub struct IssuerRecord {
     pub upstream: Upstream,
     /// How its provider is told that a session ended here; none where it is not.
     pub provider_logout: Option<Arc<ProviderLogout>>,
+    /// How its access tokens are known.
+    pub access_tokens: AccessTokens,
+    /// Where refresh tokens that are revoked here are revoked too (RFC 7009); none where they are not.
+    pub revocation: Option<ProviderEndpoint>,
+    /// The sealed key the secrets of its subjects are derived from; none where it has not opted in.
+    pub subject_secrets: Option<String>,
     /// When it was registered.
     pub created_at: Timestamp,
     /// When it last changed.

@@ -23,6 +23,7 @@ pub mod report;
 pub mod schedule;
 pub mod session;
 pub mod time;
+pub mod token;
 pub mod trigger;
 
 pub use ids::{

@@ -1,80 +1,18 @@
-//! Whether a registered refresh token is active.
+//! Whether a token is active.
 //!
-//! Owns the one answer that introspection, rotation and the list of what is still open have to agree on. Never looks anything up, never tells a caller
-//! why: the reason is for logs and tests, since RFC 7662 2.2 wants an inactive token to say nothing more.
+//! Owns the one answer that introspection, forward-auth, rotation, revocation and the list of what is still open have to agree on: each of them gathers
+//! facts and asks here, so that none can forget a check. Never looks anything up, never tells a caller why: the reason is for logs, token events and
+//! tests, since RFC 7662 2.2 wants an inactive token to say nothing more.
+
+use std::time::Duration;
 
 use super::time::{Coverage, covers, gravity_of};
 use crate::model::Timestamp;
+use crate::model::cut_off::{CutOff, Ends, Origin};
+use crate::model::token::{GrantFact, Newest, SessionFact, TokenFacts, UnknownSession};
 
-/// What is known of a refresh token.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TokenFacts {
-    /// When it was issued, by the provider's clock.
-    pub issued_at: Option<Timestamp>,
-    /// The epoch its grant was registered in.
-    pub epoch: i64,
-    /// When it expires by itself.
-    pub expires_at: Option<Timestamp>,
-    /// When it was revoked.
-    pub revoked_at: Option<Timestamp>,
-    /// When its grant, and so every token of it, was revoked.
-    pub grant_revoked_at: Option<Timestamp>,
-    /// Since when its client is suspended.
-    pub client_suspended_at: Option<Timestamp>,
-    /// What its life hangs on.
-    pub grant: GrantFact,
-    /// The cut-offs whose scope it falls into.
-    pub cut_offs: Vec<CutOffFact>,
-}
-
-/// What a grant's life hangs on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum GrantFact {
-    /// Granted with `offline_access`: on no session, wherever it came from.
-    Offline,
-    /// On a session.
-    Bound(SessionFact),
-}
-
-/// What is known of the session of a grant.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SessionFact {
-    /// None is registered.
-    None,
-    /// It lives.
-    Live {
-        /// When it began, by the provider's clock.
-        started_at: Timestamp,
-        /// The epoch it was registered in.
-        epoch: i64,
-    },
-    /// It has ended, or the participation of the token's client in it has.
-    Ended,
-}
-
-/// What a cut-off ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CutOffReach {
-    /// Sessions: of a subject, by `sid`, of everybody.
-    Sessions,
-    /// A client's participations, while the provider's sessions go on.
-    Participations,
-}
-
-/// A cut-off that a token falls into.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CutOffFact {
-    /// What began before is over.
-    pub not_before: Timestamp,
-    /// The event was a compromise: a tie goes against the token.
-    pub compromise: bool,
-    /// The event took offline grants along.
-    pub offline: bool,
-    /// What it ends.
-    pub reach: CutOffReach,
-    /// It ends what was registered in an earlier epoch as well, whatever its time.
-    pub epoch: Option<i64>,
-}
+/// How far a provider's clock may be ahead of ours before a token of its is too young to be good (RFC 7519 4.1.5).
+pub const SKEW_MAX: Duration = Duration::from_secs(60);
 
 /// Whether a token is active.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,59 +30,124 @@ pub enum Why {
     Revoked,
     /// Its grant was revoked.
     GrantRevoked,
-    /// Its session ended.
+    /// Its session ended, or its time is up.
     SessionEnded,
+    /// Its session is not registered, and must be.
+    SessionUnknown,
     /// It is older than an end that covers it.
     CutOff,
+    /// It was replaced by its successor.
+    Rotated,
+    /// A newer one of its subject is known, and only the newest is accepted.
+    NotNewest,
+    /// Its name, or its session's, is on the denylist.
+    Denied,
     /// Its time is up.
     Expired,
+    /// Its time has not come.
+    NotYet,
     /// Its client is suspended until further notice.
     ClientSuspended,
 }
 
-/// Decides whether a token is active.
-pub fn activity(facts: &TokenFacts, now: Timestamp) -> Activity {
-    let applies = |why: &Why| match why {
-        Why::Revoked => facts.revoked_at.is_some(),
-        Why::GrantRevoked => facts.grant_revoked_at.is_some(),
-        Why::SessionEnded => facts.grant == GrantFact::Bound(SessionFact::Ended),
-        Why::CutOff => facts.cut_offs.iter().any(|cut_off| cuts(cut_off, facts) == Coverage::Covered),
-        Why::Expired => facts.expires_at.is_some_and(|expires_at| now >= expires_at),
-        Why::ClientSuspended => facts.client_suspended_at.is_some(),
-    };
-    let all = [Why::Revoked, Why::GrantRevoked, Why::SessionEnded, Why::CutOff, Why::Expired, Why::ClientSuspended];
-    all.into_iter().find(applies).map_or(Activity::Active, Activity::Inactive)
+impl Why {
+    /// Every reason, in the order they are looked for.
+    pub const ALL: [Self; 11] = [
+        Self::Revoked,
+        Self::GrantRevoked,
+        Self::SessionEnded,
+        Self::SessionUnknown,
+        Self::CutOff,
+        Self::Rotated,
+        Self::NotNewest,
+        Self::Denied,
+        Self::Expired,
+        Self::NotYet,
+        Self::ClientSuspended,
+    ];
+
+    /// Whether the login a token belongs to is over, and not the token alone.
+    pub const fn is_after_logout(self) -> bool {
+        match self {
+            Self::GrantRevoked | Self::SessionEnded | Self::CutOff => true,
+            Self::Revoked
+            | Self::SessionUnknown
+            | Self::Rotated
+            | Self::NotNewest
+            | Self::Denied
+            | Self::Expired
+            | Self::NotYet
+            | Self::ClientSuspended => false,
+        }
+    }
 }
 
-fn cuts(cut_off: &CutOffFact, facts: &TokenFacts) -> Coverage {
-    if cut_off.epoch.is_some_and(|epoch| registered(cut_off.reach, facts) < epoch) {
-        return match facts.grant {
-            GrantFact::Offline if !cut_off.offline => Coverage::NotCovered,
-            GrantFact::Offline | GrantFact::Bound(_) => Coverage::Covered,
-        };
+/// Decides whether a token is active.
+pub fn activity(facts: &TokenFacts, now: Timestamp) -> Activity {
+    Why::ALL.into_iter().find(|why| applies(*why, facts, now)).map_or(Activity::Active, Activity::Inactive)
+}
+
+fn applies(why: Why, facts: &TokenFacts, now: Timestamp) -> bool {
+    match why {
+        Why::Revoked => facts.revoked_at.is_some(),
+        Why::GrantRevoked => facts.grant_revoked_at.is_some(),
+        Why::SessionEnded => is_over(facts.grant, now),
+        Why::SessionUnknown => facts.grant == GrantFact::Bound(SessionFact::Unknown(UnknownSession::Refused)),
+        Why::CutOff => facts.cut_offs.iter().any(|cut_off| cuts(cut_off, facts, now) == Coverage::Covered),
+        Why::Rotated => facts.superseded_at.is_some(),
+        Why::NotNewest => facts.newest == Newest::Older,
+        Why::Denied => facts.denied_until.is_some_and(|until| now < until),
+        Why::Expired => facts.expires_at.is_some_and(|expires_at| now >= expires_at),
+        Why::NotYet => facts.not_before.is_some_and(|not_before| not_before > now.plus(SKEW_MAX)),
+        Why::ClientSuspended => facts.client_suspended_at.is_some(),
     }
-    let begun = match facts.grant {
-        GrantFact::Offline if !cut_off.offline => return Coverage::NotCovered,
-        GrantFact::Offline | GrantFact::Bound(SessionFact::None | SessionFact::Ended) => facts.issued_at,
-        GrantFact::Bound(SessionFact::Live { started_at, epoch: _ }) => Some(begun_in_session(cut_off.reach, started_at, facts.issued_at)),
-    };
-    covers(cut_off.not_before, gravity_of(cut_off.compromise), begun)
+}
+
+fn is_over(grant: GrantFact, now: Timestamp) -> bool {
+    match grant {
+        GrantFact::Bound(SessionFact::Ended) => true,
+        GrantFact::Bound(SessionFact::Live { over_at, .. }) => over_at.is_some_and(|over_at| now >= over_at),
+        GrantFact::Offline | GrantFact::Bound(SessionFact::None | SessionFact::Unknown(_)) => false,
+    }
+}
+
+fn cuts(cut_off: &CutOff, facts: &TokenFacts, now: Timestamp) -> Coverage {
+    if let Origin::Order { expires_at: Some(expires_at), .. } = cut_off.origin
+        && now >= expires_at
+    {
+        return Coverage::NotCovered;
+    }
+    if facts.grant == GrantFact::Offline && !cut_off.offline {
+        return Coverage::NotCovered;
+    }
+    if cut_off.epoch.is_some_and(|epoch| registered(cut_off.ends(), facts) < epoch) {
+        return Coverage::Covered;
+    }
+    match begun(cut_off.ends(), facts) {
+        // A token of which nobody knows when it was issued may be as old as any.
+        None if cut_off.ends() == Ends::Tokens => Coverage::Covered,
+        begun => covers(cut_off.not_before, gravity_of(cut_off.compromise), begun),
+    }
 }
 
 /// The epoch that counts: that of the session where sessions end, since a token may be drawn from a session that is over but not ended yet.
-const fn registered(reach: CutOffReach, facts: &TokenFacts) -> i64 {
-    match (reach, facts.grant) {
-        (CutOffReach::Sessions, GrantFact::Bound(SessionFact::Live { epoch, .. })) => epoch,
-        (CutOffReach::Sessions | CutOffReach::Participations, _) => facts.epoch,
+const fn registered(ends: Ends, facts: &TokenFacts) -> i64 {
+    match (ends, facts.grant) {
+        (Ends::Sessions, GrantFact::Bound(SessionFact::Live { epoch, .. })) => epoch,
+        (Ends::Sessions | Ends::Participations | Ends::Tokens, _) => facts.epoch,
     }
 }
 
-/// A session that began after the end is untouched, and its tokens with it. One that began before is over, even if a token was drawn from it since;
-/// where only participations ended, the same session may have led to the client once more, which the younger token shows.
-fn begun_in_session(reach: CutOffReach, started_at: Timestamp, issued_at: Option<Timestamp>) -> Timestamp {
-    match reach {
-        CutOffReach::Sessions => started_at,
-        CutOffReach::Participations => issued_at.map_or(started_at, |issued_at| issued_at.max(started_at)),
+/// The time that counts. A session that began after the end is untouched, and its tokens with it. One that began before is over, even if a token was
+/// drawn from it since; where only participations ended, the same session may have led to the client once more, which the younger token shows. Where
+/// tokens are cut off, each counts for itself.
+fn begun(ends: Ends, facts: &TokenFacts) -> Option<Timestamp> {
+    match (ends, facts.grant) {
+        (Ends::Sessions, GrantFact::Bound(SessionFact::Live { started_at, .. })) => Some(started_at),
+        (Ends::Participations, GrantFact::Bound(SessionFact::Live { started_at, .. })) => {
+            Some(facts.issued_at.map_or(started_at, |issued_at| issued_at.max(started_at)))
+        }
+        (Ends::Sessions | Ends::Participations | Ends::Tokens, _) => facts.issued_at,
     }
 }
 
@@ -155,6 +158,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::model::cut_off::CutOffScope;
+    use crate::model::trigger::Except;
+    use crate::seams::Entropy;
 
     const T: Timestamp = Timestamp::from_seconds(1_800_000_000);
 
@@ -164,22 +170,38 @@ mod tests {
 
     const NOTHING_AGAINST_IT: TokenFacts = TokenFacts {
         issued_at: None,
+        not_before: None,
         epoch: 0,
         expires_at: None,
         revoked_at: None,
+        superseded_at: None,
         grant_revoked_at: None,
+        denied_until: None,
         client_suspended_at: None,
+        newest: Newest::NotAsked,
         grant: GrantFact::Bound(SessionFact::None),
         cut_offs: Vec::new(),
     };
-    const PLAIN: CutOffFact = CutOffFact { not_before: T, compromise: false, offline: false, reach: CutOffReach::Sessions, epoch: None };
 
-    fn cut(grant: GrantFact, issued_at: Option<Timestamp>, cut_off: CutOffFact) -> Activity {
+    fn plain() -> CutOff {
+        of(CutOffScope::Everyone)
+    }
+
+    fn of(scope: CutOffScope) -> CutOff {
+        let origin = Origin::Event(Entropy::seeded(1).id(T));
+        CutOff { scope, except: Except::default(), not_before: T, origin, compromise: false, offline: false, epoch: None }
+    }
+
+    fn ordered(expires_at: Option<Timestamp>) -> CutOff {
+        CutOff { origin: Origin::Order { id: Entropy::seeded(1).id(T), expires_at }, offline: true, ..plain() }
+    }
+
+    fn cut(grant: GrantFact, issued_at: Option<Timestamp>, cut_off: CutOff) -> Activity {
         activity(&TokenFacts { issued_at, grant, cut_offs: vec![cut_off], ..NOTHING_AGAINST_IT }, at(3600))
     }
 
     const fn live(started_at: Timestamp) -> GrantFact {
-        GrantFact::Bound(SessionFact::Live { started_at, epoch: 0 })
+        GrantFact::Bound(SessionFact::Live { started_at, epoch: 0, over_at: None })
     }
 
     const CUT: Activity = Activity::Inactive(Why::CutOff);
@@ -190,9 +212,24 @@ mod tests {
             (TokenFacts { revoked_at: Some(T), ..NOTHING_AGAINST_IT }, Why::Revoked),
             (TokenFacts { grant_revoked_at: Some(T), ..NOTHING_AGAINST_IT }, Why::GrantRevoked),
             (TokenFacts { grant: GrantFact::Bound(SessionFact::Ended), ..NOTHING_AGAINST_IT }, Why::SessionEnded),
-            (TokenFacts { issued_at: Some(at(-1)), cut_offs: vec![PLAIN], ..NOTHING_AGAINST_IT }, Why::CutOff),
+            (TokenFacts { issued_at: Some(at(-1)), cut_offs: vec![plain()], ..NOTHING_AGAINST_IT }, Why::CutOff),
             (TokenFacts { expires_at: Some(T), ..NOTHING_AGAINST_IT }, Why::Expired),
             (TokenFacts { client_suspended_at: Some(T), ..NOTHING_AGAINST_IT }, Why::ClientSuspended),
+            (TokenFacts { superseded_at: Some(T), ..NOTHING_AGAINST_IT }, Why::Rotated),
+            (TokenFacts { newest: Newest::Older, ..NOTHING_AGAINST_IT }, Why::NotNewest),
+            (TokenFacts { denied_until: Some(at(1)), ..NOTHING_AGAINST_IT }, Why::Denied),
+            (TokenFacts { not_before: Some(at(61)), ..NOTHING_AGAINST_IT }, Why::NotYet),
+            (
+                TokenFacts { grant: GrantFact::Bound(SessionFact::Unknown(UnknownSession::Refused)), ..NOTHING_AGAINST_IT },
+                Why::SessionUnknown,
+            ),
+            (
+                TokenFacts {
+                    grant: GrantFact::Bound(SessionFact::Live { started_at: at(-9), epoch: 0, over_at: Some(T) }),
+                    ..NOTHING_AGAINST_IT
+                },
+                Why::SessionEnded,
+            ),
         ];
         for (facts, why) in reasons {
             assert_eq!(activity(&facts, T), Activity::Inactive(why));
@@ -210,41 +247,52 @@ mod tests {
     #[test]
     fn a_token_of_the_same_second_survives_all_but_a_compromise() {
         let no_session = GrantFact::Bound(SessionFact::None);
-        assert_eq!(cut(no_session, Some(T), PLAIN), Activity::Active);
-        assert_eq!(cut(no_session, Some(at(-1)), PLAIN), CUT);
-        assert_eq!(cut(no_session, Some(T.plus(Duration::from_millis(999))), CutOffFact { compromise: true, ..PLAIN }), CUT);
-        assert_eq!(cut(no_session, Some(at(1)), CutOffFact { compromise: true, ..PLAIN }), Activity::Active);
-        assert_eq!(cut(no_session, None, PLAIN), Activity::Active);
+        assert_eq!(cut(no_session, Some(T), plain()), Activity::Active);
+        assert_eq!(cut(no_session, Some(at(-1)), plain()), CUT);
+        assert_eq!(cut(no_session, Some(T.plus(Duration::from_millis(999))), CutOff { compromise: true, ..plain() }), CUT);
+        assert_eq!(cut(no_session, Some(at(1)), CutOff { compromise: true, ..plain() }), Activity::Active);
+        assert_eq!(cut(no_session, None, plain()), Activity::Active);
     }
 
     #[test]
     fn a_session_that_began_before_the_end_takes_its_younger_tokens_along() {
-        assert_eq!(cut(live(at(-10)), Some(at(5)), PLAIN), CUT);
-        assert_eq!(cut(live(at(-10)), None, PLAIN), CUT);
+        assert_eq!(cut(live(at(-10)), Some(at(5)), plain()), CUT);
+        assert_eq!(cut(live(at(-10)), None, plain()), CUT);
     }
 
     #[test]
     fn coming_back_to_a_client_in_the_same_session_brings_tokens_that_live() {
-        let participations = CutOffFact { reach: CutOffReach::Participations, ..PLAIN };
-        assert_eq!(cut(live(at(-10)), Some(at(5)), participations), Activity::Active);
-        assert_eq!(cut(live(at(-10)), Some(at(-5)), participations), CUT);
-        assert_eq!(cut(live(at(-10)), None, participations), CUT);
+        let participations = || of(CutOffScope::EveryoneAtClients);
+        assert_eq!(cut(live(at(-10)), Some(at(5)), participations()), Activity::Active);
+        assert_eq!(cut(live(at(-10)), Some(at(-5)), participations()), CUT);
+        assert_eq!(cut(live(at(-10)), None, participations()), CUT);
     }
 
     #[test]
     fn an_offline_grant_outlives_its_session_and_every_end_that_does_not_take_it_along() {
-        assert_eq!(cut(GrantFact::Offline, Some(at(-10)), PLAIN), Activity::Active);
-        assert_eq!(cut(GrantFact::Offline, Some(at(-10)), CutOffFact { offline: true, ..PLAIN }), CUT);
-        assert_eq!(cut(GrantFact::Offline, Some(at(1)), CutOffFact { offline: true, ..PLAIN }), Activity::Active);
+        assert_eq!(cut(GrantFact::Offline, Some(at(-10)), plain()), Activity::Active);
+        assert_eq!(cut(GrantFact::Offline, Some(at(-10)), CutOff { offline: true, ..plain() }), CUT);
+        assert_eq!(cut(GrantFact::Offline, Some(at(1)), CutOff { offline: true, ..plain() }), Activity::Active);
+    }
+
+    #[test]
+    fn an_ordered_cut_off_takes_each_token_by_its_own_age_and_ceases() {
+        let lasting = || ordered(None);
+        assert_eq!(cut(live(at(-10)), Some(at(5)), lasting()), Activity::Active);
+        assert_eq!(cut(live(at(-10)), Some(at(-5)), lasting()), CUT);
+        assert_eq!(cut(GrantFact::Offline, Some(at(-5)), lasting()), CUT);
+        assert_eq!(cut(GrantFact::Bound(SessionFact::None), None, lasting()), CUT);
+        assert_eq!(cut(live(at(-10)), Some(at(-5)), ordered(Some(at(3601)))), CUT);
+        assert_eq!(cut(live(at(-10)), Some(at(-5)), ordered(Some(at(3600)))), Activity::Active);
     }
 
     fn instant() -> impl Strategy<Value = Timestamp> {
         (-5000_i64..5000).prop_map(|millis| Timestamp::from_millis(T.millis() + millis))
     }
 
-    fn cut_off() -> impl Strategy<Value = CutOffFact> {
-        (instant(), any::<bool>(), any::<bool>(), prop::sample::select(&[CutOffReach::Sessions, CutOffReach::Participations][..]))
-            .prop_map(|(not_before, compromise, offline, reach)| CutOffFact { not_before, compromise, offline, reach, epoch: None })
+    fn cut_off() -> impl Strategy<Value = CutOff> {
+        (instant(), any::<bool>(), any::<bool>(), prop::sample::select(vec![CutOffScope::Everyone, CutOffScope::EveryoneAtClients]))
+            .prop_map(|(not_before, compromise, offline, scope)| CutOff { not_before, compromise, offline, ..of(scope) })
     }
 
     fn grant() -> impl Strategy<Value = GrantFact> {
@@ -260,7 +308,7 @@ mod tests {
         let times = prop::array::uniform5(prop::option::weighted(0.3, instant()));
         (times, grant(), prop::collection::vec(cut_off(), 0..3)).prop_map(|(times, grant, cut_offs)| {
             let [issued_at, expires_at, revoked_at, grant_revoked_at, client_suspended_at] = times;
-            TokenFacts { issued_at, epoch: 0, expires_at, revoked_at, grant_revoked_at, client_suspended_at, grant, cut_offs }
+            TokenFacts { issued_at, expires_at, revoked_at, grant_revoked_at, client_suspended_at, grant, cut_offs, ..NOTHING_AGAINST_IT }
         })
     }
 
@@ -283,7 +331,7 @@ mod tests {
         fn an_offline_grant_is_never_touched_by_an_end_that_spares_them(
             issued_at in prop::option::of(instant()), cut_offs in prop::collection::vec(cut_off(), 0..6),
         ) {
-            let cut_offs = cut_offs.into_iter().map(|cut_off| CutOffFact { offline: false, ..cut_off }).collect();
+            let cut_offs = cut_offs.into_iter().map(|cut_off| CutOff { offline: false, ..cut_off }).collect();
             prop_assert_eq!(activity(&TokenFacts { issued_at, grant: GrantFact::Offline, cut_offs, ..NOTHING_AGAINST_IT }, T), Activity::Active);
         }
 

@@ -6,7 +6,6 @@
 use super::effects::opening;
 use super::expiry::{self, is_renewed, was_extended};
 use super::time::{Coverage, covers, gravity_of, is_newer};
-use crate::model::Timestamp;
 use crate::model::cut_off::{CutOff, CutOffScope};
 use crate::model::effects::{
     EndCause, EndFact, KnownParticipation, Offline, ParticipantDecision, ParticipantFacts, ReportRules, SessionDecision, SessionFacts,
@@ -14,6 +13,7 @@ use crate::model::effects::{
 };
 use crate::model::session::Life;
 use crate::model::trigger::Gravity;
+use crate::model::{EventId, Timestamp};
 
 /// The rules reports are judged by.
 pub const RULES: ReportRules =
@@ -63,8 +63,8 @@ pub fn participant(facts: &ParticipantFacts<'_>) -> ParticipantDecision {
     }
     match strongest(facts.cut_offs, facts.joined_at, at_a_client) {
         // Its end came no earlier than the cut-off: it was told then.
-        Some(cut_off) if ended_at.is_some_and(|ended_at| ended_at >= cut_off.not_before) => ParticipantDecision::Known,
-        Some(cut_off) => ParticipantDecision::LateJoiner(end_by(cut_off)),
+        Some((cut_off, _)) if ended_at.is_some_and(|ended_at| ended_at >= cut_off.not_before) => ParticipantDecision::Known,
+        Some(found) => ParticipantDecision::LateJoiner(end_by(found)),
         None => ParticipantDecision::Join,
     }
 }
@@ -88,7 +88,7 @@ pub fn token(facts: &TokenReportFacts<'_>) -> TokenDecision {
     let in_scope = |scope: &CutOffScope| !facts.session_live || at_a_client(scope);
     let cut = facts.cut_offs.iter().filter(|cut_off| facts.offline == Offline::Taken || cut_off.offline);
     match strongest(cut, facts.issued_at, in_scope) {
-        Some(cut_off) => TokenDecision::CutOff(cut_off.event.clone()),
+        Some((_, event)) => TokenDecision::CutOff(event.clone()),
         None => TokenDecision::Live,
     }
 }
@@ -98,17 +98,18 @@ fn after(began: Timestamp, end: &EndFact) -> bool {
     is_newer(began, end.at, gravity_of(end.compromise))
 }
 
-/// The gravest cut-off in scope that covers what began then. Without a time nothing is covered: it may be a genuine new login.
+/// The gravest cut-off in scope that a logout left and that covers what began then. Without a time nothing is covered: it may be a genuine new login.
 fn strongest<'a>(
     cut_offs: impl IntoIterator<Item = &'a CutOff>,
     began: Option<Timestamp>,
     in_scope: impl Fn(&CutOffScope) -> bool,
-) -> Option<&'a CutOff> {
+) -> Option<(&'a CutOff, &'a EventId)> {
     cut_offs
         .into_iter()
-        .filter(|cut_off| in_scope(&cut_off.scope))
-        .filter(|cut_off| covers(cut_off.not_before, gravity_of(cut_off.compromise), began) == Coverage::Covered)
-        .max_by_key(|cut_off| (cut_off.compromise, cut_off.offline, cut_off.not_before))
+        .filter_map(|cut_off| Some((cut_off, cut_off.event()?)))
+        .filter(|(cut_off, _)| in_scope(&cut_off.scope))
+        .filter(|(cut_off, _)| covers(cut_off.not_before, gravity_of(cut_off.compromise), began) == Coverage::Covered)
+        .max_by_key(|(cut_off, _)| (cut_off.compromise, cut_off.offline, cut_off.not_before))
 }
 
 fn covers_session(scope: &CutOffScope, facts: &SessionFacts<'_>) -> bool {
@@ -139,10 +140,10 @@ const fn at_a_client(scope: &CutOffScope) -> bool {
     }
 }
 
-fn end_by(cut_off: &CutOff) -> EndFact {
+fn end_by((cut_off, event): (&CutOff, &EventId)) -> EndFact {
     EndFact {
         at: cut_off.not_before,
-        event: cut_off.event.clone(),
+        event: event.clone(),
         compromise: cut_off.compromise,
         offline: cut_off.offline,
         cause: EndCause::Logout,
@@ -154,10 +155,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::model::cut_off::Origin;
     use crate::model::effects::{EndedFact, LiveFact, SaidAge};
     use crate::model::issuer::{Age, Expiry};
     use crate::model::trigger::Except;
-    use crate::model::{ClientId, EventId, Id, Sid, Subject};
+    use crate::model::{ClientId, Id, Sid, Subject};
 
     fn event(n: u128) -> EventId {
         EventId::from(Id::from_parts(Timestamp::from_millis(1), n))
@@ -180,7 +182,15 @@ mod tests {
     }
 
     fn cut(scope: CutOffScope, millis: i64) -> CutOff {
-        CutOff { scope, except: Except::default(), not_before: at(millis), event: event(2), compromise: false, offline: false, epoch: None }
+        CutOff {
+            scope,
+            except: Except::default(),
+            not_before: at(millis),
+            origin: Origin::Event(event(2)),
+            compromise: false,
+            offline: false,
+            epoch: None,
+        }
     }
 
     fn of_subject(millis: i64) -> CutOff {
@@ -335,7 +345,7 @@ mod tests {
 
     #[test]
     fn the_gravest_of_several_cut_offs_is_the_one_that_tells() {
-        let compromise = CutOff { compromise: true, offline: true, event: event(3), ..of_subject(8_000) };
+        let compromise = CutOff { compromise: true, offline: true, origin: Origin::Event(event(3)), ..of_subject(8_000) };
         let told = EndFact { at: at(8_000), event: event(3), compromise: true, offline: true, cause: EndCause::Logout };
         assert_eq!(decide(None, &[of_subject(9_000), compromise.clone()], Some(8_999)), SessionDecision::BeginEnded(told));
         assert_eq!(decide(None, &[of_subject(9_000), compromise], Some(9_000)), SessionDecision::Begin);

@@ -16,6 +16,8 @@ use utoipa_axum::routes;
 use super::keys::{make, missing, names};
 use super::lanes::LaneShape;
 use super::private::{self, Hosts, Strongbox, TlsMetadata, TlsMetadataView};
+use super::token_policy::{TokenTerms, TokenTermsView};
+use super::token_terms::check_secret;
 use super::{Done, bad_network, done, entry, told};
 use crate::egress::{Egress, effective, parse_url};
 use crate::http::needs::{Administer, ReadRegistry};
@@ -104,8 +106,17 @@ pub struct ClientMetadata {
     jwks: Option<Value>,
     /// Where its public keys are; not together with `jwks`.
     jwks_uri: Option<String>,
+    /// What it signs its assertions with (`private_key_jwt`); left out, whatever its keys are for.
+    token_endpoint_auth_signing_alg: Option<text::SigningAlg>,
+    /// What signed answers to its introspections are signed with (RFC 9701 6); RS256 unless said.
+    introspection_signed_response_alg: Option<text::SigningAlg>,
+    /// Refused: answers to its introspections would have to be encrypted.
+    #[schema(value_type = Option<String>)]
+    introspection_encrypted_response_alg: Option<Value>,
     /// How it wants to be told.
     delivery: Option<DeliveryMetadata>,
+    /// What its tokens are subject to.
+    tokens: Option<TokenTerms>,
 }
 
 /// What a registration says that says nothing about it.
@@ -191,8 +202,16 @@ pub struct ClientView {
     /// Where its public keys are.
     #[serde(skip_serializing_if = "Option::is_none")]
     jwks_uri: Option<String>,
+    /// What it signs its assertions with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token_endpoint_auth_signing_alg: Option<text::SigningAlg>,
+    /// What signed answers to its introspections are signed with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    introspection_signed_response_alg: Option<text::SigningAlg>,
     /// How it is told.
     delivery: DeliveryMetadataView,
+    /// What its tokens are subject to.
+    tokens: TokenTermsView,
     /// Since when its tokens are inactive and no new ones are taken.
     #[serde(skip_serializing_if = "Option::is_none")]
     suspended_at: Option<text::Timestamp>,
@@ -254,7 +273,10 @@ fn view(record: ClientRecord) -> ClientView {
         token_endpoint_auth_method: record.auth_method,
         jwks: record.jwks.and_then(|jwks| serde_json::from_str(&jwks).ok()),
         jwks_uri: record.jwks_uri.map(Into::into),
+        token_endpoint_auth_signing_alg: record.auth_signing_alg.map(Into::into),
+        introspection_signed_response_alg: record.introspection_alg.map(Into::into),
         delivery: delivery_view(record.delivery),
+        tokens: record.tokens.into(),
         suspended_at: record.suspended_at.map(Into::into),
         lane: None,
         created_at: record.created_at.into(),
@@ -588,7 +610,10 @@ impl<'a> Desk<'a> {
             secret_digest: self.secret(client_id, &body.client_secret, before)?,
             jwks: body.jwks.as_ref().map(jwks).transpose()?,
             jwks_uri: self.url("/jwks_uri", body.jwks_uri.as_deref(), &network)?,
+            auth_signing_alg: body.token_endpoint_auth_signing_alg.map(|text| text.0),
+            introspection_alg: body.introspection_signed_response_alg.map(|text| text.0),
             delivery,
+            tokens: body.tokens.as_ref().unwrap_or(&TokenTerms::EMPTY).policy(&strongbox, before.map(|before| &before.tokens))?,
             created_at: before.map_or(now, |before| before.created_at),
             updated_at: now,
             suspended_at: before.and_then(|before| before.suspended_at),
@@ -608,13 +633,10 @@ impl<'a> Desk<'a> {
         match said {
             Said::Nothing => Ok(before.and_then(|before| before.secret_digest)),
             Said::Null => Ok(None),
-            // RFC 6749 appendix A.2: printable ASCII.
-            Said::Value(secret)
-                if !(1..=SECRET_BYTES_MAX).contains(&secret.len()) || !secret.bytes().all(|o| (0x20..=0x7e).contains(&o)) =>
-            {
-                Err(Problem::invalid("/client_secret", format!("must be 1 to {SECRET_BYTES_MAX} printable ASCII characters")))
+            Said::Value(secret) => {
+                check_secret("/client_secret", secret)?;
+                Ok(Some(secret_digest(self.sealing, &self.issuer.id, id, secret)))
             }
-            Said::Value(secret) => Ok(Some(secret_digest(self.sealing, &self.issuer.id, id, secret))),
         }
     }
 
@@ -660,10 +682,11 @@ fn refuse_encryption(body: &ClientMetadata) -> Result<(), Problem> {
     let asked = [
         ("/id_token_encrypted_response_alg", &body.id_token_encrypted_response_alg),
         ("/id_token_encrypted_response_enc", &body.id_token_encrypted_response_enc),
+        ("/introspection_encrypted_response_alg", &body.introspection_encrypted_response_alg),
     ];
     match asked.into_iter().find(|(_, value)| value.as_ref().is_some_and(|value| !value.is_null())) {
         Some((pointer, _)) => {
-            Err(Problem::invalid(pointer, "is not supported: logout tokens are not encrypted here, and never sent in plain instead"))
+            Err(Problem::invalid(pointer, "is not supported: nothing is encrypted here, and never sent in plain instead"))
         }
         None => Ok(()),
     }
@@ -736,6 +759,9 @@ mod tests {
             source: crate::model::issuer::ProviderSource::NONE,
             upstream: crate::model::issuer::Upstream::DEFAULT,
             provider_logout: None,
+            access_tokens: crate::model::issuer::AccessTokens::DEFAULT,
+            revocation: None,
+            subject_secrets: None,
             created_at: now(),
             updated_at: now(),
             version: 1,

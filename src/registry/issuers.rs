@@ -14,6 +14,7 @@ use utoipa_axum::routes;
 use super::keys::{make, missing, names};
 use super::lanes::LaneShape;
 use super::provider_logout::{self, ProviderLogoutTerms, ProviderLogoutView};
+use super::token_terms::{self, EndpointTerms, EndpointView, TokenSettings, UpstreamIntrospectionTerms, UpstreamIntrospectionView};
 use super::{bad_network, done, entry, told};
 use crate::egress::{Egress, Mode, parse_url};
 use crate::http::needs::{Administer, ReadRegistry};
@@ -23,7 +24,9 @@ use crate::http::{Anywhere, AppState, At, Code, FieldError, List, Problem, Query
 use crate::model::audit::Act;
 use crate::model::client::Network;
 use crate::model::delivery::Lane;
-use crate::model::issuer::{Expiry, IssuerRecord, ProviderSource, PublishedAt, SESSION_MAX_AGE_DEFAULT, Upstream, UpstreamMode};
+use crate::model::issuer::{
+    AccessTokens, Expiry, IssuerRecord, ProviderSource, PublishedAt, SESSION_MAX_AGE_DEFAULT, Upstream, UpstreamMode,
+};
 use crate::model::key::{KeyRecord, SigningAlg};
 use crate::model::page::Listed;
 use crate::model::{ClientId, Issuer, IssuerId, Timestamp};
@@ -72,6 +75,23 @@ pub struct NewIssuer {
     #[serde(default)]
     #[schema(value_type = Option<ProviderLogoutTerms>)]
     provider_logout: Said<ProviderLogoutTerms>,
+    /// The `typ` its access tokens must have; `at+jwt` unless said. `JWT` also admits tokens that say nothing of their type.
+    access_token_typ: Option<text::AccessTokenTyp>,
+    /// One of these must be in the `aud` of an access token, at most 50; empty unless said: any audience will do.
+    #[schema(max_items = 50)]
+    access_token_audiences: Option<Vec<String>>,
+    /// Whether an access token that names a session nobody registered is inactive; no unless said.
+    require_known_session: Option<bool>,
+    /// How the provider is asked about access tokens that are opaque and not registered; null for not at all.
+    #[serde(default)]
+    #[schema(value_type = Option<UpstreamIntrospectionTerms>)]
+    introspect_upstream: Said<UpstreamIntrospectionTerms>,
+    /// Where refresh tokens that were registered `sealed` are revoked too when they are revoked here; null for nowhere.
+    #[serde(default)]
+    #[schema(value_type = Option<EndpointTerms>)]
+    revocation: Said<EndpointTerms>,
+    /// Whether each of its subjects has a secret here that a compromise changes; no unless said. Taken back, all of them are gone.
+    subject_secrets: Option<bool>,
     /// Networks its clients may be at although they are not public; only inside what the deployment allows.
     allow_networks: Option<Vec<text::IpNetwork>>,
     /// Certificate authorities trusted beside the system's, in PEM; null for none.
@@ -110,6 +130,23 @@ pub struct ChangedIssuer {
     #[serde(default)]
     #[schema(value_type = Option<ProviderLogoutTerms>)]
     provider_logout: Said<ProviderLogoutTerms>,
+    /// The `typ` its access tokens must have; `at+jwt` unless said. `JWT` also admits tokens that say nothing of their type.
+    access_token_typ: Option<text::AccessTokenTyp>,
+    /// One of these must be in the `aud` of an access token, at most 50; empty unless said: any audience will do.
+    #[schema(max_items = 50)]
+    access_token_audiences: Option<Vec<String>>,
+    /// Whether an access token that names a session nobody registered is inactive; no unless said.
+    require_known_session: Option<bool>,
+    /// How the provider is asked about access tokens that are opaque and not registered; null for not at all.
+    #[serde(default)]
+    #[schema(value_type = Option<UpstreamIntrospectionTerms>)]
+    introspect_upstream: Said<UpstreamIntrospectionTerms>,
+    /// Where refresh tokens that were registered `sealed` are revoked too when they are revoked here; null for nowhere.
+    #[serde(default)]
+    #[schema(value_type = Option<EndpointTerms>)]
+    revocation: Said<EndpointTerms>,
+    /// Whether each of its subjects has a secret here that a compromise changes; no unless said. Taken back, all of them are gone.
+    subject_secrets: Option<bool>,
     /// Networks its clients may be at although they are not public; only inside what the deployment allows.
     allow_networks: Option<Vec<text::IpNetwork>>,
     /// Certificate authorities trusted beside the system's, in PEM; null for none.
@@ -144,6 +181,18 @@ pub struct IssuerView {
     /// How the queue of what the provider is to be told stands. Absent where issuers are listed, and where nothing is told.
     #[serde(skip_serializing_if = "Option::is_none")]
     provider_lane: Option<LaneShape>,
+    /// The `typ` its access tokens must have.
+    access_token_typ: text::AccessTokenTyp,
+    /// One of these must be in the `aud` of an access token; empty: any will do.
+    access_token_audiences: Vec<String>,
+    /// Whether an access token that names a session nobody registered is inactive.
+    require_known_session: bool,
+    /// How the provider is asked about opaque access tokens; null for not at all.
+    introspect_upstream: Option<UpstreamIntrospectionView>,
+    /// Where refresh tokens are revoked too; null for nowhere.
+    revocation: Option<EndpointView>,
+    /// Whether each of its subjects has a secret here.
+    subject_secrets: bool,
     /// Exceptions from the address rule for its clients.
     allow_networks: Vec<text::IpNetwork>,
     /// Certificate authorities trusted beside the system's.
@@ -235,6 +284,9 @@ fn view(record: IssuerRecord) -> IssuerView {
         source,
         upstream,
         provider_logout,
+        access_tokens,
+        revocation,
+        subject_secrets,
         created_at,
         updated_at,
         version: _,
@@ -251,6 +303,12 @@ fn view(record: IssuerRecord) -> IssuerView {
         upstream: upstream.into(),
         provider_logout: provider_logout.as_deref().map(ProviderLogoutView::of),
         provider_lane: None,
+        access_token_typ: access_tokens.typ.into(),
+        access_token_audiences: access_tokens.audiences,
+        require_known_session: access_tokens.require_known_session,
+        introspect_upstream: access_tokens.introspect_upstream.map(UpstreamIntrospectionView::of),
+        revocation: revocation.map(EndpointView::of),
+        subject_secrets: subject_secrets.is_some(),
         allow_networks: network.allow.into_iter().map(Into::into).collect(),
         ca_pem: network.ca_pem,
         created_at: created_at.into(),
@@ -290,14 +348,23 @@ pub async fn create(
         published_at,
         upstream,
         provider_logout,
+        access_token_typ,
+        access_token_audiences,
+        require_known_session,
+        introspect_upstream,
+        revocation,
+        subject_secrets,
         allow_networks,
         ca_pem,
     } = body;
+    let tokens =
+        TokenSettings { access_token_typ, access_token_audiences, require_known_session, introspect_upstream, revocation, subject_secrets };
     let signing_algs = signing_algs.or_else(|| Some(vec![SigningAlg::Rs256.into()]));
     let source = SourceTerms { discovery, jwks_uri: provider_jwks_uri, published_at };
     let terms = Terms { issuer: None, signing_algs, session_max_age, expiry, source, upstream, allow_networks, ca_pem };
     let blank = blank(id.0, issuer.0, app.clock.now());
     let record = provider_logout::apply(&provider_logout, terms.apply(&blank, &Judge::of(&app))?, &blank, &app)?;
+    let record = token_terms::apply(&tokens, record, &blank, &app)?;
     let taken = || {
         Problem::new(Code::AlreadyExists, "this id or this issuer is registered")
             .at(FieldError::pointer("/id", "must be new"))
@@ -421,9 +488,17 @@ pub async fn change(
         published_at,
         upstream,
         provider_logout,
+        access_token_typ,
+        access_token_audiences,
+        require_known_session,
+        introspect_upstream,
+        revocation,
+        subject_secrets,
         allow_networks,
         ca_pem,
     } = body;
+    let tokens =
+        TokenSettings { access_token_typ, access_token_audiences, require_known_session, introspect_upstream, revocation, subject_secrets };
     let source = SourceTerms { discovery, jwks_uri: provider_jwks_uri, published_at };
     let issuer = issuer.map(|text| text.0);
     let terms = Terms { issuer, signing_algs, session_max_age, expiry, source, upstream, allow_networks, ca_pem };
@@ -433,6 +508,7 @@ pub async fn change(
         }
         let record = terms.apply(&IssuerRecord { updated_at: app.clock.now(), ..current.clone() }, &Judge::of(&app))?;
         let record = provider_logout::apply(&provider_logout, record, &current, &app)?;
+        let record = token_terms::apply(&tokens, record, &current, &app)?;
         let keys = make(&app, &record.id, missing(&app.store.keys(&record.id).await?, &record.signing_algs)).await?;
         let audit = entry(Act::IssuerChanged, &seat.caller, Some(&record.id), &detail(&record, &keys))?;
         match app.store.change_issuer(&record, &keys, audit).await? {
@@ -597,6 +673,9 @@ fn blank(id: IssuerId, issuer: Issuer, now: Timestamp) -> IssuerRecord {
         source: ProviderSource::NONE,
         upstream: Upstream::DEFAULT,
         provider_logout: None,
+        access_tokens: AccessTokens::DEFAULT,
+        revocation: None,
+        subject_secrets: None,
         created_at: now,
         updated_at: now,
         version: 1,
@@ -610,7 +689,7 @@ fn detail(record: &IssuerRecord, keys: &[KeyRecord]) -> Value {
     let IssuerRecord { source, upstream, .. } = record;
     let upstream = json!({ "mode": upstream.mode.as_str(), "client_id": upstream.client_id.as_ref().map(ClientId::as_str), "signing_alg": upstream.alg.as_str(), "relay_token": upstream.relay_token.as_str(), "require_exp": upstream.require_exp });
     let source = json!({ "discovery": source.discovery, "jwks_uri": source.jwks_uri.as_ref().map(url::Url::as_str), "published_at": source.published_at.as_str() });
-    json!({ "issuer": record.issuer.as_str(), "signing_algs": algs, "session_max_age": age, "expiry": record.expiry.as_str(), "network": told(&record.network), "source": source, "upstream": upstream, "provider_logout": record.provider_logout.as_deref().map(provider_logout::told), "new_keys": names(keys) })
+    json!({ "issuer": record.issuer.as_str(), "signing_algs": algs, "session_max_age": age, "expiry": record.expiry.as_str(), "network": told(&record.network), "source": source, "upstream": upstream, "provider_logout": record.provider_logout.as_deref().map(provider_logout::told), "tokens": token_terms::told(record), "new_keys": names(keys) })
 }
 
 /// The issuer as it is stored now, and its version.

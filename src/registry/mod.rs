@@ -15,6 +15,8 @@ pub mod lanes;
 mod private;
 pub mod provider_logout;
 pub mod reseal;
+pub mod token_policy;
+pub mod token_terms;
 pub mod trial;
 
 use serde::Serialize;

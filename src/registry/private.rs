@@ -10,14 +10,15 @@ use serde_json::{Value, json};
 use utoipa::ToSchema;
 use zeroize::Zeroizing;
 
+use super::token_terms::check_secret;
 use crate::egress::{BadHeaders, BadIdentity, Certified, check_headers, check_identity, read_certificate};
 use crate::http::Problem;
 use crate::http::wire::{Said, text};
 use crate::model::client::{ClientCertificate, DeliverySettings, ServerName, StaticHeaders};
 use crate::model::{ClientId, IssuerId, Timestamp};
 use crate::seams::Entropy;
-use crate::token::SealingKey;
 use crate::token::client_secrets::{Header, open_headers, open_key, seal_headers, seal_key};
+use crate::token::{Sealed, SealingKey};
 
 /// How connections to a client are made. What is left out is not done; only the key stays while it belongs to the certificate.
 #[derive(Default, Deserialize, ToSchema)]
@@ -97,6 +98,19 @@ pub(super) struct Strongbox<'a> {
 }
 
 impl Strongbox<'_> {
+    /// Its own secret at the provider.
+    pub(super) fn provider_secret(&self, said: &Said<String>, kept: Option<&String>) -> Result<Option<String>, Problem> {
+        match said {
+            Said::Nothing => Ok(kept.cloned()),
+            Said::Null => Ok(None),
+            Said::Value(secret) => {
+                check_secret("/tokens/provider_client_secret", secret)?;
+                let place = Sealed::provider_secret(self.issuer, self.client_id);
+                Ok(Some(self.sealing.seal_text(&place, secret.as_bytes(), self.entropy)))
+            }
+        }
+    }
+
     /// The certificate as it shall be: with the key that was said, or else the one that was kept, if that is its own.
     pub(super) fn certificate(
         &self,

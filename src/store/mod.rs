@@ -44,6 +44,7 @@ use crate::model::lane::{Deal, LaneRecord};
 use crate::model::page::{Cursor, Listed, Page};
 use crate::model::report::{Report, ReportRefused, Reported, TokenName};
 use crate::model::session::{SessionName, SessionView};
+use crate::model::token::AccessClaims;
 use crate::model::trigger::Trigger;
 use crate::model::{ApiTokenId, ClientId, DeliveryId, Digest, EventId, IssuerId, ReplicaId, SessionId, Subject, Timestamp, WorkId};
 use crate::observe::GroupCommitted;
@@ -239,9 +240,21 @@ impl Store {
         read!(self, sessions::subject(&self.0.context, issuer, sub))
     }
 
+    // ---- whether a token is good ----
+
     /// A registered refresh token by any of its names.
-    pub async fn refresh_token(&self, issuer: &IssuerId, names: &[TokenName]) -> Result<Option<TokenRecord>, StoreError> {
-        read!(self, tokens::named(issuer, names))
+    pub async fn refresh_token(&self, issuer: &IssuerRecord, names: &[TokenName]) -> Result<Option<TokenRecord>, StoreError> {
+        read!(self, tokens::refresh(issuer, names))
+    }
+
+    /// A registered access token by any of its names.
+    pub async fn access_token(&self, issuer: &IssuerRecord, names: &[TokenName]) -> Result<Option<TokenRecord>, StoreError> {
+        read!(self, tokens::access(issuer, names))
+    }
+
+    /// What is known of an access token that need not be registered, by what it says of itself. Its signature was verified before.
+    pub async fn claimed_token(&self, issuer: &IssuerRecord, claims: &AccessClaims) -> Result<TokenRecord, StoreError> {
+        read!(self, tokens::claimed(issuer, claims))
     }
 
     // ---- logouts ----

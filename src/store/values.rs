@@ -6,7 +6,6 @@ use crate::model::access::Caller;
 use crate::model::attempt::{AttemptRecord, PastAttempt};
 use crate::model::audit::Act;
 use crate::model::client::ClientRecord;
-use crate::model::cut_off::CutOff;
 use crate::model::delivery::{Class, DeliveryState, DeliveryView, Lane, SettledReason, Tally, Verdict};
 use crate::model::effects::{OpeningRule, Reach};
 use crate::model::event::{EventState, Receipt};
@@ -15,6 +14,7 @@ use crate::model::key::words;
 use crate::model::lane::LaneChange;
 use crate::model::schedule::Schedule;
 use crate::model::session::{Life, SessionView};
+use crate::model::token::{TokenFacts, TokenKind};
 use crate::model::trigger::{Idempotency, Reason, Trigger};
 use crate::model::{
     Alias, ClientId, DeliveryId, Digest, EventId, IssuerId, Jti, ProviderKey, ReplicaId, SessionId, Sid, Subject, Timestamp, WorkId,
@@ -252,46 +252,29 @@ pub enum OpenWhy {
     OfflineToken,
 }
 
-/// All that is known of a registered refresh token.
+/// All that is known of a token: what decides whether it is active, and what may be told of one that is.
 #[derive(Clone, Debug)]
 pub struct TokenRecord {
-    /// The client it was issued to.
-    pub client_id: ClientId,
-    /// The provider's `sub`.
+    /// What it is for.
+    pub kind: TokenKind,
+    /// The client it was issued to, where that is known.
+    pub client_id: Option<ClientId>,
+    /// The `sub` it was registered with, or says.
     pub sub: Option<Subject>,
-    /// The provider's `sid` of its session.
+    /// The `sid` of its session: the provider's, or what the token says.
     pub sid: Option<Sid>,
     /// Its scope.
     pub scope: Option<String>,
-    /// When it was issued.
-    pub issued_at: Option<Timestamp>,
-    /// When it expires by itself.
-    pub expires_at: Option<Timestamp>,
+    /// Whom it is for.
+    pub aud: Vec<String>,
+    /// When it begins to be good.
+    pub not_before: Option<Timestamp>,
     /// Granted with `offline_access`.
     pub offline_access: bool,
-    /// The epoch its grant was registered in.
-    pub epoch: i64,
-    /// When its grant was revoked.
-    pub grant_revoked_at: Option<Timestamp>,
-    /// Since when its client is suspended.
-    pub client_suspended_at: Option<Timestamp>,
-    /// Its session, if it is bound to one.
-    pub session: Option<TokenSession>,
-    /// The cut-offs whose scope covers it.
-    pub cut_offs: Vec<CutOff>,
-    /// The `jti` it is registered by.
+    /// The `jti` it is registered by, or says.
     pub jti: Option<Jti>,
-}
-
-/// The session a refresh token is bound to.
-#[derive(Clone, Copy, Debug)]
-pub struct TokenSession {
-    /// When it began.
-    pub started_at: Timestamp,
-    /// The epoch it was registered in.
-    pub epoch: i64,
-    /// When it ended.
-    pub ended_at: Option<Timestamp>,
+    /// What decides whether it is active.
+    pub facts: TokenFacts,
 }
 
 /// One settled attempt on its way into the database.

@@ -59,6 +59,31 @@ impl<'a> Sealed<'a> {
         Self { table: "issuers", issuer: issuer.as_str(), name: "", purpose: "provider-logout" }
     }
 
+    /// The secret a provider's introspection endpoint is asked with.
+    pub fn introspection(issuer: &'a IssuerId) -> Self {
+        Self { table: "issuers", issuer: issuer.as_str(), name: "", purpose: "introspection" }
+    }
+
+    /// The secret a provider's revocation endpoint is called with.
+    pub fn revocation(issuer: &'a IssuerId) -> Self {
+        Self { table: "issuers", issuer: issuer.as_str(), name: "", purpose: "revocation" }
+    }
+
+    /// The key that the secrets of an issuer's subjects are derived from.
+    pub fn subject_secrets(issuer: &'a IssuerId) -> Self {
+        Self { table: "issuers", issuer: issuer.as_str(), name: "", purpose: "subject-secrets" }
+    }
+
+    /// A client's own secret at its provider.
+    pub fn provider_secret(issuer: &'a IssuerId, client_id: &'a ClientId) -> Self {
+        Self { table: "clients", issuer: issuer.as_str(), name: client_id.as_str(), purpose: "provider-secret" }
+    }
+
+    /// A refresh token that has to be shown again; its name is what it is registered by.
+    pub fn refresh_token(issuer: &'a IssuerId, name: &'a str) -> Self {
+        Self { table: "refresh_tokens", issuer: issuer.as_str(), name, purpose: "refresh-token" }
+    }
+
     /// A provider's logout token on its way to a client.
     pub fn relayed_token(issuer: &'a IssuerId, client_id: &'a ClientId) -> Self {
         Self { table: "relayed_tokens", issuer: issuer.as_str(), name: client_id.as_str(), purpose: "logout-token" }

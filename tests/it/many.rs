@@ -12,6 +12,7 @@ use logoutd::model::report::{ParticipantReport, Report, Reported, SessionReport,
 use logoutd::model::session::Life;
 use logoutd::model::trigger::{Except, Reason, Target, Trigger};
 use logoutd::model::{Digest, EventId};
+use logoutd::plan::activity::{Activity, activity};
 use logoutd::plan::effects::opening;
 use logoutd::plan::joining::RULES;
 use logoutd::store::{AuditFilter, CommitRefused, DeliveryFilter, EventFilter, Mode};
@@ -80,11 +81,8 @@ async fn undo(bench: &Bench, id: &EventId) -> Receipt {
 
 /// Whether a registered token is cut off or revoked: what introspection goes by is tested through its door.
 async fn is_good(bench: &Bench, name: TokenName) -> bool {
-    let record = bench.store.refresh_token(&bench.issuer.id, &[name]).await.unwrap().unwrap();
-    let session = record.session.filter(|session| session.ended_at.is_none());
-    let cut =
-        record.cut_offs.iter().any(|cut_off| cut_off.epoch.is_some_and(|epoch| session.map_or(record.epoch, |one| one.epoch) < epoch));
-    record.grant_revoked_at.is_none() && !cut && (session.is_some() || record.session.is_none())
+    let record = bench.store.refresh_token(&bench.issuer, &[name]).await.unwrap().unwrap();
+    activity(&record.facts, bench.now().await) == Activity::Active
 }
 
 async fn told(bench: &Bench, id: &EventId) -> BTreeSet<(String, String)> {
@@ -185,8 +183,8 @@ on_both_engines! {
             assert_eq!(rehearsed.sessions_ended + rehearsed.participations_ended, 1200, "{target:?}");
             let event = bench.commit(&trigger(target.clone(), Reason::Admin)).await.receipt;
             assert_eq!((event.state, bench.life("s-1-599").await), (EventState::Expanding, Life::Live));
-            let record = bench.store.refresh_token(&bench.issuer.id, &[token_name(1)]).await.unwrap().unwrap();
-            assert!(record.cut_offs.iter().any(|cut_off| cut_off.event == event.id && cut_off.epoch > Some(record.epoch)), "{target:?}");
+            let record = bench.store.refresh_token(&bench.issuer, &[token_name(1)]).await.unwrap().unwrap();
+            assert!(record.facts.cut_offs.iter().any(|cut_off| cut_off.event() == Some(&event.id) && cut_off.epoch > Some(record.facts.epoch)), "{target:?}");
             assert_eq!(undo(&bench, &event.id).await.state, EventState::Settled);
         }
         let event = bench.commit(&of_subject("alice", Reason::UserLogout)).await.receipt.id;

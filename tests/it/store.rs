@@ -124,6 +124,9 @@ pub(crate) fn registered(who: &str, now: Timestamp) -> ClientRecord {
         jwks: None,
         jwks_uri: None,
         delivery: DeliverySettings::DEFAULT,
+        auth_signing_alg: None,
+        introspection_alg: None,
+        tokens: logoutd::model::token::TokenPolicy::DEFAULT,
         created_at: now,
         updated_at: now,
         suspended_at: None,
@@ -147,6 +150,9 @@ impl Bench {
             source: logoutd::model::issuer::ProviderSource::NONE,
             upstream: logoutd::model::issuer::Upstream::DEFAULT,
             provider_logout: None,
+            access_tokens: logoutd::model::issuer::AccessTokens::DEFAULT,
+            revocation: None,
+            subject_secrets: None,
             created_at: now,
             updated_at: now,
             version: 1,
@@ -190,7 +196,7 @@ impl Bench {
     }
 
     pub(crate) async fn is_revoked(&self, n: u8) -> bool {
-        self.store.refresh_token(&self.issuer.id, &[token_name(n)]).await.unwrap().unwrap().grant_revoked_at.is_some()
+        self.store.refresh_token(&self.issuer, &[token_name(n)]).await.unwrap().unwrap().facts.grant_revoked_at.is_some()
     }
 
     /// Claims everything that is due.
@@ -386,7 +392,7 @@ on_both_engines! {
         let target = Target::SubjectExcept { sub: sub("alice"), except_sid: sid("s-2") };
         bench.commit(&trigger(target, Reason::PasswordChanged)).await;
         assert!(bench.is_revoked(1).await && !bench.is_revoked(2).await);
-        let cut_offs = async |n| bench.store.refresh_token(&bench.issuer.id, &[token_name(n)]).await.unwrap().unwrap().cut_offs.len();
+        let cut_offs = async |n| bench.store.refresh_token(&bench.issuer, &[token_name(n)]).await.unwrap().unwrap().facts.cut_offs.len();
         assert_eq!((cut_offs(1).await, cut_offs(2).await), (1, 0));
     }
 
@@ -592,7 +598,7 @@ on_both_engines! {
         let after = Some(bench.now().await.plus(Duration::from_secs(5)));
         let newer = TokenDetails { issued_at: after, ..details(3) };
         assert_eq!(bench.token("s-1", "wiki", newer).await.unwrap_err(), ReportRefused::UnknownSession);
-        assert!(bench.store.refresh_token(&bench.issuer.id, &[token_name(3)]).await.unwrap().is_none());
+        assert!(bench.store.refresh_token(&bench.issuer, &[token_name(3)]).await.unwrap().is_none());
     }
 
     async fn a_token_is_registered_once_and_not_for_another_owner(database) {

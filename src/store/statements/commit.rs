@@ -18,7 +18,7 @@ use super::works;
 use super::{Builder, Conn, dialect, name_lock, push_equal, push_list, push_text, subject_lock};
 use crate::model::access::Caller;
 use crate::model::audit::Act;
-use crate::model::cut_off::{CutOff, CutOffScope};
+use crate::model::cut_off::{CutOff, CutOffScope, Origin};
 use crate::model::delivery::Class;
 use crate::model::effects::{Adopt, Offline, OpeningRule, ProviderWord, Reach};
 use crate::model::event::{Counts, EventState, ProviderCounts, ProviderTold, Receipt};
@@ -868,7 +868,7 @@ pub(super) async fn leave_cut_off(
         scope,
         except: except.clone(),
         not_before: act.at,
-        event: act.event.clone(),
+        origin: Origin::Event(act.event.clone()),
         compromise: act.terms.compromise,
         offline: act.terms.offline == Offline::Taken,
         epoch,

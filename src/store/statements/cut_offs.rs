@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{Builder, Conn, corrupt, push_list};
-use crate::model::cut_off::{CutOff, CutOffScope};
+use crate::model::cut_off::{CutOff, CutOffScope, Origin};
 use crate::model::trigger::Except;
 use crate::model::{ClientId, CutOffId, EventId, IssuerId, Sid, Subject, Timestamp};
 use crate::store::{Context, StoreError};
@@ -127,22 +127,39 @@ struct Row {
     compromise: bool,
     offline: bool,
     epoch: Option<i64>,
+    ordered: bool,
+    id: String,
+    expires_at: Option<i64>,
+}
+
+/// Which cut-offs count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Which {
+    /// Those that logouts left: they end what is reported later, too.
+    OfEvents,
+    /// Those that were ordered as well: they make tokens inactive.
+    All,
 }
 
 /// The latest cut-off of each kind whose scope covers something: an older one of the same kind covers nothing more.
-pub(super) async fn covering(conn: &mut Conn, issuer: &IssuerId, known: Known<'_>) -> Result<Vec<CutOff>, StoreError> {
-    Ok(covering_each(conn, issuer, &[known]).await?.pop().unwrap_or_default())
+pub(super) async fn covering(conn: &mut Conn, issuer: &IssuerId, known: Known<'_>, which: Which) -> Result<Vec<CutOff>, StoreError> {
+    Ok(covering_each(conn, issuer, &[known], which).await?.pop().unwrap_or_default())
 }
 
 /// The same for several things, in one statement.
-pub(super) async fn covering_each(conn: &mut Conn, issuer: &IssuerId, known: &[Known<'_>]) -> Result<Vec<Vec<CutOff>>, StoreError> {
+pub(super) async fn covering_each(
+    conn: &mut Conn,
+    issuer: &IssuerId,
+    known: &[Known<'_>],
+    which: Which,
+) -> Result<Vec<Vec<CutOff>>, StoreError> {
     let scopes: Vec<Vec<String>> = known.iter().map(|known| known.scopes()).collect();
     let all: BTreeSet<&str> = scopes.iter().flatten().map(String::as_str).collect();
     let all: Vec<&str> = all.into_iter().collect();
     let mut rows: Vec<Row> = Vec::new();
     for chunk in all.chunks(super::ROWS_MAX) {
         let mut sql = Builder::new("");
-        push_latest(&mut sql, issuer, chunk);
+        push_latest(&mut sql, issuer, chunk, which);
         rows.extend(sql.build_query_as::<Row>().fetch_all(&mut *conn).await?);
     }
     let of = |known: &Known<'_>, scopes: &Vec<String>| {
@@ -155,11 +172,16 @@ pub(super) async fn covering_each(conn: &mut Conn, issuer: &IssuerId, known: &[K
     known.iter().zip(&scopes).map(|(known, scopes)| of(known, scopes)).collect()
 }
 
-pub(super) fn push_latest(sql: &mut Builder, issuer: &IssuerId, scopes: &[&str]) {
+pub(super) fn push_latest(sql: &mut Builder, issuer: &IssuerId, scopes: &[&str], which: Which) {
     sql.push(
-        "SELECT scope, except_sid, except_names, not_before, event_id, compromise, offline, epoch FROM cut_offs AS c \
-         WHERE lifted_at IS NULL AND issuer_id = ",
+        "SELECT scope, except_sid, except_names, not_before, event_id, compromise, offline, epoch, ordered, id, expires_at FROM cut_offs AS c \
+         WHERE lifted_at IS NULL",
     );
+    match which {
+        Which::OfEvents => sql.push(" AND NOT ordered"),
+        Which::All => &mut *sql,
+    };
+    sql.push(" AND issuer_id = ");
     sql.push_bind(issuer.as_str().to_owned()).push(" AND scope IN ");
     push_list(sql, scopes.iter().copied());
     sql.push(
@@ -167,6 +189,7 @@ pub(super) fn push_latest(sql: &mut Builder, issuer: &IssuerId, scopes: &[&str])
                              AND o.compromise = c.compromise AND o.offline = c.offline AND o.except_sid IS NOT DISTINCT FROM c.except_sid
                              AND o.except_names IS NOT DISTINCT FROM c.except_names AND o.lifted_at IS NULL
                              AND COALESCE(o.epoch, 0) >= COALESCE(c.epoch, 0)
+                             AND o.ordered = c.ordered AND (o.expires_at IS NULL OR o.expires_at >= c.expires_at)
                              AND (o.not_before > c.not_before OR (o.not_before = c.not_before AND o.id > c.id)))",
     );
 }
@@ -177,7 +200,11 @@ impl Row {
             scope: read_scope(&self.scope, self.except_sid.clone())?,
             except: read_except(self.except_names.as_deref())?,
             not_before: Timestamp::from_millis(self.not_before),
-            event: EventId::stored(self.event_id.clone()),
+            origin: if self.ordered {
+                Origin::Order { id: CutOffId::stored(self.id.clone()), expires_at: super::instant(self.expires_at) }
+            } else {
+                Origin::Event(EventId::stored(self.event_id.clone()))
+            },
             compromise: self.compromise,
             offline: self.offline,
             epoch: self.epoch,
@@ -205,21 +232,28 @@ pub(super) async fn leave(
         | CutOffScope::Everyone
         | CutOffScope::EveryoneAtClients => None,
     };
+    let (id, event, expires_at) = match &cut_off.origin {
+        Origin::Event(event) => (context.entropy.id(now), event.as_str(), None),
+        Origin::Order { id, expires_at } => (id.clone(), "", *expires_at),
+    };
     sqlx::query(
-        "INSERT INTO cut_offs (id, issuer_id, scope, except_sid, except_names, not_before, event_id, compromise, offline, epoch, created_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+        "INSERT INTO cut_offs (id, issuer_id, scope, except_sid, except_names, not_before, event_id, compromise, offline, epoch, created_at, ordered,
+                               expires_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
     )
-    .bind(context.entropy.id::<CutOffId>(now).as_str())
+    .bind(id.as_str())
     .bind(issuer.as_str())
     .bind(scope_text(&cut_off.scope))
     .bind(except_sid)
     .bind(except_text(&cut_off.except))
     .bind(cut_off.not_before.millis())
-    .bind(cut_off.event.as_str())
+    .bind(event)
     .bind(cut_off.compromise)
     .bind(cut_off.offline)
     .bind(cut_off.epoch)
     .bind(now.millis())
+    .bind(event.is_empty())
+    .bind(super::millis(expires_at))
     .execute(conn)
     .await?;
     Ok(())

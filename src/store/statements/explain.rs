@@ -4,7 +4,7 @@ use sqlx::Row as _;
 
 use super::{
     Builder, Conn, commit, cut_offs, deliveries, events, expansion, expiry, lanes, operators, provider, reconcile, relay, retention,
-    sessions,
+    sessions, tokens,
 };
 use crate::model::IssuerId;
 use crate::store::StoreError;
@@ -44,7 +44,7 @@ fn hot() -> Vec<(&'static str, String)> {
 /// Those that are built: their parameters become literals, which either engine reads as whatever is compared with them.
 fn built() -> Vec<(&'static str, String)> {
     let mut cut_offs = Builder::new("");
-    cut_offs::push_latest(&mut cut_offs, &IssuerId::stored("a".to_owned()), &["b", "c"]);
+    cut_offs::push_latest(&mut cut_offs, &IssuerId::stored("a".to_owned()), &["b", "c"], cut_offs::Which::All);
     let statements = commit::hot()
         .into_iter()
         .chain([("cut-offs", cut_offs)])
@@ -55,7 +55,8 @@ fn built() -> Vec<(&'static str, String)> {
         .chain(provider::hot())
         .chain(reconcile::hot())
         .chain(retention::hot())
-        .chain(relay::hot());
+        .chain(relay::hot())
+        .chain(tokens::hot());
     statements.map(|(name, sql)| (name, with_literals(sql.sql().as_str()))).collect()
 }
 

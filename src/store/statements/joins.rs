@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::cut_offs::{self, Known};
+use super::cut_offs::{self, Known, Which};
 use super::sessions::SessionRow;
 use super::tokens::stored_name;
 use super::{Builder, Conn, millis};
@@ -72,7 +72,7 @@ pub(super) async fn participants(
 ) -> Result<Result<(), ReportRefused>, StoreError> {
     let mut known = super::sessions::participants_of(conn, &[session.id.as_str()]).await?.remove(session.id.as_str()).unwrap_or_default();
     let names: Vec<Known<'_>> = reported.iter().map(|participant| names_of(session, participant)).collect();
-    let cut_offs = cut_offs::covering_each(conn, desk.issuer, &names).await?;
+    let cut_offs = cut_offs::covering_each(conn, desk.issuer, &names, Which::OfEvents).await?;
     let (mut new, mut taught) = (Vec::new(), Vec::new());
     for (participant, cut_offs) in reported.iter().zip(cut_offs) {
         match participate(desk, session, participant, &known, cut_offs) {
@@ -419,7 +419,7 @@ pub(super) async fn token(
     if let Some(known) = registered(conn, desk, owner, details).await? {
         return Ok(known.map(|(new, active)| (new, active && !suspended)));
     }
-    let cut_offs: Vec<CutOff> = cut_offs::covering_each(conn, desk.issuer, names).await?.into_iter().flatten().collect();
+    let cut_offs: Vec<CutOff> = cut_offs::covering_each(conn, desk.issuer, names, Which::OfEvents).await?.into_iter().flatten().collect();
     let decision = (desk.rules.token)(&TokenReportFacts {
         session_end: owner.session.and_then(|session| session.end.as_ref()),
         session_live: owner.session.is_some_and(|session| session.end.is_none()),

@@ -30,6 +30,7 @@ mod cut_offs;
 mod ending;
 mod expansion;
 mod joins;
+mod policies;
 
 use crate::model::page::{Cursor, Listed, Page};
 use crate::model::session::SessionName;

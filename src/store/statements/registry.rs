@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::keys::{insert_keys, unsee};
+use super::policies;
 use super::{Builder, Conn, corrupt, dialect, duration_ms, instant, listed, millis, number, push_page, word};
 use crate::model::access::{ApiTokenRecord, Role};
 use crate::model::audit::{Act, AuditRecord};
@@ -16,11 +17,13 @@ use crate::model::delivery::Lane;
 use crate::model::issuer::{Expiry, IssuerRecord, ProviderSource, PublishedAt, RelayToken, Upstream, UpstreamMode};
 use crate::model::key::{KeyRecord, SigningAlg};
 use crate::model::page::{Cursor, Listed, Page};
+use crate::model::token::TokenPolicy;
 use crate::model::{ApiTokenId, AuditId, ClientId, Digest, EventId, Issuer, IssuerId, Timestamp};
 use crate::store::{AuditEntry, AuditFilter, Change, Context, Ending, Pending, StoreError};
 
 const ISSUER: &str = "id, issuer, signing_algs, session_max_age_ms, expiry, allow_networks, ca_pem, discovery, provider_jwks_uri, published_at, \
-                      upstream_mode, upstream_client_id, upstream_alg, relay_token, require_exp, provider_logout, provider_logout_sealed, created_at, updated_at, version";
+                      upstream_mode, upstream_client_id, upstream_alg, relay_token, require_exp, provider_logout, provider_logout_sealed, access_tokens, introspection_sealed, revocation, revocation_sealed, subject_secrets_sealed, \
+                      created_at, updated_at, version";
 
 #[derive(sqlx::FromRow)]
 struct IssuerRow {
@@ -41,6 +44,11 @@ struct IssuerRow {
     require_exp: bool,
     provider_logout: Option<String>,
     provider_logout_sealed: Option<String>,
+    access_tokens: Option<String>,
+    introspection_sealed: Option<String>,
+    revocation: Option<String>,
+    revocation_sealed: Option<String>,
+    subject_secrets_sealed: Option<String>,
     created_at: i64,
     updated_at: i64,
     version: i64,
@@ -64,6 +72,8 @@ impl IssuerRow {
         let algs = self.signing_algs.split_whitespace().map(|alg| word(SigningAlg::parse(alg), "issuers", "signing_algs"));
         let sealed = self.provider_logout_sealed;
         let provider_logout = self.provider_logout.map(|text| super::provider::read(&text, sealed).map(Arc::new)).transpose()?;
+        let revocation_sealed = self.revocation_sealed;
+        let revocation = self.revocation.map(|text| policies::read_endpoint(&text, revocation_sealed)).transpose()?;
         Ok(IssuerRecord {
             id: IssuerId::stored(self.id),
             issuer: Issuer::stored(self.issuer),
@@ -74,6 +84,9 @@ impl IssuerRow {
             source,
             upstream,
             provider_logout,
+            access_tokens: policies::read_access(self.access_tokens.as_deref(), self.introspection_sealed)?,
+            revocation,
+            subject_secrets: self.subject_secrets_sealed,
             created_at: Timestamp::from_millis(self.created_at),
             updated_at: Timestamp::from_millis(self.updated_at),
             version: self.version,
@@ -198,7 +211,8 @@ async fn write_settings(conn: &mut Conn, issuer: &IssuerRecord) -> Result<(), St
         "UPDATE issuers
             SET signing_algs = $2, session_max_age_ms = $3, expiry = $4, allow_networks = $5, ca_pem = $6, discovery = $7,
                 provider_jwks_uri = $8, published_at = $9, upstream_mode = $10, upstream_client_id = $11, upstream_alg = $12,
-                relay_token = $13, require_exp = $14, updated_at = $15, provider_logout = $16, provider_logout_sealed = $17
+                relay_token = $13, require_exp = $14, updated_at = $15, provider_logout = $16, provider_logout_sealed = $17,
+                access_tokens = $18, introspection_sealed = $19, revocation = $20, revocation_sealed = $21, subject_secrets_sealed = $22
           WHERE id = $1",
     )
     .bind(issuer.id.as_str())
@@ -218,6 +232,11 @@ async fn write_settings(conn: &mut Conn, issuer: &IssuerRecord) -> Result<(), St
     .bind(issuer.updated_at.millis())
     .bind(told)
     .bind(sealed)
+    .bind(policies::written_access(&issuer.access_tokens))
+    .bind(issuer.access_tokens.introspect_upstream.as_ref().and_then(|upstream| upstream.endpoint.sealed.as_deref()))
+    .bind(issuer.revocation.as_ref().map(policies::written_endpoint))
+    .bind(issuer.revocation.as_ref().and_then(|endpoint| endpoint.sealed.as_deref()))
+    .bind(issuer.subject_secrets.as_deref())
     .execute(conn)
     .await?;
     Ok(())
@@ -277,7 +296,7 @@ pub(in crate::store) async fn delete_issuer(
 const CLIENT: &str = "issuer_id, client_id, client_name, backchannel_logout_uri, session_required, alg, auth_method, secret_digest, jwks, jwks_uri, \
                       claims, typ, timeout_ms, max_in_flight, rate_per_s, horizon_ms, confirm_rejections, retry_statuses, on_expiry, \
                       allow_networks, ca_pem, tls_sealed, tls_cert_pem, tls_expires_at, tls_server_name, headers_sealed, header_names, \
-                      suspended_at, created_at, updated_at, deleted_at, version";
+                      tokens, provider_secret_sealed, auth_signing_alg, introspection_alg, suspended_at, created_at, updated_at, deleted_at, version";
 
 #[derive(sqlx::FromRow)]
 struct ClientRow {
@@ -308,6 +327,10 @@ struct ClientRow {
     tls_server_name: Option<String>,
     headers_sealed: Option<String>,
     header_names: String,
+    tokens: Option<String>,
+    provider_secret_sealed: Option<String>,
+    auth_signing_alg: Option<String>,
+    introspection_alg: Option<String>,
     suspended_at: Option<i64>,
     created_at: i64,
     updated_at: i64,
@@ -338,6 +361,8 @@ impl ClientRow {
                 .headers_sealed
                 .map(|sealed| StaticHeaders { names: self.header_names.split_whitespace().map(str::to_owned).collect(), sealed }),
         };
+        let alg = |text: Option<String>, column| text.map(|alg| word(SigningAlg::parse(&alg), "clients", column)).transpose();
+        let tokens = self.tokens.as_deref().map_or(Ok(TokenPolicy::DEFAULT), policies::read_client)?;
         Ok(ClientRecord {
             issuer: IssuerId::stored(self.issuer_id),
             client_id: ClientId::stored(self.client_id),
@@ -350,6 +375,9 @@ impl ClientRow {
             jwks: self.jwks,
             jwks_uri: uri(self.jwks_uri, "jwks_uri")?,
             delivery,
+            auth_signing_alg: alg(self.auth_signing_alg, "auth_signing_alg")?,
+            introspection_alg: alg(self.introspection_alg, "introspection_alg")?,
+            tokens: TokenPolicy { provider_secret: self.provider_secret_sealed, ..tokens },
             suspended_at: instant(self.suspended_at),
             created_at: Timestamp::from_millis(self.created_at),
             updated_at: Timestamp::from_millis(self.updated_at),
@@ -485,9 +513,10 @@ async fn write_client(conn: &mut Conn, client: &ClientRecord, created_at: Timest
         "INSERT INTO clients (issuer_id, client_id, client_name, backchannel_logout_uri, session_required, alg, auth_method, secret_digest,
                               jwks, jwks_uri, claims, typ, timeout_ms, max_in_flight, rate_per_s, horizon_ms, confirm_rejections, retry_statuses,
                               on_expiry, allow_networks, ca_pem, tls_sealed, tls_cert_pem, tls_expires_at, tls_server_name, headers_sealed,
-                              header_names, created_at, updated_at, deleted_at, version)
+                              header_names, created_at, updated_at, deleted_at, version, tokens, provider_secret_sealed, auth_signing_alg,
+                              introspection_alg)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28,
-                 $29, NULL, $30)
+                 $29, NULL, $30, $31, $32, $33, $34)
          ON CONFLICT (issuer_id, client_id) DO UPDATE
             SET client_name = excluded.client_name, backchannel_logout_uri = excluded.backchannel_logout_uri,
                 session_required = excluded.session_required, alg = excluded.alg, auth_method = excluded.auth_method,
@@ -497,7 +526,9 @@ async fn write_client(conn: &mut Conn, client: &ClientRecord, created_at: Timest
                 retry_statuses = excluded.retry_statuses, allow_networks = excluded.allow_networks, ca_pem = excluded.ca_pem,
                 tls_sealed = excluded.tls_sealed, tls_cert_pem = excluded.tls_cert_pem, tls_expires_at = excluded.tls_expires_at,
                 tls_server_name = excluded.tls_server_name, headers_sealed = excluded.headers_sealed, header_names = excluded.header_names,
-                created_at = excluded.created_at, updated_at = excluded.updated_at, deleted_at = NULL, version = excluded.version",
+                created_at = excluded.created_at, updated_at = excluded.updated_at, deleted_at = NULL, version = excluded.version,
+                tokens = excluded.tokens, provider_secret_sealed = excluded.provider_secret_sealed,
+                auth_signing_alg = excluded.auth_signing_alg, introspection_alg = excluded.introspection_alg",
     )
     .bind(client.issuer.as_str())
     .bind(client.client_id.as_str())
@@ -529,6 +560,10 @@ async fn write_client(conn: &mut Conn, client: &ClientRecord, created_at: Timest
     .bind(created_at.millis())
     .bind(client.updated_at.millis())
     .bind(version)
+    .bind(policies::written_client(&client.tokens))
+    .bind(client.tokens.provider_secret.as_deref())
+    .bind(client.auth_signing_alg.map(SigningAlg::as_str))
+    .bind(client.introspection_alg.map(SigningAlg::as_str))
     .execute(conn)
     .await?;
     Ok(())

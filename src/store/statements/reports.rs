@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::cut_offs::{self, Known};
+use super::cut_offs::{self, Known, Which};
 use super::expansion;
 use super::joins::{self, Desk, Joined, Owner, end_of};
 use super::sessions::{self, SessionRow};
@@ -145,7 +145,7 @@ async fn session(conn: &mut Conn, desk: Desk<'_>, issuer: &IssuerRecord, report:
         SessionName::Key(_) | SessionName::Subject(_) => None,
     };
     let names = Known { sub: Some(&report.sub), sid, ..Known::default() };
-    let cut_offs = if live.is_some() { Vec::new() } else { cut_offs::covering(conn, desk.issuer, names).await? };
+    let cut_offs = if live.is_some() { Vec::new() } else { cut_offs::covering(conn, desk.issuer, names, Which::OfEvents).await? };
     let live_sub = live.as_ref().and_then(|row| row.sub.clone()).map(Subject::stored);
     let ended_fact = ended.as_ref().and_then(|row| {
         let sub = row.sub.clone().map(Subject::stored);

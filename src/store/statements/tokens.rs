@@ -1,10 +1,12 @@
-//! Registered refresh tokens.
+//! Tokens as they are asked about: one statement gathers all that is known of one but the cut-offs, which are another.
 
-use super::cut_offs::{self, Known};
-use super::{Builder, Conn, instant, push_list};
+use super::cut_offs::{self, Known, Which};
+use super::{Builder, Conn, instant, policies, push_list};
+use crate::model::issuer::{AccessTokens, Age, Expiry, IssuerRecord};
 use crate::model::report::TokenName;
+use crate::model::token::{AccessClaims, GrantFact, Newest, SessionFact, TokenFacts, TokenKind, UnknownSession};
 use crate::model::{ClientId, IssuerId, Jti, Sid, Subject, Timestamp};
-use crate::store::{StoreError, TokenRecord, TokenSession};
+use crate::store::{StoreError, TokenRecord};
 
 /// How a token's name is stored: what kind of name, then the name.
 pub(super) fn stored_name(name: &TokenName) -> String {
@@ -14,73 +16,311 @@ pub(super) fn stored_name(name: &TokenName) -> String {
     }
 }
 
-#[derive(sqlx::FromRow)]
+/// What is read of a token, and of all that its life hangs on.
+#[derive(Clone, Debug, Default, sqlx::FromRow)]
+#[sqlx(default)]
 struct Row {
-    name: String,
-    client_id: String,
+    name: Option<String>,
+    client_id: Option<String>,
     sub: Option<String>,
     offline: bool,
     scope: Option<String>,
+    aud: Option<String>,
     issued_at: Option<i64>,
     expires_at: Option<i64>,
+    token_revoked_at: Option<i64>,
+    superseded_at: Option<i64>,
     revoked_at: Option<i64>,
     suspended_at: Option<i64>,
+    policy: Option<String>,
+    /// The session it is bound to.
     session_id: Option<String>,
     sid: Option<String>,
+    session_sub: Option<String>,
     started_at: Option<i64>,
+    session_expires_at: Option<i64>,
+    session_idle_at: Option<i64>,
     device_id: Option<String>,
-    grant_epoch: i64,
+    token_epoch: i64,
     session_epoch: Option<i64>,
     ended_at: Option<i64>,
+    /// 1 while its client takes part in the session, 0 when that was ended.
+    takes_part: Option<i64>,
+    newest: Option<String>,
+    newest_at: Option<i64>,
+    denied_jti: Option<i64>,
+    denied_sid: Option<i64>,
 }
 
-/// One statement for the token, its grant, its client and its session, one for the cut-offs. A token's grant is what its session's end revokes, so that a
-/// session found ended here and a grant found revoked say the same thing; both are looked at.
-pub(in crate::store) async fn named(conn: &mut Conn, issuer: &IssuerId, names: &[TokenName]) -> Result<Option<TokenRecord>, StoreError> {
-    let mut sql = Builder::new(
-        "SELECT t.name, g.client_id, g.sub, g.offline, t.scope, t.issued_at, t.expires_at, g.revoked_at, c.suspended_at, g.session_id, s.sid, s.started_at,
-                s.device_id, g.epoch AS grant_epoch, s.epoch AS session_epoch, s.ended_at
-           FROM refresh_tokens AS t
-           JOIN grants AS g ON g.id = t.grant_id
-           LEFT JOIN clients AS c ON c.issuer_id = g.issuer_id AND c.client_id = g.client_id
-           LEFT JOIN sessions AS s ON s.id = COALESCE(g.session_id, g.origin_session_id)
-          WHERE t.issuer_id = ",
-    );
+/// Of a session `s`, for a token `t` of a client.
+const SESSION: &str = "s.id AS session_id, s.sid, s.sub AS session_sub, s.started_at, s.expires_at AS session_expires_at, \
+                       s.idle_expires_at AS session_idle_at, s.device_id, s.epoch AS session_epoch, s.ended_at";
+
+/// A refresh token with its grant, its client and its session. A token's grant is what its session's end revokes, so that a session found ended here and
+/// a grant found revoked say the same thing; both are looked at.
+const REFRESH: &str = "SELECT t.name, g.client_id, g.sub, g.offline, t.scope, t.issued_at, t.expires_at, t.superseded_at, g.revoked_at,
+       c.suspended_at, c.tokens AS policy, g.epoch AS token_epoch, g.session_id, s.sid, s.sub AS session_sub, s.started_at,
+       s.expires_at AS session_expires_at, s.idle_expires_at AS session_idle_at, s.device_id, s.epoch AS session_epoch, s.ended_at,
+       (SELECT n.name FROM newest_tokens AS n WHERE n.issuer_id = g.issuer_id AND n.client_id = g.client_id AND n.sub = g.sub AND n.kind = 'refresh') AS newest,
+       (SELECT d.expires_at FROM denylist AS d WHERE d.issuer_id = g.issuer_id AND d.kind = 'sid' AND d.name = s.sid) AS denied_sid
+  FROM refresh_tokens AS t
+  JOIN grants AS g ON g.id = t.grant_id
+  LEFT JOIN clients AS c ON c.issuer_id = g.issuer_id AND c.client_id = g.client_id
+  LEFT JOIN sessions AS s ON s.id = COALESCE(g.session_id, g.origin_session_id)
+ WHERE t.issuer_id = ";
+
+/// A registered access token with the grant it was issued with, its client and its session.
+const ACCESS: &str = "SELECT t.name, t.client_id, t.sub, t.scope, t.aud, t.issued_at, t.expires_at, t.revoked_at AS token_revoked_at, g.revoked_at,
+       c.suspended_at, c.tokens AS policy, t.epoch AS token_epoch, t.session_id, s.sid, s.sub AS session_sub, s.started_at,
+       s.expires_at AS session_expires_at, s.idle_expires_at AS session_idle_at, s.device_id, s.epoch AS session_epoch, s.ended_at,
+       (SELECT CAST(max(CASE WHEN p.ended_at IS NULL THEN 1 WHEN p.ended_by IS NOT NULL THEN 0 END) AS BIGINT)
+          FROM participants AS p WHERE p.session_id = t.session_id AND p.client_id = t.client_id) AS takes_part,
+       (SELECT n.name FROM newest_tokens AS n WHERE n.issuer_id = t.issuer_id AND n.client_id = t.client_id AND n.sub = t.sub AND n.kind = 'access') AS newest,
+       (SELECT d.expires_at FROM denylist AS d WHERE d.issuer_id = t.issuer_id AND d.kind = 'sid' AND d.name = s.sid) AS denied_sid
+  FROM access_tokens AS t
+  LEFT JOIN grants AS g ON g.id = t.grant_id
+  LEFT JOIN clients AS c ON c.issuer_id = t.issuer_id AND c.client_id = t.client_id
+  LEFT JOIN sessions AS s ON s.id = t.session_id
+ WHERE t.issuer_id = ";
+
+/// What is known of an access token that nobody registered, by the session, the client and the names it says.
+const CLAIMED: &str = "SELECT c.suspended_at, c.tokens AS policy,
+       (SELECT CAST(max(CASE WHEN p.ended_at IS NULL THEN 1 WHEN p.ended_by IS NOT NULL THEN 0 END) AS BIGINT)
+          FROM participants AS p WHERE p.session_id = k.session_id AND p.client_id = k.client_id) AS takes_part,
+       (SELECT CASE WHEN count(*) = count(g.revoked_at) THEN max(g.revoked_at) END
+          FROM grants AS g WHERE g.session_id = k.session_id AND g.client_id = k.client_id) AS revoked_at,
+       (SELECT n.issued_at FROM newest_tokens AS n WHERE n.issuer_id = k.issuer_id AND n.client_id = k.client_id AND n.sub = k.sub AND n.kind = 'access') AS newest_at,
+       (SELECT d.expires_at FROM denylist AS d WHERE d.issuer_id = k.issuer_id AND d.kind = 'jti' AND d.name = k.jti) AS denied_jti,
+       (SELECT d.expires_at FROM denylist AS d WHERE d.issuer_id = k.issuer_id AND d.kind = 'sid' AND d.name = k.sid) AS denied_sid
+  FROM (SELECT CAST($1 AS TEXT) AS issuer_id, CAST($2 AS TEXT) AS client_id, CAST($3 AS TEXT) AS sub, CAST($4 AS TEXT) AS session_id,
+               CAST($5 AS TEXT) AS sid, CAST($6 AS TEXT) AS jti) AS k
+  LEFT JOIN clients AS c ON c.issuer_id = k.issuer_id AND c.client_id = k.client_id";
+
+/// A registered refresh token by any of its names.
+pub(in crate::store) async fn refresh(
+    conn: &mut Conn,
+    issuer: &IssuerRecord,
+    names: &[TokenName],
+) -> Result<Option<TokenRecord>, StoreError> {
+    let mut sql = named(REFRESH, &issuer.id, names);
+    let Some(row): Option<Row> = sql.build_query_as().fetch_optional(&mut *conn).await? else { return Ok(None) };
+    let denied_jti = denied(conn, &issuer.id, row.jti().as_ref()).await?;
+    record(conn, issuer, TokenKind::Refresh, None, Row { denied_jti, ..row }).await.map(Some)
+}
+
+/// A registered access token by any of its names.
+pub(in crate::store) async fn access(
+    conn: &mut Conn,
+    issuer: &IssuerRecord,
+    names: &[TokenName],
+) -> Result<Option<TokenRecord>, StoreError> {
+    let mut sql = named(ACCESS, &issuer.id, names);
+    let Some(row): Option<Row> = sql.build_query_as().fetch_optional(&mut *conn).await? else { return Ok(None) };
+    let jti = row.jti().or_else(|| names.iter().find_map(jti_of));
+    let denied_jti = denied(conn, &issuer.id, jti.as_ref()).await?;
+    let mut record = record(conn, issuer, TokenKind::Access, None, Row { denied_jti, ..row }).await?;
+    record.jti = jti;
+    Ok(Some(record))
+}
+
+fn named(text: &'static str, issuer: &IssuerId, names: &[TokenName]) -> Builder {
+    let mut sql = Builder::new(text);
     sql.push_bind(issuer.as_str().to_owned()).push(" AND t.name IN ");
     let stored: Vec<String> = names.iter().map(stored_name).collect();
     push_list(&mut sql, stored.iter().map(String::as_str));
     // The digest of the whole token says more than a jti somebody wrote into it.
     sql.push(" ORDER BY t.name DESC LIMIT 1");
-    let Some(row): Option<Row> = sql.build_query_as().fetch_optional(&mut *conn).await? else { return Ok(None) };
-    let (client_id, sub, sid) = (ClientId::stored(row.client_id), row.sub.map(Subject::stored), row.sid.map(Sid::stored));
-    let bound_sid = sid.as_ref().filter(|_| row.session_id.is_some());
-    let known = Known {
-        sub: sub.as_ref(),
-        sid: bound_sid,
-        origin_sid: sid.as_ref(),
-        client: Some(&client_id),
-        device: row.device_id.as_deref(),
-        ..Known::default()
+    sql
+}
+
+fn jti_of(name: &TokenName) -> Option<Jti> {
+    match name {
+        TokenName::Jti(jti) => Some(jti.clone()),
+        TokenName::Digest(_) => None,
+    }
+}
+
+async fn denied(conn: &mut Conn, issuer: &IssuerId, jti: Option<&Jti>) -> Result<Option<i64>, StoreError> {
+    let Some(jti) = jti else { return Ok(None) };
+    Ok(sqlx::query_scalar("SELECT expires_at FROM denylist WHERE issuer_id = $1 AND kind = 'jti' AND name = $2")
+        .bind(issuer.as_str())
+        .bind(jti.as_str())
+        .fetch_optional(conn)
+        .await?)
+}
+
+/// What is known of an access token that says of itself whose it is, registered or not.
+pub(in crate::store) async fn claimed(conn: &mut Conn, issuer: &IssuerRecord, claims: &AccessClaims) -> Result<TokenRecord, StoreError> {
+    let session = match &claims.sid {
+        Some(sid) => session_of(conn, &issuer.id, claims, sid).await?,
+        None => None,
     };
-    let cut_offs = cut_offs::covering(conn, issuer, known).await?;
-    let session = row.session_id.and(row.started_at).map(|started_at| TokenSession {
-        started_at: Timestamp::from_millis(started_at),
-        epoch: row.session_epoch.unwrap_or(0),
-        ended_at: instant(row.ended_at),
-    });
-    Ok(Some(TokenRecord {
-        client_id,
-        sub,
-        sid,
-        scope: row.scope,
+    let known: Row = sqlx::query_as(CLAIMED)
+        .bind(issuer.id.as_str())
+        .bind(claims.client_id.as_ref().map(ClientId::as_str))
+        .bind(claims.sub.as_ref().map(Subject::as_str))
+        .bind(session.as_ref().and_then(|session| session.session_id.as_deref()))
+        .bind(session.as_ref().and_then(|session| session.sid.as_deref()).or(claims.sid.as_ref().map(Sid::as_str)))
+        .bind(claims.jti.as_ref().map(Jti::as_str))
+        .fetch_one(&mut *conn)
+        .await?;
+    let session = session.unwrap_or_else(|| Row { sid: claims.sid.as_ref().map(|sid| sid.as_str().to_owned()), ..Row::default() });
+    let row = Row {
+        client_id: claims.client_id.as_ref().map(|client| client.as_str().to_owned()),
+        sub: claims.sub.as_ref().map(|sub| sub.as_str().to_owned()),
+        scope: claims.scope.clone(),
+        issued_at: claims.issued_at.map(Timestamp::millis),
+        expires_at: Some(claims.expires_at.millis()),
+        // Those issued after the last of its families was revoked belong to one that is not registered yet.
+        revoked_at: known.revoked_at.filter(|at| claims.issued_at.is_none_or(|iat| iat.seconds() <= Timestamp::from_millis(*at).seconds())),
+        suspended_at: known.suspended_at,
+        policy: known.policy,
+        takes_part: known.takes_part,
+        newest_at: known.newest_at,
+        denied_jti: known.denied_jti,
+        denied_sid: known.denied_sid,
+        token_epoch: i64::MAX,
+        ..session
+    };
+    let mut record = record(conn, issuer, TokenKind::Access, claims.sid.as_ref(), row).await?;
+    record.not_before = claims.not_before;
+    record.facts.not_before = claims.not_before;
+    record.aud.clone_from(&claims.aud);
+    record.jti.clone_from(&claims.jti);
+    record.sid = claims.sid.clone();
+    Ok(record)
+}
+
+/// How many sessions of one name are looked at: providers use a `sid` again after logout.
+const OF_ONE_NAME_MAX: i64 = 8;
+
+/// The session a token's `sid` means: by the name its client saw, else by the provider's; of several the latest that had begun when it was issued.
+async fn session_of(conn: &mut Conn, issuer: &IssuerId, claims: &AccessClaims, sid: &Sid) -> Result<Option<Row>, StoreError> {
+    let mut found = Vec::new();
+    if let Some(client) = &claims.client_id {
+        let mut sql = Builder::new(format!(
+            "SELECT {SESSION} FROM sessions AS s WHERE s.id IN (SELECT p.session_id FROM participants AS p WHERE p.issuer_id = "
+        ));
+        sql.push_bind(issuer.as_str().to_owned()).push(" AND p.client_id = ").push_bind(client.as_str().to_owned());
+        sql.push(" AND p.sid = ").push_bind(sid.as_str().to_owned()).push(") ORDER BY s.created_at DESC, s.id DESC LIMIT ");
+        found = sql.push_bind(OF_ONE_NAME_MAX).build_query_as::<Row>().fetch_all(&mut *conn).await?;
+    }
+    if found.is_empty() {
+        let mut sql = Builder::new(format!("SELECT {SESSION} FROM sessions AS s WHERE s.issuer_id = "));
+        sql.push_bind(issuer.as_str().to_owned()).push(" AND s.sid = ").push_bind(sid.as_str().to_owned());
+        sql.push(" ORDER BY s.created_at DESC, s.id DESC LIMIT ");
+        found = sql.push_bind(OF_ONE_NAME_MAX).build_query_as::<Row>().fetch_all(conn).await?;
+    }
+    let had_begun = |row: &&Row| {
+        let begun = row.started_at.map(|at| Timestamp::from_millis(at).seconds());
+        begun.zip(claims.issued_at).is_none_or(|(begun, iat)| begun <= iat.seconds())
+    };
+    Ok(found.iter().find(had_begun).or_else(|| found.first()).cloned())
+}
+
+impl Row {
+    fn jti(&self) -> Option<Jti> {
+        self.name.as_deref()?.strip_prefix("jti:").map(|jti| Jti::stored(jti.to_owned()))
+    }
+
+    fn newest(&self, newest_only: bool) -> Newest {
+        match (newest_only, &self.name, &self.newest, self.newest_at) {
+            (false, ..) => Newest::NotAsked,
+            (true, Some(name), Some(newest), _) if name != newest => Newest::Older,
+            // One that is not registered is known by its time alone, which has whole seconds.
+            (true, None, _, Some(newest))
+                if self.issued_at.is_none_or(|at| Timestamp::from_millis(at).seconds() < Timestamp::from_millis(newest).seconds()) =>
+            {
+                Newest::Older
+            }
+            (true, ..) => Newest::Newest,
+        }
+    }
+
+    fn grant(&self, issuer: &IssuerRecord, says_sid: bool) -> GrantFact {
+        if self.offline {
+            return GrantFact::Offline;
+        }
+        GrantFact::Bound(match (&self.session_id, self.started_at) {
+            (Some(_), Some(_)) if self.ended_at.is_some() || self.takes_part == Some(0) => SessionFact::Ended,
+            (Some(_), Some(started_at)) => SessionFact::Live {
+                started_at: Timestamp::from_millis(started_at),
+                epoch: self.session_epoch.unwrap_or(0),
+                over_at: self.session_expires_at.and_then(|at| {
+                    over_at(issuer.expiry, Age { expires_at: Timestamp::from_millis(at), idle_expires_at: instant(self.session_idle_at) })
+                }),
+            },
+            (None, _) | (_, None) if says_sid => SessionFact::Unknown(unknown(&issuer.access_tokens)),
+            (None, _) | (_, None) => SessionFact::None,
+        })
+    }
+}
+
+const fn unknown(access: &AccessTokens) -> UnknownSession {
+    if access.require_known_session { UnknownSession::Refused } else { UnknownSession::Accepted }
+}
+
+/// When a session ends here by its age.
+fn over_at(expiry: Expiry, age: Age) -> Option<Timestamp> {
+    match expiry {
+        Expiry::None => None,
+        Expiry::Absolute => Some(age.expires_at),
+        Expiry::Authoritative => Some(age.idle_expires_at.map_or(age.expires_at, |idle| idle.min(age.expires_at))),
+    }
+}
+
+/// `own_sid` is what its client calls the session, where the token says it.
+async fn record(
+    conn: &mut Conn,
+    issuer: &IssuerRecord,
+    kind: TokenKind,
+    own_sid: Option<&Sid>,
+    row: Row,
+) -> Result<TokenRecord, StoreError> {
+    let newest_only = row.policy.as_deref().map(policies::read_client).transpose()?.is_some_and(|policy| policy.newest_only);
+    let grant = row.grant(issuer, own_sid.is_some());
+    let newest = row.newest(newest_only);
+    let jti = row.jti();
+    let aud = row.aud.as_deref().map(policies::read_audience).transpose()?.unwrap_or_default();
+    let client_id = row.client_id.map(ClientId::stored);
+    let (sub, sid) = (row.sub.map(Subject::stored), row.sid.map(Sid::stored));
+    let provider_sub = row.session_sub.map(Subject::stored).or_else(|| sub.clone());
+    // One that nobody registered says what its client calls its session and its subject; what is registered ends with its participation.
+    let says = row.name.is_none() && kind == TokenKind::Access;
+    let known = Known {
+        sub: provider_sub.as_ref(),
+        sid: sid.as_ref().filter(|_| says || row.session_id.is_some()),
+        origin_sid: sid.as_ref(),
+        client: client_id.as_ref(),
+        client_sub: sub.as_ref().filter(|_| says),
+        client_sid: own_sid.filter(|_| says),
+        device: row.device_id.as_deref(),
+    };
+    let cut_offs = cut_offs::covering(conn, &issuer.id, known, Which::All).await?;
+    let denied_until = row.denied_jti.max(row.denied_sid).map(Timestamp::from_millis);
+    let facts = TokenFacts {
         issued_at: instant(row.issued_at),
+        not_before: None,
+        epoch: row.token_epoch,
         expires_at: instant(row.expires_at),
-        offline_access: row.offline,
-        epoch: row.grant_epoch,
+        revoked_at: instant(row.token_revoked_at),
+        superseded_at: instant(row.superseded_at),
         grant_revoked_at: instant(row.revoked_at),
+        denied_until,
         client_suspended_at: instant(row.suspended_at),
-        session,
+        newest,
+        grant,
         cut_offs,
-        jti: row.name.strip_prefix("jti:").map(|jti| Jti::stored(jti.to_owned())),
-    }))
+    };
+    Ok(TokenRecord { kind, client_id, sub, sid, scope: row.scope, aud, not_before: None, offline_access: row.offline, jti, facts })
+}
+
+/// The statements by which tokens are found, for their plans.
+pub(super) fn hot() -> Vec<(&'static str, Builder)> {
+    let issuer = IssuerId::stored("a".to_owned());
+    let names = [TokenName::Jti(Jti::stored("b".to_owned()))];
+    vec![
+        ("refresh token and all its life hangs on", named(REFRESH, &issuer, &names)),
+        ("access token and all its life hangs on", named(ACCESS, &issuer, &names)),
+    ]
 }
