@@ -44,7 +44,6 @@ CREATE TABLE access_tokens (
     expires_at BIGINT NOT NULL,
     scope      TEXT,
     aud        TEXT,
-    epoch      BIGINT NOT NULL,
     created_at BIGINT NOT NULL,
     revoked_at BIGINT,
     UNIQUE (issuer_id, name)

@@ -147,7 +147,7 @@ mod tests {
             facts: TokenFacts {
                 issued_at: Some(T),
                 not_before: None,
-                epoch: 0,
+                epoch: Some(0),
                 expires_at: Some(at(3600)),
                 revoked_at: None,
                 superseded_at: None,

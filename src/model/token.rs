@@ -121,8 +121,8 @@ pub struct TokenFacts {
     pub issued_at: Option<Timestamp>,
     /// When it begins to be good, by the provider's clock.
     pub not_before: Option<Timestamp>,
-    /// The epoch it was registered in, or its grant was.
-    pub epoch: i64,
+    /// The epoch its grant was registered in, where its registration was held against the ends that were known; none leaves it to the times.
+    pub epoch: Option<i64>,
     /// When it expires by itself.
     pub expires_at: Option<Timestamp>,
     /// When it was revoked alone.

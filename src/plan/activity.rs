@@ -120,8 +120,9 @@ fn cuts(cut_off: &CutOff, facts: &TokenFacts, now: Timestamp) -> Coverage {
     if facts.grant == GrantFact::Offline && !cut_off.offline {
         return Coverage::NotCovered;
     }
-    if cut_off.epoch.is_some_and(|epoch| registered(cut_off.ends(), facts) < epoch) {
-        return Coverage::Covered;
+    // Whatever was registered since was held against the cut-off then: no clock says it better.
+    if let Some((epoch, registered)) = cut_off.epoch.zip(registered(cut_off.ends(), facts)) {
+        return if registered < epoch { Coverage::Covered } else { Coverage::NotCovered };
     }
     match begun(cut_off.ends(), facts) {
         // A token of which nobody knows when it was issued may be as old as any.
@@ -131,9 +132,9 @@ fn cuts(cut_off: &CutOff, facts: &TokenFacts, now: Timestamp) -> Coverage {
 }
 
 /// The epoch that counts: that of the session where sessions end, since a token may be drawn from a session that is over but not ended yet.
-const fn registered(ends: Ends, facts: &TokenFacts) -> i64 {
+const fn registered(ends: Ends, facts: &TokenFacts) -> Option<i64> {
     match (ends, facts.grant) {
-        (Ends::Sessions, GrantFact::Bound(SessionFact::Live { epoch, .. })) => epoch,
+        (Ends::Sessions, GrantFact::Bound(SessionFact::Live { epoch, .. })) => Some(epoch),
         (Ends::Sessions | Ends::Participations | Ends::Tokens, _) => facts.epoch,
     }
 }
@@ -171,7 +172,7 @@ mod tests {
     const NOTHING_AGAINST_IT: TokenFacts = TokenFacts {
         issued_at: None,
         not_before: None,
-        epoch: 0,
+        epoch: None,
         expires_at: None,
         revoked_at: None,
         superseded_at: None,

@@ -41,7 +41,7 @@ struct Row {
     session_expires_at: Option<i64>,
     session_idle_at: Option<i64>,
     device_id: Option<String>,
-    token_epoch: i64,
+    token_epoch: Option<i64>,
     session_epoch: Option<i64>,
     ended_at: Option<i64>,
     /// 1 while its client takes part in the session, 0 when that was ended.
@@ -71,7 +71,7 @@ const REFRESH: &str = "SELECT t.name, g.client_id, g.sub, g.offline, t.scope, t.
 
 /// A registered access token with the grant it was issued with, its client and its session.
 const ACCESS: &str = "SELECT t.name, t.client_id, t.sub, t.scope, t.aud, t.issued_at, t.expires_at, t.revoked_at AS token_revoked_at, g.revoked_at,
-       c.suspended_at, c.tokens AS policy, t.epoch AS token_epoch, t.session_id, s.sid, s.sub AS session_sub, s.started_at,
+       c.suspended_at, c.tokens AS policy, t.session_id, s.sid, s.sub AS session_sub, s.started_at,
        s.expires_at AS session_expires_at, s.idle_expires_at AS session_idle_at, s.device_id, s.epoch AS session_epoch, s.ended_at,
        (SELECT CAST(max(CASE WHEN p.ended_at IS NULL THEN 1 WHEN p.ended_by IS NOT NULL THEN 0 END) AS BIGINT)
           FROM participants AS p WHERE p.session_id = t.session_id AND p.client_id = t.client_id) AS takes_part,
@@ -179,7 +179,6 @@ pub(in crate::store) async fn claimed(conn: &mut Conn, issuer: &IssuerRecord, cl
         newest_at: known.newest_at,
         denied_jti: known.denied_jti,
         denied_sid: known.denied_sid,
-        token_epoch: i64::MAX,
         ..session
     };
     let mut record = record(conn, issuer, TokenKind::Access, claims.sid.as_ref(), row).await?;
