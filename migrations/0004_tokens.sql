@@ -24,6 +24,8 @@ ALTER TABLE refresh_tokens ADD COLUMN superseded_at BIGINT;
 ALTER TABLE refresh_tokens ADD COLUMN sealed TEXT;
 ALTER TABLE refresh_tokens ADD COLUMN sealed_until BIGINT;
 CREATE INDEX refresh_tokens_sealed ON refresh_tokens (sealed_until) WHERE sealed_until IS NOT NULL;
+CREATE INDEX refresh_tokens_with_value ON refresh_tokens (issuer_id, name) WHERE sealed IS NOT NULL;
+CREATE INDEX refresh_tokens_superseded ON refresh_tokens (superseded_at) WHERE superseded_at IS NOT NULL AND expires_at IS NULL;
 DROP INDEX refresh_tokens_by_grant;
 CREATE INDEX refresh_tokens_by_grant ON refresh_tokens (grant_id, generation);
 
@@ -61,6 +63,7 @@ CREATE TABLE newest_tokens (
     issued_at BIGINT NOT NULL,
     PRIMARY KEY (issuer_id, client_id, sub, kind)
 );
+CREATE INDEX newest_tokens_by_age ON newest_tokens (issued_at);
 
 -- Access tokens by jti, and sessions by sid, that are refused until they would have expired.
 CREATE TABLE denylist (

@@ -61,6 +61,10 @@ pub struct DeliveryShape {
     horizon_at: text::Timestamp,
     delivered_at: Option<text::Timestamp>,
     settled_at: Option<text::Timestamp>,
+    /// The latest instant at which an access token of this client may still work somewhere, since its gateways keep an answer or do not ask. Absent where
+    /// nobody can say: register its access tokens, or say `tokens.access_token_max_s` and `tokens.gateway_cache_s`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    residual_until: Option<text::Timestamp>,
 }
 
 impl From<DeliveryView> for DeliveryShape {
@@ -81,6 +85,7 @@ impl From<DeliveryView> for DeliveryShape {
             due_at: view.due_at.map(Text),
             horizon_at: Text(view.horizon_at),
             settled_at: view.settled_at.map(Text),
+            residual_until: view.residual_until.map(Text),
         }
     }
 }
@@ -171,6 +176,10 @@ pub struct LineShape {
     reason: Option<text::SettledReason>,
     attempts: u32,
     delivered_at: Option<text::Timestamp>,
+    /// The latest instant at which an access token of this client may still work somewhere: delivered means that the application accepted it, never more.
+    /// Absent where nobody can say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    residual_until: Option<text::Timestamp>,
     /// The delivery, with its attempts. Absent in a rehearsal.
     #[serde(skip_serializing_if = "Option::is_none")]
     delivery: Option<text::DeliveryId>,
@@ -185,6 +194,7 @@ impl LineShape {
             state: Text(view.state),
             reason: view.reason.map(Text),
             attempts: view.attempts,
+            residual_until: view.residual_until.map(Text),
             delivery: (kept == Kept::Committed).then_some(Text(view.id)),
         }
     }
@@ -264,6 +274,7 @@ mod tests {
             due_at: None,
             horizon_at: T,
             settled_at,
+            residual_until: None,
         };
         Receipt {
             id: entropy.id(T),

@@ -275,4 +275,6 @@ pub struct DeliveryView {
     pub horizon_at: Timestamp,
     /// When it was settled.
     pub settled_at: Option<Timestamp>,
+    /// Until when tokens of that client may still work somewhere; none where nobody can say.
+    pub residual_until: Option<Timestamp>,
 }

@@ -191,3 +191,72 @@ pub enum UnknownSession {
     /// Nothing: the provider reports every session before its tokens are used.
     Refused,
 }
+
+/// What is known of how long tokens of a client may still work somewhere after its session ended: here they are inactive from the commit on, but
+/// whoever does not ask, or keeps an answer, goes by an older truth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Residual {
+    /// When the end was committed.
+    pub committed_at: Timestamp,
+    /// When the last of its registered access tokens of that session expires.
+    pub registered_until: Option<Timestamp>,
+    /// How long its access tokens live at most, registered or not.
+    pub access_token_max: Option<Duration>,
+    /// How long its gateways keep an answer of ours; none: they do not ask, or nobody said so.
+    pub gateway_cache: Option<Duration>,
+}
+
+impl Residual {
+    /// The latest instant at which one may still work; none where nobody can say.
+    pub fn until(&self) -> Option<Timestamp> {
+        let alive = self.registered_until.max(self.access_token_max.map(|life| self.committed_at.plus(life)));
+        let alive = alive.map(|alive| alive.max(self.committed_at));
+        match self.gateway_cache.map(|cache| self.committed_at.plus(cache)) {
+            Some(kept) => Some(alive.map_or(kept, |alive| alive.min(kept))),
+            None => alive,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const T: Timestamp = Timestamp::from_seconds(1_800_000_000);
+
+    fn at(seconds: u64) -> Option<Timestamp> {
+        Some(T.plus(Duration::from_secs(seconds)))
+    }
+
+    fn until(registered: Option<u64>, life_s: Option<u64>, cache_s: Option<u64>) -> Option<Timestamp> {
+        let seconds = |said: Option<u64>| said.map(Duration::from_secs);
+        let registered_until = registered.and_then(at);
+        Residual { committed_at: T, registered_until, access_token_max: seconds(life_s), gateway_cache: seconds(cache_s) }.until()
+    }
+
+    #[test]
+    fn what_may_still_work_is_what_lives_on_or_what_a_gateway_keeps_and_never_more_than_either() {
+        assert_eq!(until(None, None, None), None);
+        assert_eq!(until(None, Some(300), None), at(300));
+        assert_eq!(until(Some(900), Some(300), None), at(900));
+        assert_eq!(until(None, None, Some(600)), at(600));
+        assert_eq!(until(None, Some(300), Some(600)), at(300));
+        assert_eq!(until(Some(900), None, Some(600)), at(600));
+        assert_eq!(until(Some(900), Some(300), Some(0)), at(0));
+    }
+
+    proptest! {
+        #[test]
+        fn more_knowledge_of_gateways_never_promises_less_than_nothing_nor_more_than_a_life(
+            registered in prop::option::of(0_u64..5000), life in prop::option::of(0_u64..5000), cache in 0_u64..5000,
+        ) {
+            let with = until(registered, life, Some(cache)).unwrap();
+            prop_assert!(with >= T && Some(with) <= at(cache));
+            if let Some(without) = until(registered, life, None) {
+                prop_assert!(with <= without);
+            }
+        }
+    }
+}

@@ -86,9 +86,15 @@ fn sealed_anew(app: &AppState, value: &SealedValue) -> Result<Option<String>, Un
     let octets = STANDARD.decode(&value.sealed).map_err(|_| Unsealable::Damaged)?;
     let (issuer, client) = match value.kind {
         SealedKind::RelayedToken => value.issuer.split_once('/').ok_or(Unsealable::Damaged)?,
-        SealedKind::SigningKey | SealedKind::ClientTls | SealedKind::ClientHeaders | SealedKind::ProviderLogout => {
-            (value.issuer.as_str(), value.name.as_str())
-        }
+        SealedKind::SigningKey
+        | SealedKind::ClientTls
+        | SealedKind::ClientHeaders
+        | SealedKind::ProviderLogout
+        | SealedKind::Introspection
+        | SealedKind::Revocation
+        | SealedKind::SubjectSecrets
+        | SealedKind::ProviderSecret
+        | SealedKind::RefreshToken => (value.issuer.as_str(), value.name.as_str()),
     };
     let (issuer, client) = (IssuerId::stored(issuer.to_owned()), ClientId::stored(client.to_owned()));
     let place = match value.kind {
@@ -97,6 +103,11 @@ fn sealed_anew(app: &AppState, value: &SealedValue) -> Result<Option<String>, Un
         SealedKind::ClientHeaders => Sealed::client_headers(&issuer, &client),
         SealedKind::ProviderLogout => Sealed::provider_logout(&issuer),
         SealedKind::RelayedToken => Sealed::relayed_token(&issuer, &client),
+        SealedKind::Introspection => Sealed::introspection(&issuer),
+        SealedKind::Revocation => Sealed::revocation(&issuer),
+        SealedKind::SubjectSecrets => Sealed::subject_secrets(&issuer),
+        SealedKind::ProviderSecret => Sealed::provider_secret(&issuer, &client),
+        SealedKind::RefreshToken => Sealed::refresh_token(&issuer, &value.name),
     };
     Ok(app.sealing.reseal(&place, &octets, &app.entropy)?.map(|anew| STANDARD.encode(anew)))
 }

@@ -742,6 +742,20 @@ pub enum Forgettable {
     RelayedTokens,
     /// Identifiers of providers' tokens that would no longer be taken.
     ReceivedTokens,
+    /// Access tokens that expired a day ago.
+    AccessTokens,
+    /// Replaced refresh tokens without an end of their own, older than anybody would use again.
+    RotatedTokens,
+    /// Tokens themselves that need not be shown again; what they are registered by stays.
+    SealedTokens,
+    /// Names on the denylist whose time has passed.
+    Denied,
+    /// Assertions that would no longer be taken.
+    Assertions,
+    /// Cut-offs by order that ceased a day ago.
+    LapsedCutOffs,
+    /// Marks of newest tokens, older than any token lives.
+    NewestTokens,
 }
 
 impl Forgettable {
@@ -757,6 +771,13 @@ impl Forgettable {
         Self::Lanes,
         Self::RelayedTokens,
         Self::ReceivedTokens,
+        Self::AccessTokens,
+        Self::RotatedTokens,
+        Self::SealedTokens,
+        Self::Denied,
+        Self::Assertions,
+        Self::LapsedCutOffs,
+        Self::NewestTokens,
     ];
 }
 
@@ -812,11 +833,32 @@ pub enum SealedKind {
     ProviderLogout,
     /// A provider's own token that is passed on.
     RelayedToken,
+    /// What a provider is asked about tokens with.
+    Introspection,
+    /// What a provider is told of revoked tokens with.
+    Revocation,
+    /// What the secrets of an issuer's subjects are derived from.
+    SubjectSecrets,
+    /// A client's own secret at its provider.
+    ProviderSecret,
+    /// A refresh token that has to be shown again.
+    RefreshToken,
 }
 
 impl SealedKind {
     /// Every kind.
-    pub const ALL: &'static [Self] = &[Self::SigningKey, Self::ClientTls, Self::ClientHeaders, Self::ProviderLogout, Self::RelayedToken];
+    pub const ALL: &'static [Self] = &[
+        Self::SigningKey,
+        Self::ClientTls,
+        Self::ClientHeaders,
+        Self::ProviderLogout,
+        Self::RelayedToken,
+        Self::Introspection,
+        Self::Revocation,
+        Self::SubjectSecrets,
+        Self::ProviderSecret,
+        Self::RefreshToken,
+    ];
 }
 
 /// A sealed value, and whose it is.

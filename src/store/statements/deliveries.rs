@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use super::residual::{self, About};
 use super::{Builder, Conn, corrupt, count, dialect, instant, number, push_equal, push_list, push_page, push_text, word};
 use crate::model::attempt::{AttemptRecord, Failure, OutcomeClass};
 use crate::model::delivery::{
@@ -26,13 +27,14 @@ fn class_of(number: i64) -> Result<Class, StoreError> {
     }
 }
 
-const VIEW: &str =
-    "id, event_id, kind, client_id, sid, state, reason, class, late_joiner, attempts, created_at, due_at, horizon_at, settled_at";
+const VIEW: &str = "id, event_id, issuer_id, session_id, kind, client_id, sid, state, reason, class, late_joiner, attempts, created_at, due_at, horizon_at, settled_at";
 
 #[derive(sqlx::FromRow)]
 struct ViewRow {
     id: String,
     event_id: String,
+    issuer_id: String,
+    session_id: String,
     kind: String,
     client_id: String,
     sid: Option<String>,
@@ -48,7 +50,7 @@ struct ViewRow {
 }
 
 impl ViewRow {
-    fn into_view(self) -> Result<DeliveryView, StoreError> {
+    fn into_view(self, residual_until: Option<Timestamp>) -> Result<DeliveryView, StoreError> {
         let state = delivery_word(&self.state)?;
         Ok(DeliveryView {
             id: DeliveryId::stored(self.id),
@@ -65,8 +67,25 @@ impl ViewRow {
             due_at: (state == DeliveryState::Pending).then(|| Timestamp::from_millis(self.due_at)),
             horizon_at: Timestamp::from_millis(self.horizon_at),
             settled_at: instant(self.settled_at),
+            residual_until: residual_until.filter(|_| self.kind != DeliveryKind::Provider.as_str()),
         })
     }
+
+    fn about(&self) -> About {
+        About {
+            issuer: self.issuer_id.clone(),
+            client: self.client_id.clone(),
+            session: self.session_id.clone(),
+            committed_at: Timestamp::from_millis(self.created_at),
+        }
+    }
+}
+
+/// As they are shown, with what is known beside them.
+async fn views(conn: &mut Conn, rows: Vec<ViewRow>) -> Result<Vec<DeliveryView>, StoreError> {
+    let about: Vec<About> = rows.iter().map(ViewRow::about).collect();
+    let until = residual::until(conn, &about).await?;
+    rows.into_iter().zip(until).map(|(row, until)| row.into_view(until)).collect()
 }
 
 pub(in crate::store) async fn listed(conn: &mut Conn, filter: &DeliveryFilter, page: &Page) -> Result<Listed<DeliveryView>, StoreError> {
@@ -99,8 +118,8 @@ pub(in crate::store) async fn listed(conn: &mut Conn, filter: &DeliveryFilter, p
         sql.push(" AND created_at < ").push_bind(until.millis());
     }
     push_page(&mut sql, page, "created_at", "id");
-    let rows: Vec<ViewRow> = sql.build_query_as().fetch_all(conn).await?;
-    let views: Vec<_> = rows.into_iter().map(ViewRow::into_view).collect::<Result<_, _>>()?;
+    let rows: Vec<ViewRow> = sql.build_query_as().fetch_all(&mut *conn).await?;
+    let views = views(conn, rows).await?;
     Ok(super::listed(views, page, |view| Cursor { at: view.created_at, id: view.id.to_string() }))
 }
 
@@ -119,9 +138,9 @@ pub(in crate::store) async fn settled_after(
         .bind(after.at.millis())
         .bind(&after.id)
         .bind(i64::from(limit))
-        .fetch_all(conn)
+        .fetch_all(&mut *conn)
         .await?;
-    rows.into_iter().map(ViewRow::into_view).collect()
+    views(conn, rows).await
 }
 
 type OneDelivery = (DeliveryView, Vec<AttemptRecord>);
@@ -136,14 +155,14 @@ pub(in crate::store) async fn one(conn: &mut Conn, issuer: &IssuerId, id: &Deliv
     ));
     sql.push_bind(issuer.as_str().to_owned()).push(" AND d.id = ").push_bind(id.as_str().to_owned());
     sql.push(" ORDER BY a.started_at, a.id LIMIT ").push_bind(ATTEMPTS_SHOWN);
-    let rows: Vec<OneRow> = sql.build_query_as().fetch_all(conn).await?;
+    let rows: Vec<OneRow> = sql.build_query_as().fetch_all(&mut *conn).await?;
     let (mut view, mut attempts) = (None, Vec::with_capacity(rows.len()));
     for row in rows {
         attempts.extend(row.attempt.into_record()?);
         view = Some(row.view);
     }
-    let Some(view) = view else { return Ok(None) };
-    Ok(Some((view.into_view()?, attempts)))
+    let Some(view) = views(conn, view.into_iter().collect()).await?.pop() else { return Ok(None) };
+    Ok(Some((view, attempts)))
 }
 
 #[derive(sqlx::FromRow)]

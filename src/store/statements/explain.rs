@@ -3,8 +3,8 @@
 use sqlx::Row as _;
 
 use super::{
-    Builder, Conn, commit, cut_offs, deliveries, events, expansion, expiry, lanes, operators, provider, reconcile, relay, retention,
-    sessions, tokens,
+    Builder, Conn, commit, cut_offs, deliveries, events, expansion, expiry, lanes, operators, provider, reconcile, relay, residual,
+    retention, sessions, tokens,
 };
 use crate::model::IssuerId;
 use crate::store::StoreError;
@@ -56,7 +56,8 @@ fn built() -> Vec<(&'static str, String)> {
         .chain(reconcile::hot())
         .chain(retention::hot())
         .chain(relay::hot())
-        .chain(tokens::hot());
+        .chain(tokens::hot())
+        .chain(residual::hot());
     statements.map(|(name, sql)| (name, with_literals(sql.sql().as_str()))).collect()
 }
 

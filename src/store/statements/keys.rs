@@ -350,18 +350,59 @@ pub(in crate::store) async fn drop_provider_key(
 /// How many sealed values are read, or written, at once.
 const SEALED_PAGE: i64 = 200;
 
-/// Where it is: the table, what tells one from another, and where the value is.
-const fn rows_of(kind: SealedKind) -> (&'static str, &'static str, &'static str, &'static str) {
-    match kind {
-        SealedKind::SigningKey => ("signing_keys", "issuer_id", "kid", "sealed"),
-        SealedKind::ClientTls => ("clients", "issuer_id", "client_id", "tls_sealed"),
-        SealedKind::ClientHeaders => ("clients", "issuer_id", "client_id", "headers_sealed"),
-        SealedKind::ProviderLogout => ("issuers", "id", "''", "provider_logout_sealed"),
-        SealedKind::RelayedToken => {
+/// Where values of one kind are.
+struct Place {
+    table: &'static str,
+    column: &'static str,
+    key: Key,
+}
+
+/// What tells one value of a kind from another.
+enum Key {
+    /// Its issuer, and its name there.
+    Named(&'static str),
+    /// Its issuer alone.
+    OfIssuer,
+    /// A delivery.
+    OfDelivery,
+}
+
+const fn place_of(kind: SealedKind) -> Place {
+    let (table, column, key) = match kind {
+        SealedKind::SigningKey => ("signing_keys", "sealed", Key::Named("kid")),
+        SealedKind::ClientTls => ("clients", "tls_sealed", Key::Named("client_id")),
+        SealedKind::ClientHeaders => ("clients", "headers_sealed", Key::Named("client_id")),
+        SealedKind::ProviderSecret => ("clients", "provider_secret_sealed", Key::Named("client_id")),
+        SealedKind::RefreshToken => ("refresh_tokens", "sealed", Key::Named("name")),
+        SealedKind::ProviderLogout => ("issuers", "provider_logout_sealed", Key::OfIssuer),
+        SealedKind::Introspection => ("issuers", "introspection_sealed", Key::OfIssuer),
+        SealedKind::Revocation => ("issuers", "revocation_sealed", Key::OfIssuer),
+        SealedKind::SubjectSecrets => ("issuers", "subject_secrets_sealed", Key::OfIssuer),
+        SealedKind::RelayedToken => ("relayed_tokens", "sealed", Key::OfDelivery),
+    };
+    Place { table, column, key }
+}
+
+impl Place {
+    /// What is read of it: whose it is, its name, the value.
+    fn columns(&self) -> (&'static str, &'static str) {
+        match self.key {
+            Key::Named(name) => ("issuer_id", name),
+            Key::OfIssuer => ("id", "''"),
             // Sealed for a client: the issuer's name holds no slash.
-            let whose = "(SELECT d.issuer_id || '/' || d.client_id FROM deliveries d WHERE d.id = delivery_id)";
-            ("relayed_tokens", whose, "delivery_id", "sealed")
+            Key::OfDelivery => ("(SELECT d.issuer_id || '/' || d.client_id FROM deliveries d WHERE d.id = delivery_id)", "delivery_id"),
         }
+    }
+
+    /// `$1` and `$2` name it, `$3` was the value and `$4` is to be.
+    fn update(&self) -> String {
+        let Self { table, column, .. } = self;
+        let named = match self.key {
+            Key::Named(name) => format!("issuer_id = $1 AND {name} = $2"),
+            Key::OfIssuer => "id = $1 AND $2 = ''".to_owned(),
+            Key::OfDelivery => "$1 <> '' AND delivery_id = $2".to_owned(),
+        };
+        format!("UPDATE {table} SET {column} = $4 WHERE {named} AND {column} = $3")
     }
 }
 
@@ -378,26 +419,26 @@ pub(in crate::store) async fn sealed(
     kind: SealedKind,
     after: Option<&SealedValue>,
 ) -> Result<Vec<SealedValue>, StoreError> {
-    let (table, issuer, name, column) = rows_of(kind);
+    let place = place_of(kind);
+    let (Place { table, column, .. }, (issuer, name)) = (&place, place.columns());
     let mut sql = Builder::new(format!(
         "SELECT {issuer} AS issuer, {name} AS name, {column} AS sealed FROM {table} WHERE {column} IS NOT NULL AND {column} <> ''"
     ));
     if let Some(after) = after {
-        match kind {
-            SealedKind::RelayedToken => sql.push(" AND delivery_id > ").push_bind(after.name.clone()),
-            SealedKind::ProviderLogout => sql.push(" AND id > ").push_bind(after.issuer.clone()),
-            SealedKind::SigningKey | SealedKind::ClientTls | SealedKind::ClientHeaders => {
-                sql.push(format!(" AND ({issuer}, {name}) > (")).push_bind(after.issuer.clone());
+        match place.key {
+            Key::OfDelivery => sql.push(" AND delivery_id > ").push_bind(after.name.clone()),
+            Key::OfIssuer => sql.push(" AND id > ").push_bind(after.issuer.clone()),
+            Key::Named(name) => {
+                sql.push(format!(" AND (issuer_id, {name}) > (")).push_bind(after.issuer.clone());
                 sql.push(", ").push_bind(after.name.clone()).push(")")
             }
         };
     }
-    sql.push(match kind {
-        SealedKind::RelayedToken => " ORDER BY delivery_id LIMIT ",
-        SealedKind::ProviderLogout => " ORDER BY id LIMIT ",
-        SealedKind::SigningKey => " ORDER BY issuer_id, kid LIMIT ",
-        SealedKind::ClientTls | SealedKind::ClientHeaders => " ORDER BY issuer_id, client_id LIMIT ",
-    });
+    match place.key {
+        Key::OfDelivery => sql.push(" ORDER BY delivery_id LIMIT "),
+        Key::OfIssuer => sql.push(" ORDER BY id LIMIT "),
+        Key::Named(name) => sql.push(format!(" ORDER BY issuer_id, {name} LIMIT ")),
+    };
     sql.push_bind(SEALED_PAGE);
     let rows: Vec<SealedRow> = sql.build_query_as::<SealedRow>().fetch_all(conn).await?;
     Ok(rows.into_iter().map(|row| SealedValue { kind, issuer: row.issuer, name: row.name, sealed: row.sealed }).collect())
@@ -407,18 +448,7 @@ pub(in crate::store) async fn sealed(
 pub(in crate::store) async fn reseal(conn: &mut Conn, _: &Context, values: &Vec<Resealed>) -> Result<Ending<u64>, StoreError> {
     let mut written = 0;
     for Resealed { of: SealedValue { kind, issuer, name, sealed }, anew } in values {
-        let text = match kind {
-            SealedKind::SigningKey => "UPDATE signing_keys SET sealed = $4 WHERE issuer_id = $1 AND kid = $2 AND sealed = $3",
-            SealedKind::ClientTls => "UPDATE clients SET tls_sealed = $4 WHERE issuer_id = $1 AND client_id = $2 AND tls_sealed = $3",
-            SealedKind::ClientHeaders => {
-                "UPDATE clients SET headers_sealed = $4 WHERE issuer_id = $1 AND client_id = $2 AND headers_sealed = $3"
-            }
-            SealedKind::ProviderLogout => {
-                "UPDATE issuers SET provider_logout_sealed = $4 WHERE id = $1 AND $2 = '' AND provider_logout_sealed = $3"
-            }
-            SealedKind::RelayedToken => "UPDATE relayed_tokens SET sealed = $4 WHERE $1 <> '' AND delivery_id = $2 AND sealed = $3",
-        };
-        let query = sqlx::query::<Db>(text).bind(issuer).bind(name).bind(sealed).bind(anew);
+        let query = sqlx::query::<Db>(sqlx::AssertSqlSafe(place_of(*kind).update())).bind(issuer).bind(name).bind(sealed).bind(anew);
         written += query.execute(&mut *conn).await?.rows_affected();
     }
     Ok(Ending::Keep(written))

@@ -31,6 +31,7 @@ mod ending;
 mod expansion;
 mod joins;
 mod policies;
+mod residual;
 
 use crate::model::page::{Cursor, Listed, Page};
 use crate::model::session::SessionName;

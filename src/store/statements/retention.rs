@@ -21,6 +21,11 @@ const TOMBSTONE_MIN: i64 = 30 * DAY;
 /// The longest life of an access token that may name an ended session.
 const ACCESS_TOKEN_MAX: i64 = DAY;
 
+/// How long a replaced refresh token without an end of its own is known, so that its reuse is.
+const ROTATED_KEPT: i64 = 2 * TOMBSTONE_MIN;
+/// Longer than any token may be told to live.
+const LIFE_MAX: i64 = 400 * DAY;
+
 /// Since when, and for how long.
 #[derive(Clone, Copy)]
 struct Terms {
@@ -244,7 +249,8 @@ fn look(kind: Forgettable, terms: Terms) -> Builder {
         }
         Forgettable::CutOffs => {
             let mut sql = Builder::new("SELECT c.id FROM cut_offs AS c JOIN issuers AS i ON i.id = c.issuer_id WHERE c.created_at < ");
-            sql.push_bind(now - 2 * TOMBSTONE_MIN).push(" AND c.not_before < ");
+            // One that somebody ordered without an end lasts until it is removed.
+            sql.push_bind(now - 2 * TOMBSTONE_MIN).push(" AND (NOT c.ordered OR c.lifted_at IS NOT NULL) AND c.not_before < ");
             push_tombstone(&mut sql, now);
             sql.push(" ORDER BY c.created_at");
             sql
@@ -278,7 +284,37 @@ fn look(kind: Forgettable, terms: Terms) -> Builder {
             sql.push_bind(now).push(" ORDER BY expires_at");
             sql
         }
+        Forgettable::Assertions => {
+            let mut sql = Builder::new("SELECT jti FROM assertions WHERE expires_at < ");
+            sql.push_bind(now).push(" ORDER BY expires_at");
+            sql
+        }
+        Forgettable::AccessTokens => by_age("SELECT id FROM access_tokens WHERE expires_at < ", now - DAY, " ORDER BY expires_at"),
+        Forgettable::Denied => by_age("SELECT id FROM denylist WHERE expires_at < ", now, " ORDER BY expires_at"),
+        Forgettable::RotatedTokens => by_age(ROTATED, now - ROTATED_KEPT, " ORDER BY superseded_at"),
+        Forgettable::SealedTokens => {
+            by_age("SELECT id FROM refresh_tokens WHERE sealed_until IS NOT NULL AND sealed_until < ", now, " ORDER BY sealed_until")
+        }
+        Forgettable::LapsedCutOffs => {
+            by_age("SELECT id FROM cut_offs WHERE expires_at IS NOT NULL AND expires_at < ", now - DAY, " ORDER BY expires_at")
+        }
+        Forgettable::NewestTokens => by_age("SELECT name FROM newest_tokens WHERE issued_at < ", now - LIFE_MAX, " ORDER BY issued_at"),
     }
+}
+
+const ROTATED: &str = "SELECT id FROM refresh_tokens WHERE superseded_at IS NOT NULL AND expires_at IS NULL AND superseded_at < ";
+
+fn by_age(text: &'static str, before: i64, order: &'static str) -> Builder {
+    let mut sql = Builder::new(text);
+    sql.push_bind(before).push(order);
+    sql
+}
+
+/// Removes what is old enough of a kind whose rows have no id, as far as one transaction goes: counted before, found again by its age.
+async fn forget_by_age(conn: &mut Conn, table: &str, key: &str, age: &str, before: i64) -> Result<Ending<u64>, StoreError> {
+    let mut sql = Builder::new(format!("DELETE FROM {table} WHERE ({key}) IN (SELECT {key} FROM {table} WHERE {age} < "));
+    sql.push_bind(before).push(format!(" ORDER BY {age} LIMIT ")).push_bind(ROWS).push(")");
+    Ok(Ending::Keep(sql.build().execute(conn).await?.rows_affected()))
 }
 
 /// The instant before which a tombstone of the issuer `i` speaks of nothing any more: as long as its sessions live, and thirty days.
@@ -297,13 +333,8 @@ pub(in crate::store) async fn forget(
     let mut budget = Budget::new();
     match kind {
         Forgettable::IdempotencyKeys => {
-            let mut sql = Builder::new(
-                "DELETE FROM idempotency_keys WHERE (issuer_id, caller, name) IN
-                        (SELECT issuer_id, caller, name FROM idempotency_keys WHERE created_at < ",
-            );
-            sql.push_bind(terms.now - duration_ms(keep.idempotency)).push(" ORDER BY created_at LIMIT ").push_bind(ROWS).push(")");
-            let gone = sql.build().execute(conn).await?.rows_affected();
-            return Ok(Ending::Keep(gone));
+            let before = terms.now - duration_ms(keep.idempotency);
+            return forget_by_age(conn, "idempotency_keys", "issuer_id, caller, name", "created_at", before).await;
         }
         Forgettable::RefreshTokens => forget_tokens(conn, &mut budget, found, terms).await?,
         Forgettable::Grants => {
@@ -344,13 +375,36 @@ pub(in crate::store) async fn forget(
             budget.remove(conn, "relayed_tokens", "delivery_id", own, found, "").await?;
         }
         Forgettable::ReceivedTokens => {
-            let mut sql = Builder::new(
-                "DELETE FROM received_tokens WHERE (issuer_id, audience, jti) IN
-                        (SELECT issuer_id, audience, jti FROM received_tokens WHERE expires_at < ",
-            );
-            sql.push_bind(terms.now).push(" ORDER BY expires_at LIMIT ").push_bind(ROWS).push(")");
-            let gone = sql.build().execute(conn).await?.rows_affected();
-            return Ok(Ending::Keep(gone));
+            return forget_by_age(conn, "received_tokens", "issuer_id, audience, jti", "expires_at", terms.now).await;
+        }
+        Forgettable::Assertions => {
+            return forget_by_age(conn, "assertions", "issuer_id, client_id, jti", "expires_at", terms.now).await;
+        }
+        Forgettable::NewestTokens => {
+            let before = terms.now - LIFE_MAX;
+            return forget_by_age(conn, "newest_tokens", "issuer_id, client_id, sub, kind", "issued_at", before).await;
+        }
+        Forgettable::AccessTokens => {
+            budget.remove(conn, "access_tokens", "id", "SELECT id FROM access_tokens WHERE id IN ", found, "").await?;
+        }
+        Forgettable::Denied => {
+            // Somebody may have denied it anew, for longer.
+            let still = format!(" AND expires_at < {}", terms.now);
+            budget.remove_still(conn, "denylist", "id", "SELECT id FROM denylist WHERE id IN ", found, "", &still).await?;
+        }
+        Forgettable::RotatedTokens => {
+            let own = "SELECT id FROM refresh_tokens WHERE superseded_at IS NOT NULL AND id IN ";
+            budget.remove(conn, "refresh_tokens", "id", own, found, "").await?;
+        }
+        Forgettable::SealedTokens if found.is_empty() => {}
+        Forgettable::SealedTokens => {
+            let mut sql = Builder::new("UPDATE refresh_tokens SET sealed = NULL, sealed_until = NULL WHERE sealed_until < ");
+            sql.push_bind(terms.now).push(" AND id IN ");
+            push_list(&mut sql, found.iter().map(String::as_str));
+            return Ok(Ending::Keep(sql.build().execute(conn).await?.rows_affected()));
+        }
+        Forgettable::LapsedCutOffs => {
+            budget.remove(conn, "cut_offs", "id", "SELECT id FROM cut_offs WHERE expires_at IS NOT NULL AND id IN ", found, "").await?;
         }
     }
     Ok(budget.ending())
@@ -385,6 +439,8 @@ async fn forget_sessions(conn: &mut Conn, budget: &mut Budget, found: &[String])
     }
     let dead = " AND EXISTS (SELECT 1 FROM sessions AS s WHERE s.id = p.session_id AND s.ended_at IS NOT NULL)";
     budget.remove(conn, "participants", "id", "SELECT p.id FROM participants AS p WHERE p.session_id IN ", found, dead).await?;
+    let events = "SELECT session_id, kind, client_id FROM token_events WHERE session_id IN ";
+    budget.remove(conn, "token_events", "(session_id, kind, client_id)", events, found, "").await?;
     let aliases = "SELECT issuer_id, alias, session_id FROM session_aliases WHERE session_id IN ";
     budget.remove(conn, "session_aliases", "(issuer_id, alias, session_id)", aliases, found, "").await?;
     if budget.left == 0 {
@@ -415,6 +471,13 @@ pub(super) fn hot() -> Vec<(&'static str, Builder)> {
         ("old works", Forgettable::Works),
         ("old relayed tokens", Forgettable::RelayedTokens),
         ("old received tokens", Forgettable::ReceivedTokens),
+        ("old access tokens", Forgettable::AccessTokens),
+        ("old rotated tokens", Forgettable::RotatedTokens),
+        ("old sealed tokens", Forgettable::SealedTokens),
+        ("old denials", Forgettable::Denied),
+        ("old assertions", Forgettable::Assertions),
+        ("lapsed cut-offs", Forgettable::LapsedCutOffs),
+        ("old marks of newest tokens", Forgettable::NewestTokens),
     ];
     let looks = named.into_iter().map(|(name, kind)| (name, look(kind, terms)));
     [("old logouts", events)].into_iter().chain(looks).collect()

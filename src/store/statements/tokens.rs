@@ -241,6 +241,8 @@ impl Row {
             return GrantFact::Offline;
         }
         GrantFact::Bound(match (&self.session_id, self.started_at) {
+            // Only what ended is forgotten.
+            (Some(_), None) => SessionFact::Ended,
             (Some(_), Some(_)) if self.ended_at.is_some() || self.takes_part == Some(0) => SessionFact::Ended,
             (Some(_), Some(started_at)) => SessionFact::Live {
                 started_at: Timestamp::from_millis(started_at),
@@ -249,8 +251,8 @@ impl Row {
                     over_at(issuer.expiry, Age { expires_at: Timestamp::from_millis(at), idle_expires_at: instant(self.session_idle_at) })
                 }),
             },
-            (None, _) | (_, None) if says_sid => SessionFact::Unknown(unknown(&issuer.access_tokens)),
-            (None, _) | (_, None) => SessionFact::None,
+            (None, _) if says_sid => SessionFact::Unknown(unknown(&issuer.access_tokens)),
+            (None, _) => SessionFact::None,
         })
     }
 }
