@@ -1,9 +1,10 @@
-//! What patience costs, measured from outside: the real service, the load and the relying parties are processes of their own.
+//! What patience and proof cost, measured from outside: the real service, the load and the relying parties are processes of their own.
 //!
-//! `cargo bench --bench patience -- isolation` or `everyone`; each says at its head what it measures.
+//! `cargo bench --bench patience -- isolation`, `everyone` or `introspection`; each says at its head what it measures.
 #![expect(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a measurement that fails has nothing to say")]
 
 mod everyone;
+mod introspection;
 mod isolation;
 mod support;
 
@@ -16,6 +17,7 @@ fn main() {
         Some("parties") => support::be_parties(),
         Some("isolation") => runtime.block_on(isolation::run(number)),
         Some("everyone") => runtime.block_on(everyone::run(number("--sessions", 20_000), value("--database-url").cloned())),
-        Some(_) | None => println!("usage: cargo bench --bench patience -- isolation | everyone"),
+        Some("introspection") => runtime.block_on(introspection::run(number, value("--database-url").cloned())),
+        Some(_) | None => println!("usage: cargo bench --bench patience -- isolation | everyone | introspection"),
     }
 }

@@ -14,6 +14,7 @@
 
 mod engine;
 mod notices;
+mod remembered;
 mod values;
 mod writer;
 
@@ -27,6 +28,7 @@ use tokio_util::task::TaskTracker;
 
 pub use engine::{OpenError, StoreSettings};
 pub use notices::{Ear, Notice};
+use remembered::{Commits, Remembered};
 pub use values::*;
 use writer::Writer;
 
@@ -99,7 +101,7 @@ impl<T> Ending<T> {
 
 enum Engine {
     /// The lock is held as long as the store lives.
-    Sqlite { read: SqlitePool, writer: Writer, version: String, _lock: File },
+    Sqlite { read: SqlitePool, writer: Writer, remembered: Remembered, version: String, _lock: File },
     Postgres {
         pool: PgPool,
         /// For notices alone.
@@ -140,6 +142,24 @@ macro_rules! read {
     };
 }
 
+/// What was found since the last commit, or what a look finds. What was not found is looked for again: it may be anything.
+macro_rules! remember {
+    ($store:expr, $kind:ident, $key:expr, $look:expr) => {{
+        let remembered = match &$store.0.engine {
+            Engine::Sqlite { remembered, .. } => Some((&remembered.$kind, remembered.since())),
+            Engine::Postgres { .. } => None,
+        };
+        if let Some(known) = remembered.and_then(|(kind, since)| kind.get($key, since)) {
+            return Ok(Some(known));
+        }
+        let found = $look?;
+        if let (Some((kind, since)), Some(found)) = (remembered, &found) {
+            kind.put($key, found, since);
+        }
+        Ok(found)
+    }};
+}
+
 /// One transaction. Its input is owned, so that it can outlive a caller who hangs up and be run again.
 macro_rules! write {
     ($store:expr, $($op:ident)::+ ( $input:expr )) => {{
@@ -169,9 +189,10 @@ impl Store {
     pub async fn open(settings: &StoreSettings, clock: Clock, entropy: Entropy, tasks: &TaskTracker) -> Result<Self, OpenError> {
         let engine = if settings.url.starts_with("sqlite:") {
             let engine::OpenedSqlite { read, write, lock, version } = engine::open_sqlite(settings).await?;
-            let (writer, task) = Writer::new(write, clock.clone());
+            let commits = Commits::default();
+            let (writer, task) = Writer::new(write, clock.clone(), commits.clone());
             tasks.spawn(task);
-            Engine::Sqlite { read, writer, version, _lock: lock }
+            Engine::Sqlite { read, writer, remembered: Remembered::new(commits), version, _lock: lock }
         } else if settings.url.starts_with("postgres:") || settings.url.starts_with("postgresql:") {
             let engine::OpenedPostgres { pool, side, version } = engine::open_postgres(settings).await?;
             Engine::Postgres { pool, side, version, tasks: tasks.clone() }
@@ -599,7 +620,7 @@ impl Store {
 
     /// A registered issuer.
     pub async fn issuer(&self, id: &IssuerId) -> Result<Option<IssuerRecord>, StoreError> {
-        read!(self, registry::issuer(id))
+        remember!(self, issuers, id, read!(self, registry::issuer(id)))
     }
 
     /// Registered issuers, newest first.
@@ -722,7 +743,7 @@ impl Store {
 
     /// An API token by its digest, expired and revoked ones too.
     pub async fn api_token(&self, digest: Digest) -> Result<Option<ApiTokenRecord>, StoreError> {
-        read!(self, registry::api_token(digest))
+        remember!(self, api_tokens, &digest, read!(self, registry::api_token(digest)))
     }
 
     /// API tokens, newest first.

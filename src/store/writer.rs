@@ -12,6 +12,7 @@ use futures_util::future::BoxFuture;
 use sqlx::{Connection as _, SqliteConnection};
 use tokio::sync::{mpsc, oneshot};
 
+use super::remembered::Commits;
 use super::{Ending, StoreError};
 use crate::observe::GroupCommitted;
 use crate::seams::Clock;
@@ -37,9 +38,9 @@ pub(super) struct Writer {
 
 impl Writer {
     /// The door, and the task to be run behind it.
-    pub(super) fn new(connection: SqliteConnection, clock: Clock) -> (Self, impl Future<Output = ()> + Send) {
+    pub(super) fn new(connection: SqliteConnection, clock: Clock, commits: Commits) -> (Self, impl Future<Output = ()> + Send) {
         let (queue, jobs) = mpsc::channel(QUEUE_JOBS_MAX);
-        (Self { queue }, write_until_closed(connection, jobs, clock))
+        (Self { queue }, write_until_closed(connection, jobs, clock, commits))
     }
 
     /// Runs one job and answers after its commit.
@@ -59,16 +60,16 @@ impl Writer {
     }
 }
 
-async fn write_until_closed(mut connection: SqliteConnection, mut jobs: mpsc::Receiver<Job>, clock: Clock) {
+async fn write_until_closed(mut connection: SqliteConnection, mut jobs: mpsc::Receiver<Job>, clock: Clock, commits: Commits) {
     let mut group = Vec::with_capacity(GROUP_JOBS_MAX);
     while jobs.recv_many(&mut group, GROUP_JOBS_MAX).await > 0 {
-        commit_group(&mut connection, &clock, std::mem::take(&mut group)).await;
+        commit_group(&mut connection, &clock, &commits, std::mem::take(&mut group)).await;
     }
     // The last words of the write-ahead log go into the file; a failure here loses nothing, the log is replayed at the next start.
     drop(connection.close().await);
 }
 
-async fn commit_group(connection: &mut SqliteConnection, clock: &Clock, group: Vec<Job>) {
+async fn commit_group(connection: &mut SqliteConnection, clock: &Clock, commits: &Commits, group: Vec<Job>) {
     let (begun, size) = (clock.instant(), group.len());
     if let Err(error) = execute(connection, "BEGIN IMMEDIATE").await {
         return refuse_all(group.into_iter().map(|job| job.reply), &error);
@@ -81,7 +82,10 @@ async fn commit_group(connection: &mut SqliteConnection, clock: &Clock, group: V
             Err(error) => drop(job.reply.send(Err(error))),
         }
     }
-    match execute(connection, "COMMIT").await {
+    let committed = execute(connection, "COMMIT").await;
+    // Also where nobody knows whether it was.
+    commits.count();
+    match committed {
         Ok(()) => {
             GroupCommitted { size, duration: clock.instant().saturating_duration_since(begun) }.emit();
             for (reply, value) in answers {

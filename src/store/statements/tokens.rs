@@ -44,8 +44,8 @@ struct Row {
     token_epoch: Option<i64>,
     session_epoch: Option<i64>,
     ended_at: Option<i64>,
-    /// 1 while its client takes part in the session, 0 when that was ended.
-    takes_part: Option<i64>,
+    /// When the last of its client's participations in the session was ended, and none is left.
+    parted_at: Option<i64>,
     newest: Option<String>,
     newest_at: Option<i64>,
     denied_jti: Option<i64>,
@@ -73,8 +73,8 @@ const REFRESH: &str = "SELECT t.name, g.client_id, g.sub, g.offline, t.scope, t.
 const ACCESS: &str = "SELECT t.name, t.client_id, t.sub, t.scope, t.aud, t.issued_at, t.expires_at, t.revoked_at AS token_revoked_at, g.revoked_at,
        c.suspended_at, c.tokens AS policy, t.session_id, s.sid, s.sub AS session_sub, s.started_at,
        s.expires_at AS session_expires_at, s.idle_expires_at AS session_idle_at, s.device_id, s.epoch AS session_epoch, s.ended_at,
-       (SELECT CAST(max(CASE WHEN p.ended_at IS NULL THEN 1 WHEN p.ended_by IS NOT NULL THEN 0 END) AS BIGINT)
-          FROM participants AS p WHERE p.session_id = t.session_id AND p.client_id = t.client_id) AS takes_part,
+       (SELECT CASE WHEN count(*) = count(p.ended_by) THEN max(p.ended_at) END FROM participants AS p
+         WHERE p.session_id = t.session_id AND p.client_id = t.client_id AND (p.ended_at IS NULL OR p.ended_by IS NOT NULL)) AS parted_at,
        (SELECT n.name FROM newest_tokens AS n WHERE n.issuer_id = t.issuer_id AND n.client_id = t.client_id AND n.sub = t.sub AND n.kind = 'access') AS newest,
        (SELECT d.expires_at FROM denylist AS d WHERE d.issuer_id = t.issuer_id AND d.kind = 'sid' AND d.name = s.sid) AS denied_sid
   FROM access_tokens AS t
@@ -85,8 +85,8 @@ const ACCESS: &str = "SELECT t.name, t.client_id, t.sub, t.scope, t.aud, t.issue
 
 /// What is known of an access token that nobody registered, by the session, the client and the names it says.
 const CLAIMED: &str = "SELECT c.suspended_at, c.tokens AS policy,
-       (SELECT CAST(max(CASE WHEN p.ended_at IS NULL THEN 1 WHEN p.ended_by IS NOT NULL THEN 0 END) AS BIGINT)
-          FROM participants AS p WHERE p.session_id = k.session_id AND p.client_id = k.client_id) AS takes_part,
+       (SELECT CASE WHEN count(*) = count(p.ended_by) THEN max(p.ended_at) END FROM participants AS p
+         WHERE p.session_id = k.session_id AND p.client_id = k.client_id AND (p.ended_at IS NULL OR p.ended_by IS NOT NULL)) AS parted_at,
        (SELECT CASE WHEN count(*) = count(g.revoked_at) THEN max(g.revoked_at) END
           FROM grants AS g WHERE g.session_id = k.session_id AND g.client_id = k.client_id) AS revoked_at,
        (SELECT n.issued_at FROM newest_tokens AS n WHERE n.issuer_id = k.issuer_id AND n.client_id = k.client_id AND n.sub = k.sub AND n.kind = 'access') AS newest_at,
@@ -175,7 +175,7 @@ pub(in crate::store) async fn claimed(conn: &mut Conn, issuer: &IssuerRecord, cl
         revoked_at: known.revoked_at.filter(|at| claims.issued_at.is_none_or(|iat| iat.seconds() <= Timestamp::from_millis(*at).seconds())),
         suspended_at: known.suspended_at,
         policy: known.policy,
-        takes_part: known.takes_part,
+        parted_at: known.parted_at,
         newest_at: known.newest_at,
         denied_jti: known.denied_jti,
         denied_sid: known.denied_sid,
@@ -236,6 +236,12 @@ impl Row {
         }
     }
 
+    /// Whether its client's part in the session ended since it was issued; a younger token shows that the session led there once more.
+    fn is_parted(&self) -> bool {
+        let seconds = |at: i64| Timestamp::from_millis(at).seconds();
+        self.parted_at.is_some_and(|parted| self.issued_at.is_none_or(|issued| seconds(issued) <= seconds(parted)))
+    }
+
     fn grant(&self, issuer: &IssuerRecord, says_sid: bool) -> GrantFact {
         if self.offline {
             return GrantFact::Offline;
@@ -243,7 +249,7 @@ impl Row {
         GrantFact::Bound(match (&self.session_id, self.started_at) {
             // Only what ended is forgotten.
             (Some(_), None) => SessionFact::Ended,
-            (Some(_), Some(_)) if self.ended_at.is_some() || self.takes_part == Some(0) => SessionFact::Ended,
+            (Some(_), Some(_)) if self.ended_at.is_some() || self.is_parted() => SessionFact::Ended,
             (Some(_), Some(started_at)) => SessionFact::Live {
                 started_at: Timestamp::from_millis(started_at),
                 epoch: self.session_epoch.unwrap_or(0),
