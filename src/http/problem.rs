@@ -82,6 +82,12 @@ codes! {
     UnknownApiToken = NOT_FOUND, "unknown-api-token", "There is no such API token";
     /// No such key.
     UnknownKey = NOT_FOUND, "unknown-key", "There is no such key";
+    /// No such entry of the denylist.
+    UnknownDenial = NOT_FOUND, "unknown-denial", "There is no such entry of the denylist";
+    /// No such ordered cut-off.
+    UnknownCutOff = NOT_FOUND, "unknown-cut-off", "There is no such ordered cut-off";
+    /// The issuer's subjects have no secrets.
+    NoSubjectSecrets = NOT_FOUND, "no-subject-secrets", "The issuer's subjects have no secrets";
     /// The route has other methods.
     MethodNotAllowed = METHOD_NOT_ALLOWED, "method-not-allowed", "The method is not allowed here";
     /// It contradicts what is stored.
@@ -100,6 +106,8 @@ codes! {
     AlreadySettled = CONFLICT, "already-settled", "The delivery is settled";
     /// Nothing could be sent to the client as it is registered.
     CannotBeTold = CONFLICT, "cannot-be-told", "The client cannot be told";
+    /// The issuer has as many ordered cut-offs as it may.
+    TooManyCutOffs = CONFLICT, "too-many-cut-offs", "There are too many ordered cut-offs";
     /// The client is suspended.
     ClientSuspended = CONFLICT, "client-suspended", "The client is suspended";
     /// `If-Match` names another version.
@@ -158,6 +166,10 @@ impl Code {
             | Self::UnknownDelivery
             | Self::UnknownApiToken
             | Self::UnknownKey
+            | Self::UnknownDenial
+            | Self::UnknownCutOff
+            | Self::NoSubjectSecrets
+            | Self::TooManyCutOffs
             | Self::KeyNotPublished
             | Self::MethodNotAllowed
             | Self::Conflict

@@ -27,8 +27,8 @@ use crate::model::session::Life;
 use crate::model::token::{OverLimit, ReuseScope, Rotate, TokenKind};
 use crate::model::trigger::Reason;
 use crate::model::{
-    Alias, ApiTokenId, AuditId, ClientId, CutOffId, DeliveryId, Digest, EventId, Issuer, IssuerId, Jti, Malformed, ProviderKey, Sid,
-    Subject, Timestamp, WorkId,
+    Alias, ApiTokenId, AuditId, ClientId, CutOffId, DeliveryId, DenialId, Digest, EventId, Issuer, IssuerId, Jti, Malformed, ProviderKey,
+    Sid, Subject, Timestamp, WorkId,
 };
 
 /// A type whose wire form is a string.
@@ -157,7 +157,7 @@ macro_rules! written {
 
 written!(strings: Subject Sid ClientId ProviderKey Alias Jti IssuerId Issuer ServerName);
 written!(words: AccessTokenTyp WhenAway Rotate ReuseScope OverLimit TokenKind Role Failure OutcomeClass Act Claims TokenTyp OnExpiry Expiry PublishedAt UpstreamMode RelayToken PresetName BodyKind AuthKind ClientAuth Method ProviderTold DeliveryKind DeliveryState Class SettledReason EventState KeyState KeyOrigin SigningAlg Life Reason);
-written!(ids: EventId DeliveryId ApiTokenId AuditId WorkId CutOffId);
+written!(ids: EventId DeliveryId ApiTokenId AuditId WorkId CutOffId DenialId);
 
 impl Written for Timestamp {
     fn read(text: &str) -> Result<Self, Malformed> {
@@ -238,6 +238,7 @@ pub mod text {
         AuditId = model::AuditId;
         WorkId = model::WorkId;
         CutOffId = model::CutOffId;
+        DenialId = model::DenialId;
         AccessTokenTyp = model::issuer::AccessTokenTyp;
         WhenAway = model::issuer::WhenAway;
         Rotate = model::token::Rotate;

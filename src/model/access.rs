@@ -28,11 +28,11 @@ pub enum Permission {
     Report,
     /// Read sessions and subjects.
     ReadSessions,
-    /// End sessions and participations.
+    /// End sessions, participations and tokens.
     Kill,
-    /// Undo a logout.
+    /// Undo a logout, lift a cut-off, take something off the denylist.
     Undo,
-    /// Read receipts and deliveries.
+    /// Read receipts and deliveries, ordered cut-offs and the denylist.
     ReadLogouts,
     /// Read deliveries; a client its own.
     ReadDeliveries,

@@ -34,6 +34,16 @@ words! {
         ClientUnsuspended = "client_unsuspended",
         /// A client was sent a token about nobody.
         ClientTested = "client_tested",
+        /// A token or a session was put on the denylist.
+        TokenDenied = "token_denied",
+        /// An entry of the denylist was removed.
+        DenialLifted = "denial_lifted",
+        /// A cut-off was ordered.
+        CutOffOrdered = "cut_off_ordered",
+        /// An ordered cut-off was removed.
+        CutOffLifted = "cut_off_lifted",
+        /// The secret of a subject was changed.
+        SubjectSecretBumped = "subject_secret_bumped",
         /// A delivery was opened again.
         DeliveryRetried = "delivery_retried",
         /// A pending delivery was cancelled.

@@ -207,7 +207,7 @@ macro_rules! read_back {
     )* };
 }
 
-read_back!(SessionId, ParticipantId, EventId, DeliveryId, AttemptId, ApiTokenId, AuditId, WorkId, CutOffId, ReplicaId);
+read_back!(SessionId, ParticipantId, EventId, DeliveryId, AttemptId, ApiTokenId, AuditId, WorkId, CutOffId, DenialId, ReplicaId);
 
 internal_id! {
     /// A session's row.
@@ -228,6 +228,8 @@ internal_id! {
     ApiTokenId;
     /// A cut-off.
     CutOffId;
+    /// An entry of the denylist.
+    DenialId;
     /// A work: what is done page by page.
     WorkId;
     /// An audit record.

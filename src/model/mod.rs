@@ -10,6 +10,7 @@ pub mod certificate;
 pub mod client;
 pub mod cut_off;
 pub mod delivery;
+pub mod denial;
 pub mod effects;
 pub mod event;
 pub mod ids;
@@ -27,7 +28,7 @@ pub mod token;
 pub mod trigger;
 
 pub use ids::{
-    Alias, ApiTokenId, AttemptId, AuditId, ClientId, CutOffId, DeliveryId, Digest, EventId, GrantId, Id, Issuer, IssuerId, Jti, Malformed,
-    ParticipantId, ProviderKey, RefreshTokenId, ReplicaId, SessionId, Sid, Subject, WorkId,
+    Alias, ApiTokenId, AttemptId, AuditId, ClientId, CutOffId, DeliveryId, DenialId, Digest, EventId, GrantId, Id, Issuer, IssuerId, Jti,
+    Malformed, ParticipantId, ProviderKey, RefreshTokenId, ReplicaId, SessionId, Sid, Subject, WorkId,
 };
 pub use time::Timestamp;

@@ -1,12 +1,14 @@
 //! The administration desk: issuers, clients, keys, API tokens, and the trail of what was done to them.
 //!
-//! Owns registration: what may be registered, its bounds and its wire forms, what holds a client and how its lane stands, how a provider is told. Sends nothing but the one token
+//! Owns registration: what may be registered, its bounds and its wire forms, what holds a client and how its lane stands, how a provider is
+//! told, and what makes tokens inactive by order: cut-offs, the denylist, new secrets of subjects. Sends nothing but the one token
 //! a test is made of, which is about nobody, and never decides what a logout does. Every change is one call of the store, which writes the change, the
 //! keys it needs and one audit record in one transaction. No secret enters the audit trail, and none is shown again.
 
 pub mod api_tokens;
 pub mod audit;
 pub mod clients;
+pub mod denylist;
 pub mod import;
 pub mod issuers;
 pub mod key_check;
@@ -34,7 +36,8 @@ use crate::store::{AuditEntry, Change};
 pub fn routes() -> Routes {
     let registered = Routes::new().merge(issuers::routes()).merge(clients::routes()).merge(keys::routes());
     let registered = registered.merge(import::routes()).merge(key_check::routes()).merge(reseal::routes());
-    registered.merge(api_tokens::routes()).merge(audit::routes()).merge(lanes::routes()).merge(trial::routes())
+    let registered = registered.merge(api_tokens::routes()).merge(audit::routes()).merge(lanes::routes()).merge(trial::routes());
+    registered.merge(denylist::routes())
 }
 
 /// What a change that happened did.

@@ -38,6 +38,7 @@ use crate::model::audit::AuditRecord;
 use crate::model::certificate::Certificates;
 use crate::model::client::ClientRecord;
 use crate::model::delivery::{DeliveryView, Lane, Leased};
+use crate::model::denial::{Denial, Denied};
 use crate::model::effects::{OpeningRule, Reach, ReportRules, WorkRules};
 use crate::model::event::Receipt;
 use crate::model::issuer::{IssuerRecord, ProviderDocument};
@@ -48,7 +49,9 @@ use crate::model::report::{Report, ReportRefused, Reported, TokenName};
 use crate::model::session::{SessionName, SessionView};
 use crate::model::token::AccessClaims;
 use crate::model::trigger::Trigger;
-use crate::model::{ApiTokenId, ClientId, DeliveryId, Digest, EventId, IssuerId, ReplicaId, SessionId, Subject, Timestamp, WorkId};
+use crate::model::{
+    ApiTokenId, ClientId, DeliveryId, DenialId, Digest, EventId, IssuerId, ReplicaId, SessionId, Subject, Timestamp, WorkId,
+};
 use crate::observe::GroupCommitted;
 use crate::seams::{Clock, Entropy};
 
@@ -276,6 +279,27 @@ impl Store {
     /// What is known of an access token that need not be registered, by what it says of itself. Its signature was verified before.
     pub async fn claimed_token(&self, issuer: &IssuerRecord, claims: &AccessClaims) -> Result<TokenRecord, StoreError> {
         read!(self, tokens::claimed(issuer, claims))
+    }
+
+    /// Refuses whatever has this name until then; of two expiries the later one holds.
+    pub async fn deny(
+        &self,
+        issuer: &IssuerId,
+        denied: &Denied,
+        expires_at: Timestamp,
+        audit: AuditEntry,
+    ) -> Result<(Denial, Change), StoreError> {
+        write!(self, denylist::deny((issuer.clone(), denied.clone(), expires_at, audit)))
+    }
+
+    /// What is on the denylist and not over yet, newest first.
+    pub async fn denials(&self, issuer: &IssuerId, page: Page) -> Result<Listed<Denial>, StoreError> {
+        read!(self, denylist::listed(&self.0.context, issuer, &page))
+    }
+
+    /// Takes an entry off the denylist.
+    pub async fn lift_denial(&self, issuer: &IssuerId, id: &DenialId, audit: AuditEntry) -> Result<Change, StoreError> {
+        write!(self, denylist::lift((issuer.clone(), id.clone(), audit)))
     }
 
     // ---- logouts ----

@@ -15,6 +15,7 @@ const LOGOUTS: &str = "/v1/issuers/main/logouts";
 const SESSIONS: &str = "/v1/issuers/main/sessions";
 const REPORTS: &str = "/v1/issuers/main/reports";
 const TOKENS: &str = "/v1/issuers/main/refresh-tokens";
+const DENYLIST: &str = "/v1/issuers/main/denylist";
 const CLIENT: &str = "/v1/issuers/main/clients/new";
 
 /// As outside of development: relying parties by https at public addresses. Nobody is ever called, since nothing is ever done.
@@ -36,6 +37,7 @@ async fn everything(stage: &Stage) -> Vec<(String, Value)> {
         SESSIONS,
         LOGOUTS,
         "/v1/issuers/main/deliveries",
+        DENYLIST,
         "/v1/api-tokens",
         "/v1/audit",
     ] {
@@ -153,6 +155,8 @@ fn full_bodies() -> Vec<(Method, &'static str, Value)> {
             "/v1/issuers/main/keys/import",
             json!({"pem": include_str!("pem/ed.pem"), "alg": "EdDSA", "kid": "k", "not_published_yet": true}),
         ),
+        (Method::POST, DENYLIST, json!({"jti": "j", "expires_at": t})),
+        (Method::POST, DENYLIST, json!({"sid": "s", "expires_at": t})),
         (Method::PUT, CLIENT, client.clone()),
         (Method::POST, "/v1/issuers/main/clients", client),
     ]
@@ -482,7 +486,7 @@ on_both_engines! {
             use base64::Engine as _;
             base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(plain)
         };
-        for list in ["/v1/issuers", "/v1/issuers/main/clients", "/v1/issuers/main/keys", SESSIONS, LOGOUTS, "/v1/issuers/main/deliveries", "/v1/api-tokens", "/v1/audit"] {
+        for list in ["/v1/issuers", "/v1/issuers/main/clients", "/v1/issuers/main/keys", SESSIONS, LOGOUTS, DENYLIST, "/v1/issuers/main/deliveries", "/v1/api-tokens", "/v1/audit"] {
             for (query, code, parameter) in [
                 ("limit=0".to_owned(), "invalid-parameter", "?limit"),
                 ("limit=1001".to_owned(), "invalid-parameter", "?limit"),

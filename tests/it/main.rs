@@ -9,6 +9,7 @@ mod command_line;
 mod corridor;
 mod courier;
 mod crash;
+mod denylist;
 mod egress;
 mod expiry;
 mod guard;

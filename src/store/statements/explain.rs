@@ -3,7 +3,7 @@
 use sqlx::Row as _;
 
 use super::{
-    Builder, Conn, commit, cut_offs, deliveries, events, expansion, expiry, lanes, operators, provider, reconcile, relay, residual,
+    Builder, Conn, commit, cut_offs, deliveries, denylist, events, expansion, expiry, lanes, operators, provider, reconcile, relay, residual,
     retention, sessions, tokens,
 };
 use crate::model::IssuerId;
@@ -57,7 +57,8 @@ fn built() -> Vec<(&'static str, String)> {
         .chain(retention::hot())
         .chain(relay::hot())
         .chain(tokens::hot())
-        .chain(residual::hot());
+        .chain(residual::hot())
+        .chain(denylist::hot());
     statements.map(|(name, sql)| (name, with_literals(sql.sql().as_str()))).collect()
 }
 

@@ -7,6 +7,7 @@ use super::{Conn, Db, dialect};
 pub(in crate::store) mod chores;
 pub(in crate::store) mod commit;
 pub(in crate::store) mod deliveries;
+pub(in crate::store) mod denylist;
 pub(in crate::store) mod events;
 pub(in crate::store) mod expiry;
 pub(in crate::store) mod explain;
