@@ -8,11 +8,13 @@
 //! Why aws-lc-rs directly: a key is parsed once and then signs for as long as it lives, whereas a JWT library parses it at every call, which costs
 //! more than an elliptic signature itself.
 
+pub mod access_token;
 pub mod client_secrets;
 pub mod digest;
 pub mod import;
 mod json;
 pub mod jwks;
+mod jws;
 pub mod keyring;
 pub mod keys;
 pub mod logout_token;

@@ -9,13 +9,10 @@
 
 use std::time::Duration;
 
-use base64::Engine as _;
-use jsonwebtoken::{Algorithm, DecodingKey};
 use serde_json::{Map, Value};
 
-use super::digest::{JWT_OCTETS_MAX, digest_of_token};
-use super::jwks::{Material, PublicJwk};
-use super::{BASE64URL, json};
+use super::jwks::PublicJwk;
+use super::jws::{Flaw, Jws, Unsigned, numeric_date};
 use crate::model::key::{SigningAlg, words};
 use crate::model::{ClientId, Digest, Issuer, Jti, Sid, Subject, Timestamp};
 
@@ -28,8 +25,6 @@ pub const SKEW_MAX: Duration = Duration::from_secs(60);
 pub const AGE_MAX: Duration = Duration::from_hours(24);
 /// How old `iat` may be where there is no `exp`: as long as a token should live that has one (BCL 4).
 pub const AGE_MAX_WITHOUT_EXP: Duration = Duration::from_mins(2);
-/// The last second that is a time.
-const SECONDS_MAX: f64 = 253_402_300_799.0;
 
 words! {
     /// Why something posted as a logout token is none, or none for us. A closed set: it labels a metric.
@@ -92,79 +87,51 @@ impl Refused {
 
 impl std::error::Error for Refused {}
 
+impl From<Flaw> for Refused {
+    fn from(flaw: Flaw) -> Self {
+        match flaw {
+            Flaw::Malformed => Self::Malformed,
+            // BCL 2.6 (1): only what was agreed to be encrypted may be, and nothing is.
+            Flaw::Encrypted => Self::Encrypted,
+            Flaw::Critical => Self::Critical,
+            Flaw::Type => Self::Type,
+        }
+    }
+}
+
+impl From<Unsigned> for Refused {
+    fn from(unsigned: Unsigned) -> Self {
+        match unsigned {
+            Unsigned::UnknownKey => Self::UnknownKey,
+            Unsigned::Signature => Self::Signature,
+        }
+    }
+}
+
 /// A token taken apart, of which nothing is verified.
 #[derive(Clone, Debug)]
-pub struct Inspected {
-    alg: String,
-    kid: Option<String>,
-    claims: Map<String, Value>,
-    signed: String,
-    signature: String,
-    digest: Digest,
-}
+pub struct Inspected(Jws);
 
 /// Takes a token apart: three parts of strict base64url, JSON without duplicate members (RFC 7519 4), a header that could be a logout token's.
 pub fn inspect(text: &str) -> Result<Inspected, Refused> {
-    if text.len() > JWT_OCTETS_MAX {
-        return Err(Refused::Malformed);
-    }
-    let (header, payload, signature) = match text.split('.').collect::<Vec<_>>().as_slice() {
-        [header, payload, signature] => (*header, *payload, *signature),
-        // BCL 2.6 (1): only what was agreed to be encrypted may be, and nothing is.
-        [_, _, _, _, _] => return Err(Refused::Encrypted),
-        _ => return Err(Refused::Malformed),
-    };
-    let part = |part: &str| BASE64URL.decode(part).map_err(|_| Refused::Malformed);
-    let object = |octets: Vec<u8>| json::object(&octets).ok_or(Refused::Malformed);
-    let (header, claims) = (object(part(header)?)?, object(part(payload)?)?);
-    part(signature)?;
-    if header.contains_key("enc") {
-        return Err(Refused::Encrypted);
-    }
-    // RFC 7515 4.1.11: a list that is empty is illegal, and whatever it names is not understood here.
-    if header.contains_key("crit") {
-        return Err(Refused::Critical);
-    }
-    check_typ(header.get("typ"))?;
-    let word = |name: &str| match header.get(name) {
-        None => Ok(None),
-        Some(Value::String(word)) => Ok(Some(word.clone())),
-        Some(Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_)) => Err(Refused::Malformed),
-    };
-    Ok(Inspected {
-        alg: word("alg")?.ok_or(Refused::Malformed)?,
-        kid: word("kid")?,
-        claims,
-        signed: text.get(..text.len() - signature.len() - 1).unwrap_or_default().to_owned(),
-        signature: signature.to_owned(),
-        digest: digest_of_token(text.as_bytes()),
-    })
-}
-
-/// RFC 8725 3.11, with the tolerance of BCL 2.4: a token that says nothing of its type may be one, one that says that it is something else is not.
-fn check_typ(typ: Option<&Value>) -> Result<(), Refused> {
-    let typ = match typ {
-        None => return Ok(()),
-        Some(Value::String(typ)) => typ.to_ascii_lowercase(),
-        Some(Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_)) => return Err(Refused::Type),
-    };
-    // RFC 7515 4.1.9: a media type, compared without case, whose `application/` may be left out.
-    match typ.strip_prefix("application/").unwrap_or(&typ) {
-        "logout+jwt" | "jwt" => Ok(()),
-        _ => Err(Refused::Type),
+    let token = Jws::read(text)?;
+    // RFC 8725 3.11, with the tolerance of BCL 2.4: a token that says nothing of its type may be one, one that says that it is something else is not.
+    match token.typ.as_deref() {
+        None | Some("logout+jwt" | "jwt") => Ok(Inspected(token)),
+        Some(_) => Err(Refused::Type),
     }
 }
 
 impl Inspected {
     /// The key it names, unverified: fit to look for that key.
     pub fn kid(&self) -> Option<&str> {
-        self.kid.as_deref()
+        self.0.kid.as_deref()
     }
 
     /// The one client it is for, unverified: fit to look up what that client registered. More than one audience is refused: whom else it is for, we
     /// have no reason to trust (OpenID Connect Core 3.1.3.7 (3)).
     pub fn audience(&self) -> Result<ClientId, Refused> {
-        let only = match self.claims.get("aud") {
+        let only = match self.0.claims.get("aud") {
             Some(Value::String(only)) => Some(only),
             Some(Value::Array(all)) => match all.as_slice() {
                 [Value::String(only)] => Some(only),
@@ -281,25 +248,26 @@ impl Verified {
 /// Holds a token against the rules, in the order of BCL 2.6.
 pub fn verify(token: &Inspected, keys: &[PublicJwk], rules: &Rules<'_>) -> Result<Verified, Refused> {
     // BCL 2.6 (3)
-    if token.alg != rules.alg.as_str() {
+    if token.0.alg != rules.alg.as_str() {
         return Err(Refused::Algorithm);
     }
-    check_signature(token, keys, rules.alg)?; // BCL 2.6 (2)
+    token.0.check_signature(keys, rules.alg)?; // BCL 2.6 (2)
+    let claims = &token.0.claims;
     // BCL 2.6 (4)
-    if token.claims.get("iss").and_then(Value::as_str) != Some(rules.issuer.as_str()) {
+    if claims.get("iss").and_then(Value::as_str) != Some(rules.issuer.as_str()) {
         return Err(Refused::Issuer);
     }
     if token.audience()? != *rules.audience {
         return Err(Refused::Audience);
     }
-    let times = times(&token.claims, rules)?;
-    let about = about(&token.claims)?; // BCL 2.6 (5)
-    check_event(&token.claims)?; // BCL 2.6 (6)
+    let times = times(claims, rules)?;
+    let about = about(claims)?; // BCL 2.6 (5)
+    check_event(claims)?; // BCL 2.6 (6)
     // BCL 2.6 (7): not even as null.
-    if token.claims.contains_key("nonce") {
+    if claims.contains_key("nonce") {
         return Err(Refused::Nonce);
     }
-    let jti = token.claims.get("jti").and_then(Value::as_str).and_then(|jti| Jti::parse(jti).ok()).ok_or(Refused::Jti)?;
+    let jti = claims.get("jti").and_then(Value::as_str).and_then(|jti| Jti::parse(jti).ok()).ok_or(Refused::Jti)?;
     Ok(Verified {
         audience: rules.audience.clone(),
         about,
@@ -307,52 +275,8 @@ pub fn verify(token: &Inspected, keys: &[PublicJwk], rules: &Rules<'_>) -> Resul
         issued_at: times.issued_at,
         fresh_until: times.fresh_until,
         taken_until: times.taken_until,
-        digest: token.digest,
+        digest: token.0.digest,
     })
-}
-
-/// A key that is named is the only one that counts; without a name each that fits is tried (RFC 7515 6).
-fn check_signature(token: &Inspected, keys: &[PublicJwk], alg: SigningAlg) -> Result<(), Refused> {
-    let named: Vec<&PublicJwk> = match token.kid() {
-        Some(kid) => keys.iter().filter(|key| key.kid() == Some(kid)).collect(),
-        None => keys.iter().collect(),
-    };
-    if named.is_empty() {
-        return Err(Refused::UnknownKey);
-    }
-    let made = |key: &&PublicJwk| fits(key, alg) && is_signed_by(token, key, alg);
-    if named.iter().any(made) { Ok(()) } else { Err(Refused::Signature) }
-}
-
-/// One key, one algorithm (RFC 8725 3.1), and none that is published for something else.
-fn fits(key: &PublicJwk, alg: SigningAlg) -> bool {
-    key.material.fits(alg) && key.alg().is_none_or(|own| own == alg.as_str()) && key.key_use().is_none_or(|own| own == "sig")
-}
-
-fn is_signed_by(token: &Inspected, key: &PublicJwk, alg: SigningAlg) -> bool {
-    let encode = |octets: &Vec<u8>| BASE64URL.encode(octets);
-    let key = match &key.material {
-        Material::Rsa { n, e } => Ok(DecodingKey::from_rsa_raw_components(n, e)),
-        Material::Ec { x, y, .. } => DecodingKey::from_ec_components(&encode(x), &encode(y)),
-        Material::Ed25519 { x } => DecodingKey::from_ed_components(&encode(x)),
-        // It fits no algorithm of ours.
-        Material::Foreign { .. } => return false,
-    };
-    key.and_then(|key| jsonwebtoken::crypto::verify(&token.signature, token.signed.as_bytes(), &key, algorithm(alg))).unwrap_or(false)
-}
-
-const fn algorithm(alg: SigningAlg) -> Algorithm {
-    match alg {
-        SigningAlg::Rs256 => Algorithm::RS256,
-        SigningAlg::Rs384 => Algorithm::RS384,
-        SigningAlg::Rs512 => Algorithm::RS512,
-        SigningAlg::Ps256 => Algorithm::PS256,
-        SigningAlg::Ps384 => Algorithm::PS384,
-        SigningAlg::Ps512 => Algorithm::PS512,
-        SigningAlg::Es256 => Algorithm::ES256,
-        SigningAlg::Es384 => Algorithm::ES384,
-        SigningAlg::EdDsa => Algorithm::EdDSA,
-    }
 }
 
 /// When a token was issued and how long it lasts.
@@ -394,13 +318,6 @@ fn times(claims: &Map<String, Value>, rules: &Rules<'_>) -> Result<Times, Refuse
     Ok(Times { issued_at, fresh_until, taken_until })
 }
 
-/// Seconds since 1970, perhaps with a fraction (RFC 7519 2).
-fn numeric_date(value: Option<&Value>) -> Option<Timestamp> {
-    let seconds = value?.as_f64().filter(|seconds| (0.0..=SECONDS_MAX).contains(seconds))?;
-    #[expect(clippy::cast_possible_truncation, reason = "within the range of times, and the fraction below a millisecond is cut off")]
-    Some(Timestamp::from_millis((seconds * 1000.0) as i64))
-}
-
 fn about(claims: &Map<String, Value>) -> Result<About, Refused> {
     let name = |claim: &str| match claims.get(claim) {
         None => Ok(None),
@@ -427,12 +344,15 @@ fn check_event(claims: &Map<String, Value>) -> Result<(), Refused> {
 mod tests {
     use std::sync::LazyLock;
 
-    use jsonwebtoken::EncodingKey;
+    use base64::Engine as _;
+    use jsonwebtoken::{Algorithm, EncodingKey};
     use proptest::prelude::*;
     use serde_json::json;
 
     use super::*;
     use crate::model::client::TokenTyp;
+    use crate::token::BASE64URL;
+    use crate::token::digest::{JWT_OCTETS_MAX, digest_of_token};
     use crate::token::keys::{NewKey, SigningKey, generate};
     use crate::token::{LogoutToken, Named};
 
