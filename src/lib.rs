@@ -25,6 +25,7 @@
 //! * A logout of many is true at once and done by and by: its cut-off makes tokens inactive with the commit, and its set is what an earlier epoch
 //!   registered. A report that touches a session which is over and not ended yet ends it first.
 //! * Sessions that end by their age pass the same way as those that are logged out; only the trigger is missing.
+//! * Whether a token is active is one pure decision over facts: introspection, forward-auth, rotation and revocation gather them and ask there.
 //! * The middle is pure. What an answer means, when to try again, what a late report means, whether a token is active: values in, values out.
 //! * No hidden state. Bells, free slots, streaks of failures and parsed keys in memory may be lost at any moment; the database alone is true. That is
 //!   why several processes may share it, and any of them may be killed.
@@ -41,9 +42,9 @@
 //! | [`issuers`] | the address book: what providers publish about themselves, and their keys |
 //! | [`observe`] | the names of everything that happens; metrics and logs |
 //! | [`http`] | the façade: router, authentication, limits, problem documents |
-//! | [`receive`] | the doors: reports, lists of what lives, refresh tokens, logouts and their undoing, providers' logout tokens, and what is said about deliveries |
-//! | [`answer`] | the windows: receipts, progress, deliveries, sessions, introspection, metadata, keys, health |
-//! | [`registry`] | the desk: issuers, clients and what holds them, keys, API tokens, the audit trail |
+//! | [`receive`] | the doors: reports, lists of what lives, tokens and their rotation and revocation, logouts and their undoing, providers' logout tokens, and what is said about deliveries |
+//! | [`answer`] | the windows: receipts, progress, deliveries, sessions, introspection and forward-auth, metadata, keys, health |
+//! | [`registry`] | the desk: issuers, clients and what holds them, keys, API tokens, cut-offs and denials by order, secrets of subjects, the audit trail |
 //! | [`deliver`] | the courier: whose turn it is, attempts, probes |
 //! | [`upkeep`] | the chores: works, expiry, horizons, lanes, retention, keys, the ends of certificates; and the company of other replicas |
 //! | [`cli`] | the command line, a client of the HTTP API |
@@ -69,6 +70,11 @@
 //! its *position* · *expanding*, how a logout stands while its work is not done · *epoch*, a number of the issuer's that counts logouts of many, and that
 //! whatever is registered carries · *chore*, a function that looks for what is due and may be called at any time · *bell*, what wakes somebody and says
 //! nothing · *replica*, one of the processes that share a database · *share*, a replica's part of a number that all share.
+//!
+//! *generation*, how often a family was *rotated*: only its newest token is good, and the *reuse* of an older one is a compromise · *ordered*, of a cut-off
+//! that somebody asked for: it ends tokens and no session · *denial*, a name on the denylist · *asker*, who wants to know whether a token is good · *profile*,
+//! what forward-auth demands in one place · *residual*, what may still work elsewhere after an end · *token event*, something noticed about a token that
+//! should not happen.
 //!
 //! *relay*, a provider's logout token for one of its clients, and its passing on: *verbatim* as it came, or one of *ours* in its place · *cascade*, a
 //! provider's logout token for this server · *join*, of tokens about one session in one receipt · *echo*, a token that says what is being told already.
