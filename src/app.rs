@@ -22,14 +22,16 @@ use tokio_util::task::TaskTracker;
 pub use sealing_key::KeyError;
 
 use crate::bells::{Bells, Doorbell};
-use crate::config::{Config, DatabaseUrl, Mode};
+use crate::config::{Check, Config, DatabaseUrl, Mode};
 use crate::deliver::{self, Courier, Parts};
 use crate::egress::{self, Egress, EgressConfig, EgressError, Names};
 use crate::http::Routes;
+use crate::http::provider_keys::Recall;
 use crate::http::state::{App, AppState, Settings};
 use crate::issuers::AddressBook;
 use crate::lifecycle::{Ended, Running, Signals, Stop, Tasks};
 use crate::model::ReplicaId;
+use crate::model::check::CheckProfile;
 use crate::observe::metrics::Handle;
 use crate::observe::{self, Started, Stopped};
 use crate::plan::lane::Share;
@@ -141,6 +143,7 @@ impl Server {
             keyring: Arc::clone(&keyring),
             egress: Arc::clone(&egress),
             book: Arc::clone(&book),
+            recall: Recall::default(),
             metrics: handle.clone(),
             doorbell: doorbell.clone(),
             bells: bells.clone(),
@@ -317,10 +320,17 @@ fn door_settings(config: &Config, bound: SocketAddr) -> Settings {
         delivery_defaults: config.delivery.defaults.clone(),
         delivery_timeout_max: config.delivery.timeout_max,
         reconcile_percent_max: config.reconcile.percent_max,
+        checks: config.checks.iter().map(check_profile).collect(),
         keys: config.keys,
         // A step between two idle looks, with both its statements as slow as they may be, and as much again.
         pulse_age_max: 2 * (config.delivery.idle_poll + 2 * config.database.statement_timeout),
     }
+}
+
+/// Of a gateway's key only the digest goes further.
+fn check_profile(check: &Check) -> (String, CheckProfile) {
+    let key = check.key.as_ref().map(|key| digest_of_token(key.expose().as_bytes()));
+    (check.name.clone(), CheckProfile { key, ..check.profile.clone() })
 }
 
 /// How long what is over is kept.

@@ -3,6 +3,8 @@
 //! Owns what the world may see of issuers (metadata and keys), of the server itself (health, metrics, its description) and what callers may see of
 //! sessions and logouts, as they stand or as they go on. Never writes.
 
+pub mod access;
+pub mod check;
 pub mod deliveries;
 pub mod health;
 pub mod introspection;
@@ -27,6 +29,7 @@ pub fn routes() -> Routes {
         .merge(deliveries::routes())
         .merge(progress::routes())
         .merge(introspection::routes())
+        .merge(check::routes())
 }
 
 #[cfg(test)]

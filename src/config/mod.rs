@@ -8,6 +8,7 @@
 //! `LOGOUTD_DATABASE_URL`); an argument. An empty variable is as good as none, since container files cannot leave one out. In a variable the members of
 //! a list are separated by commas. Why refuse what is unknown or contradictory instead of ignoring it: a limit that was misspelt is a limit that is not there.
 
+mod check;
 mod reader;
 mod secret;
 
@@ -24,6 +25,7 @@ use crate::model::client::DeliverySettings;
 use crate::model::key::KeyPolicy;
 use crate::model::proxy::{Credentials, Past, Proxy};
 use crate::model::schedule::{Schedule, Timetable};
+pub use check::Check;
 pub use reader::{Mistake, Mistakes, Setting, Source};
 use reader::{Raw, Reader};
 pub use secret::{KeyOctets, Secret};
@@ -78,6 +80,8 @@ pub struct Config {
     pub delivery: Delivery,
     /// `[token]`.
     pub token: Token,
+    /// `[check.NAME]`: how gateways ask about requests.
+    pub checks: Vec<Check>,
     /// `[schedule]`.
     pub schedule: Chores,
     /// `replicas.beat_ms`: how often a process says that it lives; who was silent for three times as long is not counted any more.
@@ -302,6 +306,7 @@ impl Config {
             egress: Egress::read(reader),
             delivery: Delivery::read(reader),
             token,
+            checks: check::read(reader),
             schedule: Chores::read(reader),
             replica_beat: reader.millis("replicas.beat_ms", 5000, 100..=60_000),
             idempotency_keep: Duration::from_hours(reader.number("idempotency_keep_h", 24, 24..=720)),
@@ -615,12 +620,7 @@ fn ignore(raw: &Raw) -> Result<(), String> {
 }
 
 /// A secret from one of two settings, of which only one may be given.
-fn secret_or_file<T>(
-    reader: &mut Reader,
-    direct: &'static str,
-    file: &'static str,
-    parse: impl Fn(&str) -> Result<T, String>,
-) -> Option<T> {
+fn secret_or_file<T>(reader: &mut Reader, direct: &str, file: &str, parse: impl Fn(&str) -> Result<T, String>) -> Option<T> {
     let hidden = |_: &T| "(hidden)".to_owned();
     let given = reader.optional(direct, |raw| parse(raw.text()?), hidden);
     let from_file = reader.optional(file, |raw| parse(read_file(Path::new(raw.text()?))?.trim()), hidden);

@@ -136,7 +136,7 @@ impl Raw {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Setting {
     /// Its path, such as `http.listen`.
-    pub path: &'static str,
+    pub path: String,
     /// Its value, secrets hidden.
     pub shown: String,
     /// Where it came from.
@@ -154,7 +154,7 @@ enum Layers {
 /// The layers, being read.
 pub(super) struct Reader {
     given: BTreeMap<String, (Raw, Source)>,
-    known: BTreeSet<&'static str>,
+    known: BTreeSet<String>,
     layers: Layers,
     settings: Vec<Setting>,
     mistakes: Vec<Mistake>,
@@ -208,37 +208,33 @@ impl Reader {
         self.given.get(path).map_or(Source::Default, |(_, source)| source.clone())
     }
 
+    /// The names of the tables inside a table: `a` and `b` where `check.a.x` and `check.b.y` are given and it is asked for `check`.
+    pub(super) fn tables_in(&self, table: &str) -> Vec<String> {
+        let inside = format!("{table}.");
+        let names = self.given.keys().filter_map(|path| path.strip_prefix(&inside)?.split_once('.')).map(|(name, _)| name.to_owned());
+        names.collect::<BTreeSet<_>>().into_iter().collect()
+    }
+
     pub(super) fn is_given(&self, path: &str) -> bool {
         self.given.contains_key(path)
     }
 
     /// Takes a setting that may be absent.
-    pub(super) fn optional<T>(
-        &mut self,
-        path: &'static str,
-        parse: impl Fn(&Raw) -> Result<T, String>,
-        show: impl Fn(&T) -> String,
-    ) -> Option<T> {
+    pub(super) fn optional<T>(&mut self, path: &str, parse: impl Fn(&Raw) -> Result<T, String>, show: impl Fn(&T) -> String) -> Option<T> {
         let value = self.take(path, parse);
         self.note(path, value.as_ref().map_or_else(|| "(none)".to_owned(), show));
         value
     }
 
     /// Takes a setting that has a default.
-    pub(super) fn or<T>(
-        &mut self,
-        path: &'static str,
-        default: T,
-        parse: impl Fn(&Raw) -> Result<T, String>,
-        show: impl Fn(&T) -> String,
-    ) -> T {
+    pub(super) fn or<T>(&mut self, path: &str, default: T, parse: impl Fn(&Raw) -> Result<T, String>, show: impl Fn(&T) -> String) -> T {
         let value = self.take(path, parse).unwrap_or(default);
         self.note(path, show(&value));
         value
     }
 
     /// Takes a whole number within bounds.
-    pub(super) fn number<T>(&mut self, path: &'static str, default: T, bounds: RangeInclusive<T>) -> T
+    pub(super) fn number<T>(&mut self, path: &str, default: T, bounds: RangeInclusive<T>) -> T
     where
         T: Copy + PartialOrd + fmt::Display + TryFrom<i64>,
     {
@@ -253,17 +249,17 @@ impl Reader {
     }
 
     /// Takes a duration whose path ends in `_ms`.
-    pub(super) fn millis(&mut self, path: &'static str, default: u64, bounds: RangeInclusive<u64>) -> Duration {
+    pub(super) fn millis(&mut self, path: &str, default: u64, bounds: RangeInclusive<u64>) -> Duration {
         Duration::from_millis(self.number(path, default, bounds))
     }
 
     /// Takes a duration whose path ends in `_s`.
-    pub(super) fn seconds(&mut self, path: &'static str, default: u64, bounds: RangeInclusive<u64>) -> Duration {
+    pub(super) fn seconds(&mut self, path: &str, default: u64, bounds: RangeInclusive<u64>) -> Duration {
         Duration::from_secs(self.number(path, default, bounds))
     }
 
     /// Takes one of a few words; the first is the default.
-    pub(super) fn word<T: Copy + PartialEq>(&mut self, path: &'static str, default: T, words: &[(&'static str, T)]) -> T {
+    pub(super) fn word<T: Copy + PartialEq>(&mut self, path: &str, default: T, words: &[(&'static str, T)]) -> T {
         let parse = |raw: &Raw| {
             let text = raw.text()?;
             words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value).ok_or_else(|| {
@@ -306,8 +302,8 @@ impl Reader {
         if self.mistakes.is_empty() { Ok(self.settings) } else { Err(Mistakes(self.mistakes)) }
     }
 
-    fn take<T>(&mut self, path: &'static str, parse: impl Fn(&Raw) -> Result<T, String>) -> Option<T> {
-        self.known.insert(path);
+    fn take<T>(&mut self, path: &str, parse: impl Fn(&Raw) -> Result<T, String>) -> Option<T> {
+        self.known.insert(path.to_owned());
         match parse(&self.given.get(path)?.0) {
             Ok(value) => Some(value),
             Err(why) => {
@@ -317,9 +313,9 @@ impl Reader {
         }
     }
 
-    fn note(&mut self, path: &'static str, shown: String) {
+    fn note(&mut self, path: &str, shown: String) {
         let source = self.source(path);
-        self.settings.push(Setting { path, shown, source });
+        self.settings.push(Setting { path: path.to_owned(), shown, source });
     }
 }
 

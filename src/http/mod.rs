@@ -12,6 +12,7 @@ pub mod json;
 pub mod line;
 pub mod page;
 pub mod problem;
+pub mod provider_keys;
 pub mod query;
 pub mod reply;
 pub mod router;

@@ -43,6 +43,14 @@ impl Routes {
         Self(self.0.routes(routes))
     }
 
+    /// The same, for every path below theirs too: whoever asks may append the path that was asked of it, which no parameter of a description can be.
+    #[must_use]
+    pub fn add_with_all_below(self, path: &str, routes: UtoipaMethodRouter<AppState>) -> Self {
+        let methods = routes.2.clone();
+        let below = self.0.routes(routes).route(&format!("{path}/"), methods.clone());
+        Self(below.route(&format!("{path}/{{*rest}}"), methods))
+    }
+
     /// Adds all routes of a room.
     #[must_use]
     pub fn merge(self, other: Self) -> Self {
@@ -90,8 +98,17 @@ fn frame() -> OpenApi {
 }
 
 fn operations(item: &mut PathItem) -> impl Iterator<Item = (&'static str, &mut Operation)> {
-    let PathItem { get, put, post, delete, patch, head, options, .. } = item;
-    let all = [("get", get), ("put", put), ("post", post), ("delete", delete), ("patch", patch), ("head", head), ("options", options)];
+    let PathItem { get, put, post, delete, patch, head, options, trace, .. } = item;
+    let all = [
+        ("get", get),
+        ("put", put),
+        ("post", post),
+        ("delete", delete),
+        ("patch", patch),
+        ("head", head),
+        ("options", options),
+        ("trace", trace),
+    ];
     all.into_iter().filter_map(|(method, operation)| operation.as_mut().map(|operation| (method, operation)))
 }
 

@@ -1,5 +1,6 @@
 //! What every handler can reach.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
@@ -7,10 +8,12 @@ use std::time::Duration;
 
 use tokio::sync::{Semaphore, watch};
 
+use super::provider_keys::Recall;
 use crate::bells::{Bells, Doorbell};
 use crate::egress::{Egress, Mode};
 use crate::issuers::AddressBook;
 use crate::lifecycle::Tasks;
+use crate::model::check::CheckProfile;
 use crate::model::client::DeliverySettings;
 use crate::model::key::KeyPolicy;
 use crate::model::{Digest, Timestamp};
@@ -39,6 +42,8 @@ pub struct App {
     pub egress: Arc<Egress>,
     /// The providers, and what they publish.
     pub book: Arc<AddressBook>,
+    /// What is known of issuers without the database.
+    pub recall: Recall,
     /// What was measured.
     pub metrics: Handle,
     /// Wakes the courier after a commit.
@@ -76,6 +81,8 @@ pub struct Settings {
     pub delivery_timeout_max: Duration,
     /// How much of what lives one list of a provider's may end, in percent.
     pub reconcile_percent_max: u8,
+    /// How gateways ask about requests, by the name of the profile.
+    pub checks: BTreeMap<String, CheckProfile>,
     /// When signing keys begin, cease and are forgotten.
     pub keys: KeyPolicy,
     /// How long the courier may be silent before the server calls itself not ready.

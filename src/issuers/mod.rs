@@ -1,6 +1,6 @@
-//! The address book: trusted providers, what they publish about themselves, and their keys.
+//! The address book: trusted providers, what they publish about themselves, their keys, and what they say of their tokens.
 //!
-//! Owns what was fetched from each provider, in memory, and when it may be fetched again. Never writes it down: whoever runs a chore or a door does. Never
+//! Owns what was fetched from each provider, in memory, and when it may be fetched again; of what is said about a token nothing is kept. Never writes it down: whoever runs a chore or a door does. Never
 //! believes what it fetched more than the standards ask: `iss` must be the issuer's to the letter (Discovery 4.3), keys are public, few and strong.
 //!
 //! Why a cool-down: anybody may send a token that names a key nobody knows. Whatever they send, a provider is asked at most once in half a minute.
@@ -8,6 +8,7 @@
 //! Why one that is away is believed for a while: a logout token that cannot be checked is a logout that does not happen.
 
 mod discovery;
+mod introspection;
 #[cfg(test)]
 mod tests;
 
@@ -15,10 +16,13 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
 use url::Url;
 
 use self::discovery::Discovered;
 pub use self::discovery::Metadata;
+use self::introspection::QUESTIONS_MAX;
+pub use self::introspection::{Question, Silence, Word};
 use crate::egress::{Egress, Fetch, FetchError, locked};
 use crate::model::issuer::{IssuerRecord, ProviderDocument, ProviderSource};
 use crate::model::key::{KeyRecord, Sighting};
@@ -110,6 +114,8 @@ struct Known {
 pub struct AddressBook {
     egress: Arc<Egress>,
     entries: Mutex<HashMap<IssuerId, Arc<Entry>>>,
+    /// Places for questions about tokens.
+    questions: Semaphore,
 }
 
 impl std::fmt::Debug for AddressBook {
@@ -121,7 +127,7 @@ impl std::fmt::Debug for AddressBook {
 impl AddressBook {
     /// An empty one.
     pub fn new(egress: Arc<Egress>) -> Self {
-        Self { egress, entries: Mutex::default() }
+        Self { egress, entries: Mutex::default(), questions: Semaphore::new(QUESTIONS_MAX) }
     }
 
     /// Asks the provider now: its metadata where they are to be believed (Discovery 4), then its keys. Nothing keeps it from asking too often.

@@ -7,6 +7,7 @@ pub mod access;
 pub mod attempt;
 pub mod audit;
 pub mod certificate;
+pub mod check;
 pub mod client;
 pub mod cut_off;
 pub mod delivery;

@@ -91,6 +91,95 @@ impl LogoutTokenReceived<'_> {
     }
 }
 
+/// What was learnt of something shown as an access token. A closed set: it labels a metric.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadOutcome {
+    /// A JWT of its issuer's, verified.
+    Verified,
+    /// Opaque, and active as its provider says.
+    Told,
+    /// Opaque, and not active as its provider says.
+    Inactive,
+    /// Opaque, and there is nobody to ask.
+    Unknown,
+    /// Not a good one; why, by a word of a closed set.
+    Refused(&'static str),
+    /// The provider's keys, or its word, could not be had.
+    Away,
+}
+
+/// An access token was read that is not known by its digest.
+#[derive(Debug)]
+pub struct AccessTokenRead<'a> {
+    /// Whose.
+    pub issuer: &'a IssuerId,
+    /// What was learnt.
+    pub outcome: ReadOutcome,
+}
+
+impl AccessTokenRead<'_> {
+    /// Tells it.
+    pub fn emit(&self) {
+        let (outcome, why) = match self.outcome {
+            ReadOutcome::Verified => ("verified", ""),
+            ReadOutcome::Told => ("told", ""),
+            ReadOutcome::Inactive => ("inactive", ""),
+            ReadOutcome::Unknown => ("unknown", ""),
+            ReadOutcome::Refused(why) => ("refused", why),
+            ReadOutcome::Away => ("away", ""),
+        };
+        debug!(issuer = %self.issuer, outcome, why, "an access token was read");
+        counter!(names::ACCESS_TOKENS_READ, "outcome" => outcome, "why" => why).increment(1);
+    }
+}
+
+/// What a gateway was told about a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CheckOutcome {
+    /// It may pass.
+    Passed,
+    /// It may pass, although nobody knows whether its token was revoked.
+    PassedUnseen,
+    /// It carries no token.
+    NoToken,
+    /// Its token is not good; why, by a word of a closed set.
+    Refused(&'static str),
+    /// Its token does not have the scopes.
+    Scope,
+    /// Nothing could be said.
+    Unavailable,
+    /// There is no such profile, or the gateway is not one of its.
+    Unknown,
+}
+
+/// A gateway asked about a request.
+#[derive(Debug)]
+pub struct RequestChecked<'a> {
+    /// By which profile; none when there is no such.
+    pub profile: Option<&'a str>,
+    /// What it was told.
+    pub outcome: CheckOutcome,
+}
+
+impl RequestChecked<'_> {
+    /// Tells it. The names of profiles are those of the configuration: there are few, and they stay.
+    pub fn emit(&self) {
+        let Self { profile, outcome } = self;
+        let (outcome, why) = match outcome {
+            CheckOutcome::Passed => ("passed", ""),
+            CheckOutcome::PassedUnseen => ("passed_unseen", ""),
+            CheckOutcome::NoToken => ("no_token", ""),
+            CheckOutcome::Refused(why) => ("refused", *why),
+            CheckOutcome::Scope => ("scope", ""),
+            CheckOutcome::Unavailable => ("unavailable", ""),
+            CheckOutcome::Unknown => ("unknown", ""),
+        };
+        let profile = profile.unwrap_or_default().to_owned();
+        debug!(profile, outcome, why, "a gateway asked about a request");
+        counter!(names::REQUESTS_CHECKED, "profile" => profile, "outcome" => outcome, "why" => why).increment(1);
+    }
+}
+
 /// A delivery came to its end.
 #[derive(Debug)]
 pub struct DeliverySettled<'a> {

@@ -73,6 +73,8 @@ pub(super) const FIRST_ATTEMPT_AGE: &str = "logoutd_delivery_first_attempt_age_s
 pub(super) const ATTEMPTS: &str = "logoutd_attempts_total";
 pub(super) const ATTEMPT_DURATION: &str = "logoutd_attempt_duration_seconds";
 pub(super) const LOGOUT_TOKENS_RECEIVED: &str = "logoutd_logout_tokens_received_total";
+pub(super) const ACCESS_TOKENS_READ: &str = "logoutd_access_tokens_read_total";
+pub(super) const REQUESTS_CHECKED: &str = "logoutd_requests_checked_total";
 pub(super) const LEASES_LOST: &str = "logoutd_leases_lost_total";
 pub(super) const COMMIT_DURATION: &str = "logoutd_commit_duration_seconds";
 pub(super) const COMMIT_GROUP_SIZE: &str = "logoutd_commit_group_size";
@@ -107,6 +109,8 @@ fn describe() {
     describe_histogram!(FIRST_ATTEMPT_AGE, "Seconds from a delivery's commit to the end of its first attempt.");
     describe_counter!(ATTEMPTS, "Attempts made, by the class of their outcome.");
     describe_histogram!(ATTEMPT_DURATION, "Seconds one attempt took, by the class of its outcome.");
+    describe_counter!(ACCESS_TOKENS_READ, "Access tokens not known by their digest, by what was learnt of them and why they were refused.");
+    describe_counter!(REQUESTS_CHECKED, "Requests that gateways asked about, by profile, by what was answered and why they were refused.");
     describe_counter!(LOGOUT_TOKENS_RECEIVED, "Logout tokens of providers, by what became of them and why they were refused.");
     describe_counter!(LEASES_LOST, "Outcomes that came after their lease was over.");
     describe_histogram!(COMMIT_DURATION, "Seconds one commit took, waiting for the disk included.");

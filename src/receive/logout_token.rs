@@ -6,8 +6,6 @@
 //! Why a commit that did not happen, and keys that cannot be had, are answered 503 where BCL 2.8 knows only 400: a sender takes 400 for the last word,
 //! and the logout would be lost.
 
-use std::borrow::Cow;
-
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -16,21 +14,20 @@ use utoipa::ToSchema;
 
 use super::logouts::tell;
 use crate::http::problem::{OauthError, OauthErrorDocument};
+use crate::http::provider_keys::{Blame, NoKeys, held_against_keys};
 use crate::http::{AppState, Code, FormUpTo, Path, Problem, public_issuer};
-use crate::issuers::{Away, COOL_DOWN, Freshness, ProviderKeys};
+use crate::model::ClientId;
 use crate::model::access::Caller;
 use crate::model::event::{EventState, Receipt};
 use crate::model::issuer::{IssuerRecord, RelayToken, UpstreamMode};
-use crate::model::key::{KeyState, SigningAlg};
+use crate::model::key::SigningAlg;
 use crate::model::session::SessionName;
 use crate::model::trigger::{Except, Reason, Target, Trigger};
-use crate::model::{ClientId, Timestamp};
 use crate::observe::{LogoutTokenReceived, TokenOutcome};
 use crate::plan::{effects, relay};
 use crate::store::{ReceivedToken, SealedToken, StoreError, TokenEffect, TokenOrder, TokenRefused, TokenTaken};
-use crate::token::jwks::sightings;
+use crate::token::Sealed;
 use crate::token::verify::{About, ExpNeed, Inspected, Refused, Rules, Verified, inspect, verify};
-use crate::token::{PublicJwk, Sealed};
 
 /// The largest body: a token and room for parameters nobody knows.
 const BODY_OCTETS_MAX: usize = 32 << 10;
@@ -69,6 +66,16 @@ impl From<Refused> for Fault {
 impl From<StoreError> for Fault {
     fn from(error: StoreError) -> Self {
         Self::Store(error)
+    }
+}
+
+impl From<NoKeys> for Fault {
+    fn from(none: NoKeys) -> Self {
+        match none {
+            NoKeys::NotSetUp => Self::NotSetUp("where this issuer's provider publishes its keys is not registered"),
+            NoKeys::Away => Self::Away,
+            NoKeys::Store(error) => Self::Store(error),
+        }
     }
 }
 
@@ -204,7 +211,7 @@ async fn addressee(app: &AppState, issuer: &IssuerRecord, token: &Inspected) -> 
     }
 }
 
-/// The token held against its issuer's keys; a second time against fresh ones, where a key may have changed under its name.
+/// The token held against its issuer's keys.
 async fn verified(app: &AppState, issuer: &IssuerRecord, token: &Inspected, addressee: &Addressee) -> Result<Verified, Fault> {
     let now = app.store.now().await?;
     let rules = Rules {
@@ -214,82 +221,26 @@ async fn verified(app: &AppState, issuer: &IssuerRecord, token: &Inspected, addr
         exp: if issuer.upstream.require_exp { ExpNeed::Required } else { ExpNeed::Optional },
         now,
     };
-    let unwanted = Unwanted::of(app, issuer).await?;
-    let (keys, freshness) = keys(app, issuer, token.kid(), now).await?;
-    match (verify(token, &unwanted.left_out(&keys), &rules), freshness) {
-        (Err(Refused::Signature | Refused::UnknownKey), Freshness::Remembered) => {
-            let again = app.book.keys_again(issuer, now).await.map_err(|_| Fault::Away)?;
-            remember(app, issuer, &again).await?;
-            match (verify(token, &unwanted.left_out(&again.0), &rules), again.1) {
-                // A key may be new that the provider, when it was asked last, had no answer for.
-                (Err(Refused::UnknownKey), Freshness::Remembered) if again.0.document.fetched_at.plus(COOL_DOWN) <= now => Err(Fault::Away),
-                (verified, _) => Ok(verified?),
-            }
-        }
-        (verified, _) => Ok(verified?),
-    }
+    Ok(held_against_keys(app, issuer, token.kid(), now, |keys| verify(token, keys, &rules), blame).await??)
 }
 
-/// Keys that are not believed although the provider publishes them.
-struct Unwanted {
-    /// By name: what an operator dropped.
-    dropped: Vec<String>,
-    /// By thumbprint: what was imported here and withdrawn.
-    withdrawn: Vec<String>,
-}
-
-impl Unwanted {
-    async fn of(app: &AppState, issuer: &IssuerRecord) -> Result<Self, StoreError> {
-        let ours = app.store.keys(&issuer.id).await?;
-        let withdrawn = ours.iter().filter(|key| key.state == KeyState::Withdrawn);
-        let withdrawn = withdrawn.filter_map(|key| PublicJwk::parse(&key.public_jwk).ok()).map(|key| key.thumbprint()).collect();
-        Ok(Self { dropped: app.store.dropped_keys(&issuer.id).await?, withdrawn })
-    }
-
-    fn left_out<'a>(&self, keys: &'a ProviderKeys) -> Cow<'a, [PublicJwk]> {
-        if self.dropped.is_empty() && self.withdrawn.is_empty() {
-            return Cow::Borrowed(&keys.keys);
-        }
-        let is_unwanted = |key: &&PublicJwk| {
-            key.kid().is_some_and(|kid| self.dropped.iter().any(|dropped| dropped == kid)) || self.withdrawn.contains(&key.thumbprint())
-        };
-        Cow::Owned(keys.keys.iter().filter(|key| !is_unwanted(key)).cloned().collect())
-    }
-}
-
-type Known = (std::sync::Arc<ProviderKeys>, Freshness);
-
-/// What is remembered or the provider says; where it says nothing, what was written down.
-async fn keys(app: &AppState, issuer: &IssuerRecord, kid: Option<&str>, now: Timestamp) -> Result<Known, Fault> {
-    let known = match app.book.keys_for(issuer, kid, None, now).await {
-        Ok(known) => known,
-        Err(Away::Unknown) => return Err(Fault::NotSetUp("where this issuer's provider publishes its keys is not registered")),
-        Err(Away::Unread { .. } | Away::Refused(_) | Away::Cooling) => {
-            let stored = app.store.provider_document(&issuer.id).await?;
-            app.book.keys_for(issuer, kid, stored, now).await.map_err(|_| Fault::Away)?
-        }
-    };
-    remember(app, issuer, &known).await?;
-    Ok(known)
-}
-
-/// Writes down what was fetched, and which of our keys were among it. Where relying parties come to us for keys, a provider that answers with ours is this
-/// server by way of a proxy, and is not believed.
-async fn remember(app: &AppState, issuer: &IssuerRecord, (keys, freshness): &Known) -> Result<(), Fault> {
-    match freshness {
-        Freshness::Remembered => return Ok(()),
-        Freshness::Fetched => {}
-    }
-    let ours = app.store.keys(&issuer.id).await?;
-    match sightings(&ours, &keys.document, issuer.source.published_at) {
-        Ok(sightings) => {
-            app.store.saw_provider(keys.document.clone(), sightings).await?;
-            Ok(())
-        }
-        Err(refused) => {
-            app.book.disbelieve(&issuer.id, refused);
-            Err(Fault::Away)
-        }
+fn blame(refused: &Refused) -> Blame {
+    match refused {
+        Refused::UnknownKey => Blame::UnknownKey,
+        Refused::Signature => Blame::Signature,
+        Refused::Malformed
+        | Refused::Encrypted
+        | Refused::Critical
+        | Refused::Type
+        | Refused::Algorithm
+        | Refused::Issuer
+        | Refused::Audience
+        | Refused::IssuedAt
+        | Refused::Expiry
+        | Refused::Names
+        | Refused::Event
+        | Refused::Nonce
+        | Refused::Jti => Blame::Token,
     }
 }
 
