@@ -10,6 +10,7 @@ use crate::http::wire::{text, value};
 use crate::http::{AppState, At, Code, List, Path, Problem, ProblemDocument, Query, Reply, Routes, StrictJson, Text, needs, page};
 use crate::model::Sid;
 use crate::model::session::{Device, Life, SessionName, SessionView};
+use crate::model::token::TokenEventView;
 use crate::store::{SessionFilter, SessionSearch};
 
 /// The session windows.
@@ -35,6 +36,25 @@ pub struct SessionShape {
     created_at: text::Timestamp,
     ended_at: Option<text::Timestamp>,
     participants: Vec<ParticipantShape>,
+    /// What was noticed about its tokens, such as the reuse of a replaced one; only where one session is shown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token_events: Option<Vec<TokenEventShape>>,
+}
+
+/// What was noticed about a session's tokens, by kind and client.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct TokenEventShape {
+    kind: text::TokenEventKind,
+    client_id: text::ClientId,
+    /// How often.
+    seen: u64,
+    last_at: text::Timestamp,
+}
+
+impl From<TokenEventView> for TokenEventShape {
+    fn from(view: TokenEventView) -> Self {
+        Self { kind: Text(view.kind), client_id: Text(view.client_id), seen: view.seen, last_at: Text(view.last_at) }
+    }
 }
 
 /// Where a session was begun.
@@ -68,6 +88,7 @@ impl From<SessionView> for SessionShape {
             created_at: Text(view.created_at),
             ended_at: view.ended_at.map(Text),
             participants: view.participants.into_iter().map(ParticipantShape::from).collect(),
+            token_events: None,
         }
     }
 }
@@ -124,7 +145,8 @@ pub async fn get_session(
     let unknown = || Problem::of(Code::UnknownSession);
     let name = SessionName::Sid(Sid::parse(sid).map_err(|_| unknown())?);
     let view = app.store.session(&at.0.issuer.id, &name).await?.ok_or_else(unknown)?;
-    Ok(Reply::ok(view.into()))
+    let events = app.store.token_events(&view.id).await?.into_iter().map(TokenEventShape::from).collect();
+    Ok(Reply::ok(SessionShape { token_events: Some(events), ..view.into() }))
 }
 
 /// What is known of the sessions looked for: exactly one of its members.

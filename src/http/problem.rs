@@ -80,6 +80,8 @@ codes! {
     UnknownDelivery = NOT_FOUND, "unknown-delivery", "There is no such delivery";
     /// No such API token.
     UnknownApiToken = NOT_FOUND, "unknown-api-token", "There is no such API token";
+    /// No such token.
+    UnknownToken = NOT_FOUND, "unknown-token", "The token is not registered";
     /// No such key.
     UnknownKey = NOT_FOUND, "unknown-key", "There is no such key";
     /// No such entry of the denylist.
@@ -102,6 +104,10 @@ codes! {
     OtherSubject = CONFLICT, "other-subject", "The live session belongs to another subject";
     /// The token is registered for somebody else.
     OtherOwner = CONFLICT, "other-owner", "The token is registered for another owner";
+    /// The token that was replaced is not good.
+    TokenInactive = CONFLICT, "token-inactive", "The token is not good";
+    /// The token had been replaced before.
+    TokenReused = CONFLICT, "token-reused", "The token had been replaced before";
     /// The delivery is not pending any more.
     AlreadySettled = CONFLICT, "already-settled", "The delivery is settled";
     /// Nothing could be sent to the client as it is registered.
@@ -130,6 +136,8 @@ codes! {
     TooManySessions = UNPROCESSABLE_ENTITY, "too-many-sessions", "The target names too many sessions";
     /// The list would end more sessions than it may.
     ReconcileEndsTooMuch = UNPROCESSABLE_ENTITY, "reconcile-ends-too-much", "The list would end too many sessions";
+    /// The token is said to live longer than it may.
+    LifetimeOverLimit = UNPROCESSABLE_ENTITY, "lifetime-over-limit", "The token is said to live longer than it may";
     /// The session would have more participants than it may.
     TooManyParticipants = UNPROCESSABLE_ENTITY, "too-many-participants", "The session has too many participants";
     /// Something here failed.
@@ -165,6 +173,7 @@ impl Code {
             | Self::UnknownLogout
             | Self::UnknownDelivery
             | Self::UnknownApiToken
+            | Self::UnknownToken
             | Self::UnknownKey
             | Self::UnknownDenial
             | Self::UnknownCutOff
@@ -178,6 +187,9 @@ impl Code {
             | Self::SessionEnded
             | Self::OtherSubject
             | Self::OtherOwner
+            | Self::TokenInactive
+            | Self::TokenReused
+            | Self::LifetimeOverLimit
             | Self::AlreadySettled
             | Self::CannotBeTold
             | Self::ClientSuspended
@@ -475,6 +487,33 @@ impl IntoResponse for OauthError {
     }
 }
 
+/// A token that may not be replaced: nobody is told why (RFC 6749 5.2).
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct InvalidGrant {
+    /// Always this.
+    #[schema(example = "invalid_grant")]
+    error: &'static str,
+}
+
+impl InvalidGrant {
+    /// The one there is.
+    pub const fn new() -> Self {
+        Self { error: "invalid_grant" }
+    }
+}
+
+impl Default for InvalidGrant {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl IntoResponse for InvalidGrant {
+    fn into_response(self) -> Response {
+        (StatusCode::BAD_REQUEST, [(CACHE_CONTROL, "no-store")], axum::Json(self)).into_response()
+    }
+}
+
 /// The characters an `error_description` may have (RFC 6749 5.2).
 fn oauth_text(text: &str) -> String {
     text.chars().map(|c| if matches!(c, ' ' | '!' | '#'..='[' | ']'..='~') { c } else { '\'' }).collect()
@@ -528,6 +567,12 @@ impl From<ReportRefused> for Problem {
             ReportRefused::OtherOwner => Code::OtherOwner,
             ReportRefused::TooManyParticipants => Code::TooManyParticipants,
             ReportRefused::ClientSuspended => Code::ClientSuspended,
+            ReportRefused::UnknownToken => Code::UnknownToken,
+            ReportRefused::TokenInactive => Code::TokenInactive,
+            ReportRefused::TokenReused => Code::TokenReused,
+            ReportRefused::LifetimeOverLimit => Code::LifetimeOverLimit,
+            ReportRefused::ExpiryMissing => return Self::invalid("/expires_at", refused),
+            ReportRefused::SuccessorValueMissing => return Self::invalid("/successor", refused),
         };
         Self::new(code, refused.to_string())
     }

@@ -24,7 +24,7 @@ use crate::model::issuer::{AccessTokenTyp, Expiry, PublishedAt, RelayToken, Upst
 use crate::model::key::{KeyOrigin, KeyState, SigningAlg};
 use crate::model::provider_logout::{AuthKind, BodyKind, ClientAuth, Method, PresetName};
 use crate::model::session::Life;
-use crate::model::token::{OverLimit, ReuseScope, Rotate, TokenKind};
+use crate::model::token::{OverLimit, ReuseScope, Rotate, TokenEventKind, TokenKind};
 use crate::model::trigger::Reason;
 use crate::model::{
     Alias, ApiTokenId, AuditId, ClientId, CutOffId, DeliveryId, DenialId, Digest, EventId, Issuer, IssuerId, Jti, Malformed, ProviderKey,
@@ -156,7 +156,7 @@ macro_rules! written {
 }
 
 written!(strings: Subject Sid ClientId ProviderKey Alias Jti IssuerId Issuer ServerName);
-written!(words: AccessTokenTyp WhenAway Rotate ReuseScope OverLimit TokenKind Role Failure OutcomeClass Act Claims TokenTyp OnExpiry Expiry PublishedAt UpstreamMode RelayToken PresetName BodyKind AuthKind ClientAuth Method ProviderTold DeliveryKind DeliveryState Class SettledReason EventState KeyState KeyOrigin SigningAlg Life Reason);
+written!(words: AccessTokenTyp WhenAway Rotate ReuseScope OverLimit TokenKind TokenEventKind Role Failure OutcomeClass Act Claims TokenTyp OnExpiry Expiry PublishedAt UpstreamMode RelayToken PresetName BodyKind AuthKind ClientAuth Method ProviderTold DeliveryKind DeliveryState Class SettledReason EventState KeyState KeyOrigin SigningAlg Life Reason);
 written!(ids: EventId DeliveryId ApiTokenId AuditId WorkId CutOffId DenialId);
 
 impl Written for Timestamp {
@@ -245,6 +245,7 @@ pub mod text {
         ReuseScope = model::token::ReuseScope;
         OverLimit = model::token::OverLimit;
         TokenKind = model::token::TokenKind;
+        TokenEventKind = model::token::TokenEventKind;
         Role = model::access::Role;
         Failure = model::attempt::Failure;
         OutcomeClass = model::attempt::OutcomeClass;

@@ -64,6 +64,8 @@ words! {
         ProviderKeyDropped = "provider_key_dropped",
         /// Secrets were sealed with a new key.
         SecretsResealed = "secrets_resealed",
+        /// Something was noticed about a token.
+        TokenEvent = "token_event",
         /// An API token was minted.
         ApiTokenCreated = "api_token_created",
         /// An API token was revoked.

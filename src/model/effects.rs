@@ -3,8 +3,10 @@
 use super::cut_off::{CutOff, CutOffScope};
 use super::delivery::{Class, SettledReason};
 use super::issuer::{Age, Expiry};
+use super::rotation::{RotationDecision, RotationFacts};
 use super::session::Life;
-use super::trigger::{Except, Target};
+use super::token::{Lifetime, LifetimeFacts};
+use super::trigger::{Except, Target, Trigger};
 use super::{ClientId, EventId, Sid, Subject, Timestamp};
 
 /// What a trigger reaches, decided before anything is read.
@@ -253,7 +255,16 @@ pub struct ReportRules {
     pub opening_by_age: OpeningRule,
     /// How one of a session begins whose name a new login has taken.
     pub opening_by_renewal: OpeningRule,
+    /// What a rotation comes to.
+    pub rotation: RotationRule,
+    /// Whether a token may live as long as it is said to.
+    pub lifetime: fn(&LifetimeFacts) -> Lifetime,
+    /// What the reuse of a token reaches.
+    pub reach: fn(&Trigger) -> Reach,
 }
+
+/// What a rotation comes to, given what is known.
+pub type RotationRule = fn(&RotationFacts<'_>, Timestamp) -> RotationDecision;
 
 /// How a delivery to a client begins, given its registration.
 pub type OpeningRule = fn(&Told<'_>, Option<&super::client::ClientRecord>, Timestamp) -> Opening;

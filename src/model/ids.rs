@@ -207,7 +207,7 @@ macro_rules! read_back {
     )* };
 }
 
-read_back!(SessionId, ParticipantId, EventId, DeliveryId, AttemptId, ApiTokenId, AuditId, WorkId, CutOffId, DenialId, ReplicaId);
+read_back!(SessionId, ParticipantId, GrantId, EventId, DeliveryId, AttemptId, ApiTokenId, AuditId, WorkId, CutOffId, DenialId, ReplicaId);
 
 internal_id! {
     /// A session's row.
@@ -218,6 +218,8 @@ internal_id! {
     GrantId;
     /// A registered refresh token.
     RefreshTokenId;
+    /// A registered access token.
+    AccessTokenId;
     /// An event: a committed logout.
     EventId;
     /// A delivery, stable over all its attempts.

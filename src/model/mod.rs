@@ -22,6 +22,7 @@ pub mod page;
 pub mod provider_logout;
 pub mod proxy;
 pub mod report;
+pub mod rotation;
 pub mod schedule;
 pub mod session;
 pub mod time;
@@ -29,7 +30,7 @@ pub mod token;
 pub mod trigger;
 
 pub use ids::{
-    Alias, ApiTokenId, AttemptId, AuditId, ClientId, CutOffId, DeliveryId, DenialId, Digest, EventId, GrantId, Id, Issuer, IssuerId, Jti,
-    Malformed, ParticipantId, ProviderKey, RefreshTokenId, ReplicaId, SessionId, Sid, Subject, WorkId,
+    AccessTokenId, Alias, ApiTokenId, AttemptId, AuditId, ClientId, CutOffId, DeliveryId, DenialId, Digest, EventId, GrantId, Id, Issuer,
+    IssuerId, Jti, Malformed, ParticipantId, ProviderKey, RefreshTokenId, ReplicaId, SessionId, Sid, Subject, WorkId,
 };
 pub use time::Timestamp;

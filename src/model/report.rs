@@ -1,5 +1,6 @@
-//! What a provider reports: logins, joins, use, leaving, refresh tokens.
+//! What a provider reports: logins, joins, use, leaving, tokens and their rotation.
 
+use super::rotation::{Rotated, Rotation};
 use super::session::{Device, Life, ParticipantView, SessionName};
 use super::{Alias, ClientId, Digest, EventId, Jti, Sid, Subject, Timestamp};
 
@@ -35,15 +36,19 @@ pub enum Report {
     },
     /// A refresh token was issued.
     RefreshToken(TokenReport),
+    /// A refresh token was replaced by another.
+    Rotated(Rotation),
+    /// An access token was issued.
+    AccessToken(AccessTokenReport),
 }
 
 impl Report {
-    /// How many participants, aliases and refresh tokens it tells of: each costs the database statements of its own.
+    /// How many participants, aliases and tokens it tells of: each costs the database statements of its own.
     pub fn parts(&self) -> usize {
         match self {
             Self::Session(report) => report.aliases.len() + report.participants.iter().map(ParticipantReport::parts).sum::<usize>(),
             Self::Join { participant, .. } => participant.parts(),
-            Self::RefreshToken(_) => 1,
+            Self::RefreshToken(_) | Self::Rotated(_) | Self::AccessToken(_) => 1,
             Self::Touch { .. } | Self::Leave { .. } => 0,
         }
     }
@@ -100,6 +105,25 @@ pub enum TokenName {
     Jti(Jti),
 }
 
+impl TokenName {
+    /// As it is stored: what kind of name, then the name.
+    pub fn stored_as(&self) -> String {
+        match self {
+            Self::Digest(digest) => format!("sha256:{digest}"),
+            Self::Jti(jti) => format!("jti:{jti}"),
+        }
+    }
+
+    /// As it was stored.
+    pub(crate) fn of_stored(text: &str) -> Option<Self> {
+        match text.split_once(':')? {
+            ("sha256", digest) => Digest::parse(digest).ok().map(Self::Digest),
+            ("jti", jti) => Some(Self::Jti(Jti::stored(jti.to_owned()))),
+            _ => None,
+        }
+    }
+}
+
 /// Whose refresh token it is.
 #[derive(Clone, Debug)]
 pub enum TokenOwner {
@@ -122,6 +146,8 @@ pub struct TokenDetails {
     pub offline_access: bool,
     /// Its scope, for introspection.
     pub scope: Option<String>,
+    /// Its value, sealed, where it shall be shown again to its provider.
+    pub sealed: Option<String>,
 }
 
 /// A refresh token and its owner.
@@ -135,6 +161,30 @@ pub struct TokenReport {
     pub token: TokenDetails,
 }
 
+/// What is told of an access token.
+#[derive(Clone, Debug)]
+pub struct AccessTokenReport {
+    /// Whose.
+    pub owner: TokenOwner,
+    /// The client it was issued to.
+    pub client_id: ClientId,
+    /// Which token.
+    pub name: TokenName,
+    /// When it was issued, by the provider's clock.
+    pub issued_at: Option<Timestamp>,
+    /// When it expires by itself; as late as the client's tokens may, unless said.
+    pub expires_at: Option<Timestamp>,
+    /// Its scope, for introspection.
+    pub scope: Option<String>,
+    /// Whom it is for.
+    pub aud: Vec<String>,
+    /// A refresh token of the family it was issued with, by the names that may be registered by; none leaves it to the latest of its session.
+    pub family: Option<Vec<TokenName>>,
+}
+
+/// The largest number of members in an access token's `aud`.
+pub const AUDIENCE_MAX: usize = 20;
+
 /// What became of one report.
 #[derive(Clone, Debug)]
 pub enum Reported {
@@ -144,13 +194,17 @@ pub enum Reported {
     Touched,
     /// How many participations were ended by leaving.
     Left(u64),
-    /// A refresh token is registered.
+    /// A token is registered.
     TokenRegistered {
         /// It was not known before.
         new: bool,
         /// It counts as live.
         active: bool,
+        /// When it expires, where that is sooner than was said.
+        capped: Option<Timestamp>,
     },
+    /// A refresh token gave place to another.
+    Rotated(Rotated),
 }
 
 /// How a session stands after a report.
@@ -187,11 +241,48 @@ pub enum ReportRefused {
     /// The client is suspended: no new tokens of it are taken.
     #[error("the client is suspended, and no new tokens of it are taken until further notice")]
     ClientSuspended,
+    /// The token that is spoken of is not registered, or is another client's.
+    #[error("no such token of that client is registered")]
+    UnknownToken,
+    /// The token that was replaced is not good, for a reason of its own; its successor is not registered.
+    #[error("the token that was replaced is not good; its successor is not registered")]
+    TokenInactive,
+    /// The token had been replaced by another: its family is revoked, and the successor is stored as revoked.
+    #[error("the token had been replaced before: its family is revoked, and so is the successor")]
+    TokenReused,
+    /// The token is said to live longer than its client's may.
+    #[error("the token is said to live longer than the tokens of its client may")]
+    LifetimeOverLimit,
+    /// Nobody says when the access token expires, and its client's tokens have no limit.
+    #[error("is missing: the client's registration sets no limit on its access tokens")]
+    ExpiryMissing,
+    /// The successor is to be kept, and came without its value.
+    #[error("is missing: the successor is kept sealed, which takes the token itself")]
+    SuccessorValueMissing,
+}
+
+impl ReportRefused {
+    /// Whether it left something behind all the same: that of which it tells is stored as revoked, so that nobody may use it, whoever registers it again.
+    pub const fn leaves_traces(self) -> bool {
+        match self {
+            Self::SessionEnded | Self::TokenReused => true,
+            Self::UnknownSession
+            | Self::OtherSubject
+            | Self::OtherOwner
+            | Self::TooManyParticipants
+            | Self::ClientSuspended
+            | Self::UnknownToken
+            | Self::TokenInactive
+            | Self::LifetimeOverLimit
+            | Self::ExpiryMissing
+            | Self::SuccessorValueMissing => false,
+        }
+    }
 }
 
 /// The largest number of participants in a session.
 pub const PARTICIPANTS_MAX: usize = 1000;
 /// The largest number of items in one bulk call.
 pub const BULK_ITEMS_MAX: usize = 1000;
-/// The largest number of participants, aliases and refresh tokens in one call, over all its items: one transaction holds up all others.
+/// The largest number of participants, aliases and tokens in one call, over all its items: one transaction holds up all others.
 pub const CALL_PARTS_MAX: usize = 5000;

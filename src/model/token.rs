@@ -50,6 +50,61 @@ words! {
     }
 }
 
+words! {
+    /// What was noticed about a token.
+    TokenEventKind, "a kind of token event" {
+        /// A rotated refresh token was used again, and its family is over.
+        Reuse = "reuse",
+        /// A token was used after its login was over.
+        UseAfterLogout = "use_after_logout",
+        /// A provider told of a rotation that does not follow from those before it.
+        RotationOutOfOrder = "rotation_out_of_order",
+        /// A token was shown by another client than it was issued to.
+        ForeignClient = "foreign_client",
+        /// A token was shown that nobody registered.
+        UnknownToken = "unknown_token",
+        /// A token was said to live longer than it may.
+        OverLimit = "over_limit",
+    }
+}
+
+/// What was noticed about the tokens of a session, by kind and client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenEventView {
+    /// Which kind.
+    pub kind: TokenEventKind,
+    /// The client that showed the token, or that it was issued to.
+    pub client_id: ClientId,
+    /// How often.
+    pub seen: u64,
+    /// When it was noticed last.
+    pub last_at: Timestamp,
+}
+
+/// What is known of how long a token is said to live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LifetimeFacts {
+    /// How long it may live; none sets no limit.
+    pub longest: Option<Duration>,
+    /// What becomes of one that is said to live longer.
+    pub over_limit: OverLimit,
+    /// When it was issued.
+    pub issued_at: Timestamp,
+    /// When it is said to expire; none means never.
+    pub expires_at: Option<Timestamp>,
+}
+
+/// Whether a token may live as long as it is said to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lifetime {
+    /// It may.
+    Within,
+    /// It expires at this time instead.
+    Capped(Timestamp),
+    /// It may not, and is not taken.
+    Refused,
+}
+
 /// What a client's tokens are subject to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenPolicy {

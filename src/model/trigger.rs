@@ -4,7 +4,7 @@ use super::access::Caller;
 use super::key::words;
 use super::report::TokenName;
 use super::session::SessionName;
-use super::{ClientId, Digest, IssuerId, Sid, Subject, Timestamp};
+use super::{ClientId, Digest, GrantId, IssuerId, SessionId, Sid, Subject, Timestamp};
 
 words! {
     /// Why a session must end.
@@ -111,8 +111,21 @@ pub enum Target {
         /// All that is kept and shown of it.
         digest: Digest,
     },
+    /// What the reuse of a rotated refresh token ends. Nobody names it: it is found.
+    Reuse(Reused),
     /// Everybody's sessions; where clients are spared, everybody's participations at the others instead, while the sessions go on.
     Everyone,
+}
+
+/// What ends when a rotated refresh token is used again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reused {
+    /// Its family alone.
+    Family(GrantId),
+    /// The session its family hangs on.
+    Session(SessionId),
+    /// All sessions of its subject.
+    Subject(Subject),
 }
 
 /// Whom a logout of many spares.

@@ -11,6 +11,7 @@ use crate::model::attempt::OutcomeClass;
 use crate::model::certificate::{CertificateKind, Holder};
 use crate::model::delivery::{Class, DeliveryState, SettledReason};
 use crate::model::event::Counts;
+use crate::model::token::TokenEventKind;
 use crate::model::trigger::Reason;
 use crate::model::{ClientId, DeliveryId, EventId, IssuerId, Timestamp, WorkId};
 
@@ -177,6 +178,31 @@ impl RequestChecked<'_> {
         let profile = profile.unwrap_or_default().to_owned();
         debug!(profile, outcome, why, "a gateway asked about a request");
         counter!(names::REQUESTS_CHECKED, "profile" => profile, "outcome" => outcome, "why" => why).increment(1);
+    }
+}
+
+/// Something was noticed about a token.
+#[derive(Debug)]
+pub struct TokenEventSeen<'a> {
+    /// At which issuer.
+    pub issuer: &'a IssuerId,
+    /// What.
+    pub kind: TokenEventKind,
+}
+
+impl TokenEventSeen<'_> {
+    /// Tells it.
+    pub fn emit(&self) {
+        let Self { issuer, kind } = self;
+        match kind {
+            TokenEventKind::Reuse => warn!(%issuer, %kind, "a replaced refresh token was used again"),
+            TokenEventKind::UseAfterLogout
+            | TokenEventKind::RotationOutOfOrder
+            | TokenEventKind::ForeignClient
+            | TokenEventKind::UnknownToken
+            | TokenEventKind::OverLimit => info!(%issuer, %kind, "something was noticed about a token"),
+        }
+        counter!(names::TOKEN_EVENTS, "kind" => kind.as_str()).increment(1);
     }
 }
 

@@ -75,6 +75,7 @@ pub(super) const ATTEMPT_DURATION: &str = "logoutd_attempt_duration_seconds";
 pub(super) const LOGOUT_TOKENS_RECEIVED: &str = "logoutd_logout_tokens_received_total";
 pub(super) const ACCESS_TOKENS_READ: &str = "logoutd_access_tokens_read_total";
 pub(super) const REQUESTS_CHECKED: &str = "logoutd_requests_checked_total";
+pub(super) const TOKEN_EVENTS: &str = "logoutd_token_events_total";
 pub(super) const LEASES_LOST: &str = "logoutd_leases_lost_total";
 pub(super) const COMMIT_DURATION: &str = "logoutd_commit_duration_seconds";
 pub(super) const COMMIT_GROUP_SIZE: &str = "logoutd_commit_group_size";
@@ -112,6 +113,7 @@ fn describe() {
     describe_counter!(ACCESS_TOKENS_READ, "Access tokens not known by their digest, by what was learnt of them and why they were refused.");
     describe_counter!(REQUESTS_CHECKED, "Requests that gateways asked about, by profile, by what was answered and why they were refused.");
     describe_counter!(LOGOUT_TOKENS_RECEIVED, "Logout tokens of providers, by what became of them and why they were refused.");
+    describe_counter!(TOKEN_EVENTS, "What was noticed about tokens, such as the reuse of a replaced one, by kind.");
     describe_counter!(LEASES_LOST, "Outcomes that came after their lease was over.");
     describe_histogram!(COMMIT_DURATION, "Seconds one commit took, waiting for the disk included.");
     describe_histogram!(COMMIT_GROUP_SIZE, "Jobs in one commit.");

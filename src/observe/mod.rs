@@ -11,5 +11,5 @@ pub use events::{
     AccessTokenRead, AttemptMade, AuthenticationFailed, CertificateNear, CertificatesSeen, CheckOutcome, DeliverySettled, Gauges,
     GroupCommitted, HorizonNear, KeyAlarm, KeyPassed, KeyTrouble, LaneClosed, LaneOpened, LaneParked, LanesCounted, LeaseLost,
     LogoutCommitted, LogoutTokenReceived, Method, ReadOutcome, Refusal, RequestChecked, RequestFailed, RequestServed, Started, Stopped,
-    StoreFailed, StoreFault, TokenOutcome, WorkAdvanced,
+    StoreFailed, StoreFault, TokenEventSeen, TokenOutcome, WorkAdvanced,
 };

@@ -10,7 +10,7 @@ use crate::model::cut_off::CutOffScope;
 use crate::model::delivery::{Class, SettledReason};
 use crate::model::effects::{Adopt, Offline, Opening, Reach, Told};
 use crate::model::session::SessionName;
-use crate::model::trigger::{Except, Gravity, Target, Trigger};
+use crate::model::trigger::{Except, Gravity, Reused, Target, Trigger};
 
 /// What a trigger reaches.
 pub fn reach(trigger: &Trigger) -> Reach {
@@ -50,7 +50,7 @@ const fn first_spared(at: Timestamp, gravity: Gravity) -> Timestamp {
 /// How a tie is judged. Who names one session, or one grant by its token, means that one: there is no newer login to favour.
 const fn tie(target: &Target, gravity: Gravity) -> Gravity {
     match target {
-        Target::Session(_) | Target::RefreshToken { .. } => Gravity::Compromise,
+        Target::Session(_) | Target::RefreshToken { .. } | Target::Reuse(_) => Gravity::Compromise,
         Target::Subject(_)
         | Target::SubjectExcept { .. }
         | Target::Client(_)
@@ -67,7 +67,7 @@ const fn tie(target: &Target, gravity: Gravity) -> Gravity {
 /// found again by its own name: none of them can cover what is reported later under another.
 fn left_behind(target: &Target, except: &Except) -> Option<CutOffScope> {
     match target.clone() {
-        Target::Subject(sub) => Some(CutOffScope::Subject { sub, except_sid: None }),
+        Target::Subject(sub) | Target::Reuse(Reused::Subject(sub)) => Some(CutOffScope::Subject { sub, except_sid: None }),
         Target::SubjectExcept { sub, except_sid } => Some(CutOffScope::Subject { sub, except_sid: Some(except_sid) }),
         Target::Session(SessionName::Sid(sid)) => Some(CutOffScope::Session(sid)),
         Target::Client(client_id) => Some(CutOffScope::Client(client_id)),
@@ -78,6 +78,7 @@ fn left_behind(target: &Target, except: &Except) -> Option<CutOffScope> {
         Target::Everyone if except.client_id.is_empty() => Some(CutOffScope::Everyone),
         Target::Everyone => Some(CutOffScope::EveryoneAtClients),
         Target::Session(SessionName::Key(_) | SessionName::Subject(_)) | Target::Device(_) | Target::RefreshToken { .. } => None,
+        Target::Reuse(Reused::Family(_) | Reused::Session(_)) => None,
     }
 }
 

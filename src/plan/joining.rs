@@ -3,8 +3,10 @@
 //! Two promises pull at each other here. A genuine new login is never ended by an old logout; and who joined before a logout is told to log out,
 //! however late the report. Times alone tell the two apart, by the provider's clock and in whole seconds.
 
-use super::effects::opening;
+use super::effects::{opening, reach};
 use super::expiry::{self, is_renewed, was_extended};
+use super::lifetime::lifetime;
+use super::rotation;
 use super::time::{Coverage, covers, gravity_of, is_newer};
 use crate::model::cut_off::{CutOff, CutOffScope};
 use crate::model::effects::{
@@ -16,8 +18,17 @@ use crate::model::trigger::Gravity;
 use crate::model::{EventId, Timestamp};
 
 /// The rules reports are judged by.
-pub const RULES: ReportRules =
-    ReportRules { session, participant, token, opening, opening_by_age: expiry::opening, opening_by_renewal: expiry::opening_renewed };
+pub const RULES: ReportRules = ReportRules {
+    session,
+    participant,
+    token,
+    opening,
+    opening_by_age: expiry::opening,
+    opening_by_renewal: expiry::opening_renewed,
+    rotation: rotation::decide,
+    lifetime,
+    reach,
+};
 
 /// What a session report means.
 pub fn session(facts: &SessionFacts<'_>) -> SessionDecision {

@@ -6,8 +6,11 @@ use std::marker::PhantomData;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, SeqAccess, Visitor};
 use utoipa::ToSchema;
 
-use crate::http::{Code, Problem, ProblemDocument};
+use crate::http::wire::text;
+use crate::http::{Code, Problem, ProblemDocument, Text};
+use crate::model::Timestamp;
 use crate::model::report::{BULK_ITEMS_MAX, CALL_PARTS_MAX, Report, ReportRefused, Reported};
+use crate::model::rotation::{FamilyStanding, Rotated};
 
 // Items without parts inside need no bound but that on items.
 const _: () = assert!(BULK_ITEMS_MAX <= CALL_PARTS_MAX);
@@ -61,8 +64,7 @@ impl<'de, T: Deserialize<'de>, const MAX: usize> Deserialize<'de> for Bulk<T, MA
 pub fn bounded_parts(reports: Vec<Report>) -> Result<Vec<Report>, Problem> {
     let parts: usize = reports.iter().map(Report::parts).sum();
     if parts > CALL_PARTS_MAX {
-        let detail =
-            format!("{parts} participants, aliases and refresh tokens in one call are more than {CALL_PARTS_MAX}; nothing was done");
+        let detail = format!("{parts} participants, aliases and tokens in one call are more than {CALL_PARTS_MAX}; nothing was done");
         return Err(Problem::new(Code::TooManyItems, detail));
     }
     Ok(reports)
@@ -98,9 +100,24 @@ pub struct ItemDone {
     /// Of a leave: how many participations ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     participations_left: Option<u64>,
-    /// Of a refresh token: whether it counts as live.
+    /// Of a token: whether it counts as live.
     #[serde(skip_serializing_if = "Option::is_none")]
     active: Option<bool>,
+    /// Of a token that was said to live longer than it may: true.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    capped: Option<bool>,
+    /// When such a token expires.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires_at: Option<text::Timestamp>,
+    /// Of a rotation: the `sid` of the token's session.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sid: Option<text::Sid>,
+    /// Of a rotation: how often the family was rotated.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    generation: Option<u64>,
+    /// Of a rotation: whether it was told of before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    replayed: Option<bool>,
 }
 
 impl Results {
@@ -123,9 +140,29 @@ fn item(outcome: Result<Reported, ReportRefused>) -> ItemResult {
         },
         Ok(Reported::Touched) => ItemDone { status: 200, ..ItemDone::default() },
         Ok(Reported::Left(count)) => ItemDone { status: 200, participations_left: Some(count), ..ItemDone::default() },
-        Ok(Reported::TokenRegistered { new, active }) => ItemDone { status: made(new), active: Some(active), ..ItemDone::default() },
+        Ok(Reported::TokenRegistered { new, active, capped }) => {
+            ItemDone { status: made(new), active: Some(active), ..ItemDone::default() }.capped_at(capped)
+        }
+        Ok(Reported::Rotated(rotated)) => rotation(rotated),
     };
     ItemResult::Done(done)
+}
+
+impl ItemDone {
+    fn capped_at(self, capped: Option<Timestamp>) -> Self {
+        Self { capped: capped.map(|_| true), expires_at: capped.map(Text), ..self }
+    }
+}
+
+fn rotation(rotated: Rotated) -> ItemDone {
+    let (status, replayed, standing) = match rotated {
+        Rotated::Rotated(standing) => (201, false, standing),
+        Rotated::Repeated(standing) | Rotated::Replayed { standing, .. } => (200, true, standing),
+        Rotated::NotDue(standing) => (200, false, standing),
+    };
+    let FamilyStanding { sid, generation, capped } = standing;
+    let done = ItemDone { status, sid: sid.map(Text), generation: Some(generation), replayed: Some(replayed), ..ItemDone::default() };
+    done.capped_at(capped)
 }
 
 /// The outcome of a call that reported one thing.
@@ -162,7 +199,7 @@ mod tests {
             Ok(Reported::Session(standing)),
             Ok(Reported::Touched),
             Ok(Reported::Left(2)),
-            Ok(Reported::TokenRegistered { new: false, active: true }),
+            Ok(Reported::TokenRegistered { new: false, active: true, capped: None }),
             Err(ReportRefused::UnknownSession),
             Err(ReportRefused::OtherSubject),
             Err(ReportRefused::TooManyParticipants),

@@ -14,15 +14,15 @@ use super::target::{TargetBody, shown};
 use crate::http::shapes::{Kept, ReceiptShape};
 use crate::http::wire::{text, value};
 use crate::http::{AppState, At, Code, Path, Problem, ProblemDocument, Reply, Seat, StrictJson, Text, needs};
-use crate::model::EventId;
 use crate::model::audit::Act;
 use crate::model::delivery::Class;
 use crate::model::event::{EventState, Receipt};
 use crate::model::trigger::Trigger;
-use crate::observe::LogoutCommitted;
+use crate::model::{EventId, IssuerId};
+use crate::observe::{LogoutCommitted, TokenEventSeen};
 use crate::plan::effects::{opening, reach};
 use crate::plan::time::occurred_at;
-use crate::store::{AuditEntry, Committed, Mode, StoreError};
+use crate::store::{AuditEntry, Committed, Mode, Seen, StoreError};
 
 /// A logout.
 #[derive(Clone, Debug, Deserialize, Serialize, ToSchema)]
@@ -104,6 +104,20 @@ pub(super) fn tell(receipt: &Receipt, class: Class) {
         deliveries: receipt.counts.total(),
     }
     .emit();
+}
+
+/// Tells what a transaction about tokens brought about beside its answer, and wakes who has work by it.
+pub(super) fn tell_seen(app: &AppState, issuer: &IssuerId, seen: &Seen) {
+    for noticed in &seen.noticed {
+        TokenEventSeen { issuer, kind: noticed.kind }.emit();
+    }
+    for receipt in &seen.logouts {
+        tell(receipt, Class::Compromise);
+        app.doorbell.notify_one();
+        if receipt.state == EventState::Expanding {
+            app.bells.works.notify_one();
+        }
+    }
 }
 
 /// The trigger of a posted logout.

@@ -1,11 +1,12 @@
 //! The doors: each reads one kind of request into reports, a trigger or a word about deliveries, commits it, and answers.
 //!
 //! Owns the wire forms of what providers report and of what their logout tokens are posted in, of what a logout names and of what operators say about deliveries. Never sends anything, never decides
-//! what an end reaches and never keeps a token: what comes by value is digested while it is read.
+//! what an end reaches and never keeps a token: what comes by value is digested while it is read, and sealed where it has to be shown again.
 //!
 //! Why a bulk call with one malformed item is refused as a whole: its sender is broken, and would take the status of the call for success. An item that
 //! is well-formed and merely contradicts what is stored is refused by itself; its neighbours stand.
 
+pub mod access_tokens;
 pub mod bulk;
 pub mod deliveries;
 pub mod idempotency;
@@ -15,6 +16,7 @@ pub mod prefer;
 pub mod reconcile;
 pub mod refresh_tokens;
 pub mod reports;
+pub mod rotation;
 pub mod sessions;
 pub mod target;
 pub mod token;
@@ -31,6 +33,8 @@ pub fn routes() -> Routes {
         .add(routes!(sessions::delete_participant))
         .add(routes!(reports::post_reports))
         .add(routes!(refresh_tokens::post_refresh_tokens))
+        .add(routes!(rotation::rotate_refresh_token))
+        .add(routes!(access_tokens::post_access_tokens))
         .add(routes!(logouts::post_logout))
         .add(routes!(logouts::undo_logout))
         .add(routes!(logout_token::post_logout_token))
@@ -73,7 +77,7 @@ mod tests {
         let document = serde_json::to_value(super::routes().document()).unwrap();
         let described = |path: &str, method: &str| {
             let told = document["paths"][path][method]["responses"]["413"]["description"].as_str();
-            told.is_some_and(|told| told.contains("too-many-items") && told.contains("5,000 participants, aliases and refresh tokens"))
+            told.is_some_and(|told| told.contains("too-many-items") && told.contains("5,000 participants, aliases and tokens"))
         };
         assert!(described("/v1/issuers/{iss}/sessions/{sid}", "put"));
         assert!(described("/v1/issuers/{iss}/sessions", "post"));

@@ -5,13 +5,12 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::bulk::{Bulk, Results, only};
-use super::reports::token_report;
+use super::reports::{take, token_report};
 use super::sessions::{Names, unexpected};
-use super::token::{TokenParts, TokenValue};
+use super::token::{Sealer, TokenParts, TokenValue};
 use crate::http::wire::{text, value};
 use crate::http::{AppState, At, Problem, ProblemDocument, Reply, StrictJson, Text, needs};
 use crate::model::report::{Report, Reported, TokenReport};
-use crate::plan::joining;
 
 /// A refresh token. It belongs to a session by `sid` or `key`, or to a `sub` and no session; exactly one of `token`, `token_sha256` and `jti` names it.
 #[derive(Clone, Debug, Default, Deserialize, ToSchema)]
@@ -22,7 +21,7 @@ pub struct TokenItem {
     sub: Option<text::Subject>,
     /// The client it was issued to.
     client_id: Option<text::ClientId>,
-    /// The token itself; only its digest is kept.
+    /// The token itself; only its digest is kept, unless it is to be sealed.
     token: Option<TokenValue>,
     /// SHA-256 of the token's octets, in base64url.
     token_sha256: Option<text::Digest>,
@@ -34,6 +33,9 @@ pub struct TokenItem {
     #[serde(default)]
     offline_access: bool,
     scope: Option<text::Scope>,
+    /// Whether its value is kept, sealed, so that it can be shown to its provider again. Takes the token itself, and so do its successors.
+    #[serde(default)]
+    sealed: bool,
 }
 
 /// One refresh token, or up to 1,000 in `tokens` and nothing beside it.
@@ -53,6 +55,7 @@ pub struct TokensBody {
     expires_at: Option<text::Timestamp>,
     offline_access: Option<bool>,
     scope: Option<text::Scope>,
+    sealed: Option<bool>,
 }
 
 /// One token or many.
@@ -63,7 +66,7 @@ enum Told {
 }
 
 impl TokenItem {
-    fn report(self) -> Result<TokenReport, Problem> {
+    fn report(self, sealer: Sealer<'_>) -> Result<TokenReport, Problem> {
         let names = Names { sid: value(self.sid), key: value(self.key), sub: value(self.sub) };
         let parts = TokenParts {
             token: self.token,
@@ -73,19 +76,20 @@ impl TokenItem {
             expires_at: value(self.expires_at),
             offline_access: self.offline_access,
             scope: self.scope.map(|Text(scope)| scope.into_string()),
+            sealed: self.sealed,
         };
-        token_report(names, value(self.client_id), parts)
+        token_report(names, value(self.client_id), parts, sealer)
     }
 }
 
 impl TokensBody {
-    fn told(self) -> Result<Told, Problem> {
+    fn told(self, sealer: Sealer<'_>) -> Result<Told, Problem> {
         let surplus = self.first_member();
         match (self.tokens, surplus) {
             (Some(_), Some(name)) => Err(Problem::invalid(format!("/{name}"), "does not go with tokens")),
             (Some(tokens), None) => {
                 let items = tokens.bounded()?.into_iter().enumerate();
-                let reports = items.map(|(at, item)| item.report().map_err(|problem| problem.under(&format!("/tokens/{at}"))));
+                let reports = items.map(|(at, item)| item.report(sealer).map_err(|problem| problem.under(&format!("/tokens/{at}"))));
                 Ok(Told::Many(reports.collect::<Result<_, _>>()?))
             }
             (None, _) => {
@@ -101,8 +105,9 @@ impl TokensBody {
                     expires_at: self.expires_at,
                     offline_access: self.offline_access.unwrap_or(false),
                     scope: self.scope,
+                    sealed: self.sealed.unwrap_or(false),
                 };
-                item.report().map(Told::One)
+                item.report(sealer).map(Told::One)
             }
         }
     }
@@ -120,6 +125,7 @@ impl TokensBody {
             ("expires_at", self.expires_at.is_some()),
             ("offline_access", self.offline_access.is_some()),
             ("scope", self.scope.is_some()),
+            ("sealed", self.sealed.is_some()),
         ];
         members.into_iter().find_map(|(name, present)| present.then_some(name))
     }
@@ -135,11 +141,17 @@ pub enum TokensAnswer {
     Many(Results),
 }
 
-/// A registered refresh token.
+/// A registered token.
 #[derive(Clone, Copy, Debug, Serialize, ToSchema)]
 pub struct TokenShape {
     /// Whether it counts as live: a token of a login that was over before it was reported does not.
     active: bool,
+    /// True where it was said to live longer than it may.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    capped: Option<bool>,
+    /// When such a token expires.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires_at: Option<text::Timestamp>,
 }
 
 /// Register one refresh token, or up to 1,000.
@@ -151,6 +163,8 @@ pub struct TokenShape {
         (status = 201, description = "The one token is registered.", body = TokensAnswer),
         (status = 409, description = "`session-ended`: its session has ended, and the token is stored as revoked. `client-suspended`: it is not taken.", body = ProblemDocument,
             content_type = "application/problem+json"),
+        (status = 422, description = "`lifetime-over-limit`: its client's registration refuses tokens that are said to live so long.", body = ProblemDocument,
+            content_type = "application/problem+json"),
         (status = "default", description = "A problem; nothing was done.", body = ProblemDocument, content_type = "application/problem+json"),
     ))]
 pub async fn post_refresh_tokens(
@@ -158,35 +172,35 @@ pub async fn post_refresh_tokens(
     at: At<needs::Report>,
     StrictJson(body): StrictJson<TokensBody>,
 ) -> Result<Reply<TokensAnswer>, Problem> {
-    match body.told()? {
-        Told::One(token) => {
-            let outcomes = app.store.report(&at.0.issuer, vec![Report::RefreshToken(token)], joining::RULES).await?;
-            answer(&only(outcomes)?)
-        }
+    match body.told(Sealer::at(&app, &at.0.issuer.id))? {
+        Told::One(token) => answer(&only(take(&app, &at.0, vec![Report::RefreshToken(token)]).await?)?),
         Told::Many(tokens) => {
             let reports = tokens.into_iter().map(Report::RefreshToken).collect();
-            let outcomes = app.store.report(&at.0.issuer, reports, joining::RULES).await?;
-            Ok(Reply::ok(TokensAnswer::Many(Results::of(outcomes))))
+            Ok(Reply::ok(TokensAnswer::Many(Results::of(take(&app, &at.0, reports).await?))))
         }
     }
 }
 
-fn answer(reported: &Reported) -> Result<Reply<TokensAnswer>, Problem> {
-    let one = |active| TokensAnswer::One(TokenShape { active });
+/// What is answered to the report of one token.
+pub(super) fn answer(reported: &Reported) -> Result<Reply<TokensAnswer>, Problem> {
     match *reported {
-        Reported::TokenRegistered { new: true, active } => Ok(Reply::created(one(active))),
-        Reported::TokenRegistered { new: false, active } => Ok(Reply::ok(one(active))),
-        Reported::Session(_) | Reported::Touched | Reported::Left(_) => Err(unexpected(reported)),
+        Reported::TokenRegistered { new, active, capped } => {
+            let one = TokensAnswer::One(TokenShape { active, capped: capped.map(|_| true), expires_at: capped.map(Text) });
+            Ok(if new { Reply::created(one) } else { Reply::ok(one) })
+        }
+        Reported::Session(_) | Reported::Touched | Reported::Left(_) | Reported::Rotated(_) => Err(unexpected(reported)),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::token::with_sealer;
     use super::*;
     use crate::http::json::parse;
 
     fn told(body: &str) -> Result<Told, Problem> {
-        parse::<TokensBody>(body.as_bytes())?.told()
+        let body = parse::<TokensBody>(body.as_bytes())?;
+        with_sealer(|sealer| body.told(sealer))
     }
 
     #[test]

@@ -4,15 +4,20 @@ use axum::extract::State;
 use serde::Deserialize;
 use utoipa::ToSchema;
 
+use super::access_tokens::{AccessTokenParts, Audience};
 use super::bulk::{Bulk, Results, bounded_parts};
+use super::logouts::tell_seen;
+use super::rotation::RotationParts;
 use super::sessions::{DeviceBody, LoginBody, Names, ParticipantBody, token_at};
-use super::token::{TokenBody, TokenParts, TokenValue};
+use super::token::{Naming, Sealer, TokenBody, TokenMember, TokenParts, TokenValue};
 use crate::http::wire::{text, value};
-use crate::http::{AppState, At, Code, FieldError, Problem, ProblemDocument, Reply, StrictJson, Text, needs};
+use crate::http::{AppState, At, Code, FieldError, Problem, ProblemDocument, Reply, Seat, StrictJson, Text, needs};
 use crate::model::ClientId;
-use crate::model::report::{ParticipantReport, Report, TokenOwner, TokenReport};
+use crate::model::report::{ParticipantReport, Report, ReportRefused, Reported, TokenOwner, TokenReport};
+use crate::model::rotation::Occasion;
 use crate::model::session::SessionName;
 use crate::plan::joining;
+use crate::store::StoreError;
 
 /// What is reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ToSchema)]
@@ -28,6 +33,10 @@ pub enum Op {
     Leave,
     /// A refresh token was issued.
     RefreshToken,
+    /// A refresh token was replaced by another.
+    Rotated,
+    /// An access token was issued.
+    AccessToken,
 }
 
 impl Op {
@@ -38,6 +47,8 @@ impl Op {
             Self::Touch => "touch",
             Self::Leave => "leave",
             Self::RefreshToken => "refresh_token",
+            Self::Rotated => "rotated",
+            Self::AccessToken => "access_token",
         }
     }
 
@@ -48,17 +59,36 @@ impl Op {
             Self::Join => &["client_id", "client_sid", "client_sub", "joined_at", "refresh_token"],
             Self::Touch => &["expires_at", "idle_expires_at"],
             Self::Leave => &["client_id", "client_sid"],
-            Self::RefreshToken => &["client_id", "token", "token_sha256", "jti", "issued_at", "expires_at", "offline_access", "scope"],
+            Self::RefreshToken => {
+                &["client_id", "token", "token_sha256", "jti", "issued_at", "expires_at", "offline_access", "scope", "sealed"]
+            }
+            Self::Rotated => {
+                &["client_id", "token", "token_sha256", "jti", "successor", "successor_sha256", "successor_jti", "issued_at", "expires_at"]
+            }
+            Self::AccessToken => &[
+                "client_id",
+                "token",
+                "token_sha256",
+                "jti",
+                "issued_at",
+                "expires_at",
+                "scope",
+                "aud",
+                "refresh_token",
+                "refresh_token_sha256",
+                "refresh_token_jti",
+            ],
         }
     }
 }
 
-/// One report. `sid` or `key` names the session; with neither, `sub` names its one implicit session (of a `refresh_token`: the subject whose token
-/// it is, bound to no session).
+/// One report. `sid` or `key` names the session; with neither, `sub` names its one implicit session (of a token: the subject whose token it is, bound to
+/// no session). A `rotated` names neither: its token says whose it is.
 ///
 /// Beside these a `session` has the members of a login; a `join` has `client_id`, `client_sid`, `client_sub`, `joined_at` and `refresh_token`; a
 /// `touch` has `idle_expires_at` and `expires_at`; a `leave` has `client_id` and `client_sid`; a `refresh_token` has `client_id` and the members of a
-/// token. Any other member is refused.
+/// token; a `rotated` has those of a rotation, and an `access_token` those of an access token, whose `refresh_token` is a string. Any other member is
+/// refused.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ReportItem {
@@ -78,16 +108,26 @@ pub struct ReportItem {
     /// The `sub` that client saw.
     client_sub: Option<text::Subject>,
     joined_at: Option<text::Timestamp>,
-    refresh_token: Option<TokenBody>,
+    /// Of a `join` the token it got on the way; of an `access_token` one of its family, as a string.
+    #[schema(value_type = Option<TokenBody>)]
+    refresh_token: Option<TokenMember>,
+    refresh_token_sha256: Option<text::Digest>,
+    refresh_token_jti: Option<text::Jti>,
     token: Option<TokenValue>,
     token_sha256: Option<text::Digest>,
     jti: Option<text::Jti>,
+    successor: Option<TokenValue>,
+    successor_sha256: Option<text::Digest>,
+    successor_jti: Option<text::Jti>,
     issued_at: Option<text::Timestamp>,
     offline_access: Option<bool>,
     scope: Option<text::Scope>,
+    sealed: Option<bool>,
+    /// A string, or up to 20 of them.
+    aud: Option<Audience>,
 }
 
-/// Up to 1,000 reports, applied in their order, with up to 5,000 participants, aliases and refresh tokens in all.
+/// Up to 1,000 reports, applied in their order, with up to 5,000 participants, aliases and tokens in all.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ReportsBody {
@@ -97,14 +137,16 @@ pub struct ReportsBody {
 
 impl ReportItem {
     /// The report, if it has the members of its kind and no others.
-    fn report(self) -> Result<Report, Problem> {
+    fn report(self, sealer: Sealer<'_>) -> Result<Report, Problem> {
         self.check_members()?;
         match self.op {
-            Op::Session => self.login(),
-            Op::Join => self.join(),
+            Op::Session => self.login(sealer),
+            Op::Join => self.join(sealer),
             Op::Touch => self.touch(),
             Op::Leave => self.leave(),
-            Op::RefreshToken => self.refresh_token(),
+            Op::RefreshToken => self.refresh_token(sealer),
+            Op::Rotated => self.rotated(sealer),
+            Op::AccessToken => self.access_token(),
         }
     }
 
@@ -121,12 +163,19 @@ impl ReportItem {
             ("client_sub", self.client_sub.is_some()),
             ("joined_at", self.joined_at.is_some()),
             ("refresh_token", self.refresh_token.is_some()),
+            ("refresh_token_sha256", self.refresh_token_sha256.is_some()),
+            ("refresh_token_jti", self.refresh_token_jti.is_some()),
             ("token", self.token.is_some()),
             ("token_sha256", self.token_sha256.is_some()),
             ("jti", self.jti.is_some()),
             ("issued_at", self.issued_at.is_some()),
             ("offline_access", self.offline_access.is_some()),
             ("scope", self.scope.is_some()),
+            ("successor", self.successor.is_some()),
+            ("successor_sha256", self.successor_sha256.is_some()),
+            ("successor_jti", self.successor_jti.is_some()),
+            ("sealed", self.sealed.is_some()),
+            ("aud", self.aud.is_some()),
         ];
         let foreign = present.into_iter().find(|(name, present)| *present && !self.op.members().contains(name));
         match foreign {
@@ -150,7 +199,7 @@ impl ReportItem {
         }
     }
 
-    fn login(self) -> Result<Report, Problem> {
+    fn login(self, sealer: Sealer<'_>) -> Result<Report, Problem> {
         let session = self.names().session()?;
         let body = LoginBody {
             sub: self.sub.ok_or_else(|| missing("sub"))?,
@@ -161,17 +210,17 @@ impl ReportItem {
             device: self.device,
             participants: self.participants.unwrap_or_default(),
         };
-        body.report(session).map(Report::Session)
+        body.report(session, sealer).map(Report::Session)
     }
 
-    fn join(self) -> Result<Report, Problem> {
+    fn join(self, sealer: Sealer<'_>) -> Result<Report, Problem> {
         let session = self.session()?;
         let participant = ParticipantReport {
             client_id: self.client_id.ok_or_else(|| missing("client_id"))?.0,
             sid: value(self.client_sid),
             sub: value(self.client_sub),
             joined_at: value(self.joined_at),
-            refresh_token: token_at(self.refresh_token, "/refresh_token")?,
+            refresh_token: token_at(self.refresh_token.map(TokenMember::details).transpose()?, "/refresh_token", sealer)?,
         };
         Ok(Report::Join { session, participant })
     }
@@ -190,7 +239,7 @@ impl ReportItem {
         Ok(Report::Leave { session, client_id, sid: value(self.client_sid) })
     }
 
-    fn refresh_token(self) -> Result<Report, Problem> {
+    fn refresh_token(self, sealer: Sealer<'_>) -> Result<Report, Problem> {
         let names = self.names();
         let parts = TokenParts {
             token: self.token,
@@ -200,23 +249,75 @@ impl ReportItem {
             expires_at: value(self.expires_at),
             offline_access: self.offline_access.unwrap_or(false),
             scope: self.scope.map(|Text(scope)| scope.into_string()),
+            sealed: self.sealed.unwrap_or(false),
         };
-        token_report(names, value(self.client_id), parts).map(Report::RefreshToken)
+        token_report(names, value(self.client_id), parts, sealer).map(Report::RefreshToken)
+    }
+
+    fn rotated(self, sealer: Sealer<'_>) -> Result<Report, Problem> {
+        for (name, present) in [("sid", self.sid.is_some()), ("key", self.key.is_some()), ("sub", self.sub.is_some())] {
+            if present {
+                let detail = "is no member of a rotated: its token says whose it is";
+                return Err(Problem::of(Code::UnknownMember).at(FieldError::pointer(format!("/{name}"), detail)));
+            }
+        }
+        let parts = RotationParts {
+            client_id: value(self.client_id),
+            token: Naming { value: self.token, digest: value(self.token_sha256), jti: value(self.jti), members: Naming::TOKEN },
+            successor: Naming {
+                value: self.successor,
+                digest: value(self.successor_sha256),
+                jti: value(self.successor_jti),
+                members: Naming::SUCCESSOR,
+            },
+            issued_at: value(self.issued_at),
+            expires_at: value(self.expires_at),
+        };
+        parts.rotation(Occasion::Done, sealer).map(Report::Rotated)
+    }
+
+    fn access_token(self) -> Result<Report, Problem> {
+        let names = self.names();
+        let parts = AccessTokenParts {
+            client_id: value(self.client_id),
+            token: Naming { value: self.token, digest: value(self.token_sha256), jti: value(self.jti), members: Naming::TOKEN },
+            family: Naming {
+                value: self.refresh_token.map(TokenMember::value).transpose()?,
+                digest: value(self.refresh_token_sha256),
+                jti: value(self.refresh_token_jti),
+                members: Naming::REFRESH_TOKEN,
+            },
+            issued_at: value(self.issued_at),
+            expires_at: value(self.expires_at),
+            scope: self.scope.map(|Text(scope)| scope.into_string()),
+            aud: self.aud,
+        };
+        parts.report(names).map(Report::AccessToken)
     }
 }
 
-/// A refresh token and whose it is: a session's, or a subject's and bound to no session.
-pub(super) fn token_report(names: Names, client_id: Option<ClientId>, parts: TokenParts) -> Result<TokenReport, Problem> {
-    let owner = match names {
-        Names { sid: None, key: None, sub: Some(sub) } => TokenOwner::Subject(sub),
-        Names { sub: Some(_), .. } => return Err(Problem::invalid("/sub", "does not go with sid or key here")),
+/// Whose a token is: a session's, or a subject's and bound to no session.
+pub(super) fn owner(names: Names) -> Result<TokenOwner, Problem> {
+    match names {
+        Names { sid: None, key: None, sub: Some(sub) } => Ok(TokenOwner::Subject(sub)),
+        Names { sub: Some(_), .. } => Err(Problem::invalid("/sub", "does not go with sid or key here")),
         Names { sid: None, key: None, sub: None } => {
-            return Err(Problem::invalid("/sid", "is missing: a token belongs to a session by sid or key, or to a sub"));
+            Err(Problem::invalid("/sid", "is missing: a token belongs to a session by sid or key, or to a sub"))
         }
-        names @ Names { sub: None, .. } => TokenOwner::Session(names.session()?),
-    };
+        names @ Names { sub: None, .. } => names.session().map(TokenOwner::Session),
+    }
+}
+
+/// A refresh token and whose it is.
+pub(super) fn token_report(
+    names: Names,
+    client_id: Option<ClientId>,
+    parts: TokenParts,
+    sealer: Sealer<'_>,
+) -> Result<TokenReport, Problem> {
+    let owner = owner(names)?;
     let client_id = client_id.ok_or_else(|| missing("client_id"))?;
-    Ok(TokenReport { owner, client_id, token: parts.details()? })
+    Ok(TokenReport { owner, client_id, token: parts.details(sealer)? })
 }
 
 pub(super) fn missing(name: &str) -> Problem {
@@ -224,13 +325,13 @@ pub(super) fn missing(name: &str) -> Problem {
 }
 
 /// Report up to 1,000 things at once, in their order. Each is answered by itself. Together they may tell of up to 5,000 participants, aliases and
-/// refresh tokens.
+/// tokens.
 #[utoipa::path(post, path = "/v1/issuers/{iss}/reports", tag = "sessions", operation_id = "postReports", security(("bearer" = [])),
     params(("iss" = String, Path, description = "The issuer's short id.")),
     request_body = ReportsBody,
     responses(
         (status = 200, description = "One result for each report, in their order.", body = Results),
-        (status = 413, description = "`too-many-items`: more than 1,000 items, or more than 5,000 participants, aliases and refresh tokens in all; or `body-too-large`. \
+        (status = 413, description = "`too-many-items`: more than 1,000 items, or more than 5,000 participants, aliases and tokens in all; or `body-too-large`. \
             Nothing was done.", body = ProblemDocument, content_type = "application/problem+json"),
         (status = "default", description = "A problem; nothing was done.", body = ProblemDocument, content_type = "application/problem+json"),
     ))]
@@ -239,24 +340,33 @@ pub async fn post_reports(
     at: At<needs::Report>,
     StrictJson(body): StrictJson<ReportsBody>,
 ) -> Result<Reply<Results>, Problem> {
-    let reports = read(body)?;
-    Ok(Reply::ok(Results::of(app.store.report(&at.0.issuer, reports, joining::RULES).await?)))
+    let reports = read(body, Sealer::at(&app, &at.0.issuer.id))?;
+    Ok(Reply::ok(Results::of(take(&app, &at.0, reports).await?)))
 }
 
-fn read(body: ReportsBody) -> Result<Vec<Report>, Problem> {
+/// Applies a caller's reports, and tells what they brought about beside their outcomes.
+pub(super) async fn take(app: &AppState, seat: &Seat, reports: Vec<Report>) -> Result<Vec<Result<Reported, ReportRefused>>, StoreError> {
+    let told = app.store.take_reports(&seat.issuer, &seat.caller, reports, joining::RULES).await?;
+    tell_seen(app, &seat.issuer.id, &told.seen);
+    Ok(told.outcomes)
+}
+
+fn read(body: ReportsBody, sealer: Sealer<'_>) -> Result<Vec<Report>, Problem> {
     let items = body.reports.bounded()?.into_iter().enumerate();
-    let reports = items.map(|(at, item)| item.report().map_err(|problem| problem.under(&format!("/reports/{at}"))));
+    let reports = items.map(|(at, item)| item.report(sealer).map_err(|problem| problem.under(&format!("/reports/{at}"))));
     bounded_parts(reports.collect::<Result<_, _>>()?)
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::token::with_sealer;
     use super::*;
     use crate::http::json::parse;
     use crate::model::Sid;
 
     fn reports(items: &str) -> Result<Vec<Report>, Problem> {
-        read(parse(format!(r#"{{"reports":[{items}]}}"#).as_bytes())?)
+        let body = parse(format!(r#"{{"reports":[{items}]}}"#).as_bytes())?;
+        with_sealer(|sealer| read(body, sealer))
     }
 
     #[test]
@@ -267,11 +377,15 @@ mod tests {
                {"op":"touch","key":"k","idle_expires_at":"2026-01-01T00:00:00Z"},
                {"op":"leave","sub":"a","client_id":"wiki"},
                {"op":"refresh_token","sub":"a","client_id":"wiki","token":"t","offline_access":true},
-               {"op":"refresh_token","sid":"s","client_id":"wiki","token":"t"}"#,
+               {"op":"refresh_token","sid":"s","client_id":"wiki","token":"t"},
+               {"op":"rotated","client_id":"wiki","token":"t","successor":"u"},
+               {"op":"access_token","sid":"s","client_id":"wiki","token":"a","aud":["x"],"refresh_token":"u"}"#,
         )
         .unwrap();
         let sid = || SessionName::Sid(Sid::parse("s").unwrap());
-        let [login, join, touch, leave, offline, bound] = &reports[..] else { panic!("six reports") };
+        let [login, join, touch, leave, offline, bound, rotated, access] = &reports[..] else { panic!("eight reports") };
+        assert!(matches!(rotated, Report::Rotated(rotation) if rotation.occasion == Occasion::Done && rotation.successor.sealed.is_some()));
+        assert!(matches!(access, Report::AccessToken(report) if report.family.is_some() && report.aud == ["x"]));
         assert!(matches!(login, Report::Session(report) if report.session == sid() && report.participants.len() == 1));
         assert!(
             matches!(join, Report::Join { session, participant } if *session == sid() && participant.sid.is_some() && participant.refresh_token.is_some())
@@ -287,8 +401,18 @@ mod tests {
         let fine = r#"{"op":"session","sid":"s","sub":"a"}"#;
         for (item, pointer) in [
             (r#"{"sid":"s"}"#, "/reports/1/op"),
-            (r#"{"op":"rotated","client_id":"c"}"#, "/reports/1/op"),
-            (r#"{"op":"access_token","client_id":"c"}"#, "/reports/1/op"),
+            (r#"{"op":"revoked","client_id":"c"}"#, "/reports/1/op"),
+            (r#"{"op":"rotated","token":"t","successor":"u"}"#, "/reports/1/client_id"),
+            (r#"{"op":"rotated","client_id":"c","successor":"u"}"#, "/reports/1/token"),
+            (r#"{"op":"rotated","client_id":"c","token":"t"}"#, "/reports/1/successor"),
+            (r#"{"op":"rotated","client_id":"c","token":"t","successor":"u","successor_jti":"j"}"#, "/reports/1/successor_jti"),
+            (r#"{"op":"rotated","sid":"s","client_id":"c","token":"t","successor":"u"}"#, "/reports/1/sid"),
+            (r#"{"op":"rotated","client_id":"c","token":"t","successor":"u","scope":"x"}"#, "/reports/1/scope"),
+            (r#"{"op":"access_token","client_id":"c","token":"t"}"#, "/reports/1/sid"),
+            (r#"{"op":"access_token","sid":"s","client_id":"c"}"#, "/reports/1/token"),
+            (r#"{"op":"access_token","sid":"s","client_id":"c","token":"t","refresh_token":{"token":"r"}}"#, "/reports/1/refresh_token"),
+            (r#"{"op":"access_token","sid":"s","client_id":"c","token":"t","offline_access":true}"#, "/reports/1/offline_access"),
+            (r#"{"op":"join","sid":"s","client_id":"c","refresh_token":"r"}"#, "/reports/1/refresh_token"),
             (r#"{"op":"session","sid":"s"}"#, "/reports/1/sub"),
             (r#"{"op":"session","sid":"s","sub":"a","token":"t"}"#, "/reports/1/token"),
             (r#"{"op":"join","sid":"s"}"#, "/reports/1/client_id"),

@@ -7,21 +7,21 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::bulk::{Bulk, Results, bounded_parts, only};
-use super::token::TokenBody;
+use super::reports::take;
+use super::token::{Sealer, TokenBody};
 use crate::http::shapes::ParticipantShape;
 use crate::http::wire::{text, value};
 use crate::http::{AppState, At, Code, Path, Problem, ProblemDocument, Query, Reply, StrictJson, Text, needs};
-use crate::model::report::{ParticipantReport, Report, Reported, SessionReport, SessionStanding};
+use crate::model::report::{ParticipantReport, Report, Reported, SessionReport, SessionStanding, TokenDetails};
 use crate::model::session::{Device, SessionName};
 use crate::model::{ClientId, ProviderKey, Sid, Subject};
-use crate::plan::joining;
 
 /// How many aliases one report may carry.
 pub const ALIASES_MAX: usize = 100;
 
 /// A login, or anything new about a session. What is reported is added; nothing is removed by leaving it out.
 ///
-/// One call tells of up to 5,000 participants, aliases and refresh tokens.
+/// One call tells of up to 5,000 participants, aliases and tokens.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LoginBody {
@@ -83,7 +83,7 @@ pub struct SessionItem {
     participants: Vec<ParticipantBody>,
 }
 
-/// Up to 1,000 sessions, with up to 5,000 participants, aliases and refresh tokens in all.
+/// Up to 1,000 sessions, with up to 5,000 participants, aliases and tokens in all.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SessionsBody {
@@ -114,7 +114,7 @@ impl Names {
 
 impl LoginBody {
     /// The report of a session of that name.
-    pub(super) fn report(self, session: SessionName) -> Result<SessionReport, Problem> {
+    pub(super) fn report(self, session: SessionName, sealer: Sealer<'_>) -> Result<SessionReport, Problem> {
         if matches!(session, SessionName::Subject(_)) && self.started_at.is_none() {
             // Nothing else tells the next login from one that has ended.
             return Err(Problem::invalid("/started_at", "is missing: a session without sid and key needs it"));
@@ -131,7 +131,7 @@ impl LoginBody {
             idle_expires_at: value(self.idle_expires_at),
             aliases: self.aliases.into_iter().map(|Text(alias)| alias).collect(),
             device: self.device.map(DeviceBody::device).unwrap_or_default(),
-            participants: participants.map(|(at, body)| body.report(&format!("/participants/{at}"))).collect::<Result<_, _>>()?,
+            participants: participants.map(|(at, body)| body.report(&format!("/participants/{at}"), sealer)).collect::<Result<_, _>>()?,
         })
     }
 }
@@ -148,27 +148,27 @@ impl DeviceBody {
 }
 
 impl ParticipantBody {
-    fn report(self, place: &str) -> Result<ParticipantReport, Problem> {
+    fn report(self, place: &str, sealer: Sealer<'_>) -> Result<ParticipantReport, Problem> {
         Ok(ParticipantReport {
             client_id: self.client_id.0,
             sid: value(self.sid),
             sub: value(self.sub),
             joined_at: value(self.joined_at),
-            refresh_token: token_at(self.refresh_token, &format!("{place}/refresh_token"))?,
+            refresh_token: token_at(self.refresh_token, &format!("{place}/refresh_token"), sealer)?,
         })
     }
 }
 
 /// A refresh token that came on the way, with problems placed where it stood.
-pub(super) fn token_at(token: Option<TokenBody>, place: &str) -> Result<Option<crate::model::report::TokenDetails>, Problem> {
-    token.map(TokenBody::details).transpose().map_err(|problem| problem.under(place))
+pub(super) fn token_at(token: Option<TokenBody>, place: &str, sealer: Sealer<'_>) -> Result<Option<TokenDetails>, Problem> {
+    token.map(|token| token.details(sealer)).transpose().map_err(|problem| problem.under(place))
 }
 
 impl SessionItem {
-    fn report(self) -> Result<SessionReport, Problem> {
+    fn report(self, sealer: Sealer<'_>) -> Result<SessionReport, Problem> {
         let Self { sid, key, sub, started_at, expires_at, idle_expires_at, aliases, device, participants } = self;
         let names = Names { sid: value(sid), key: value(key), sub: Some(sub.0.clone()) };
-        LoginBody { sub, started_at, expires_at, idle_expires_at, aliases, device, participants }.report(names.session()?)
+        LoginBody { sub, started_at, expires_at, idle_expires_at, aliases, device, participants }.report(names.session()?, sealer)
     }
 }
 
@@ -198,7 +198,7 @@ impl From<SessionStanding> for StandingShape {
     responses(
         (status = 200, description = "It was known; `state` says whether it lives.", body = StandingShape),
         (status = 201, description = "The report began it; one that was over before it was reported says so in `state`.", body = StandingShape),
-        (status = 413, description = "`too-many-items`: more than 5,000 participants, aliases and refresh tokens in all; or `body-too-large`. \
+        (status = 413, description = "`too-many-items`: more than 5,000 participants, aliases and tokens in all; or `body-too-large`. \
             Nothing was done.", body = ProblemDocument, content_type = "application/problem+json"),
         (status = "default", description = "A problem.", body = ProblemDocument, content_type = "application/problem+json"),
     ))]
@@ -208,21 +208,23 @@ pub async fn put_session(
     Path((_, sid)): Path<(String, String)>,
     StrictJson(body): StrictJson<LoginBody>,
 ) -> Result<Reply<StandingShape>, Problem> {
-    let report = one(sid_of_path(sid)?, body)?;
-    match only(app.store.report(&at.0.issuer, report, joining::RULES).await?)? {
+    let report = one(sid_of_path(sid)?, body, Sealer::at(&app, &at.0.issuer.id))?;
+    match only(take(&app, &at.0, report).await?)? {
         Reported::Session(standing) if standing.created => Ok(Reply::created(standing.into())),
         Reported::Session(standing) => Ok(Reply::ok(standing.into())),
-        other @ (Reported::Touched | Reported::Left(_) | Reported::TokenRegistered { .. }) => Err(unexpected(&other)),
+        other @ (Reported::Touched | Reported::Left(_) | Reported::TokenRegistered { .. } | Reported::Rotated(_)) => {
+            Err(unexpected(&other))
+        }
     }
 }
 
-/// Report up to 1,000 sessions at once. Each is answered by itself. Together they may have up to 5,000 participants, aliases and refresh tokens.
+/// Report up to 1,000 sessions at once. Each is answered by itself. Together they may have up to 5,000 participants, aliases and tokens.
 #[utoipa::path(post, path = "/v1/issuers/{iss}/sessions", tag = "sessions", operation_id = "postSessions", security(("bearer" = [])),
     params(("iss" = String, Path, description = "The issuer's short id.")),
     request_body = SessionsBody,
     responses(
         (status = 200, description = "One result for each session, in their order.", body = Results),
-        (status = 413, description = "`too-many-items`: more than 1,000 items, or more than 5,000 participants, aliases and refresh tokens in all; or `body-too-large`. \
+        (status = 413, description = "`too-many-items`: more than 1,000 items, or more than 5,000 participants, aliases and tokens in all; or `body-too-large`. \
             Nothing was done.", body = ProblemDocument, content_type = "application/problem+json"),
         (status = "default", description = "A problem; nothing was done.", body = ProblemDocument, content_type = "application/problem+json"),
     ))]
@@ -231,17 +233,18 @@ pub async fn post_sessions(
     at: At<needs::Report>,
     StrictJson(body): StrictJson<SessionsBody>,
 ) -> Result<Reply<Results>, Problem> {
-    let reports = many(body)?;
-    Ok(Reply::ok(Results::of(app.store.report(&at.0.issuer, reports, joining::RULES).await?)))
+    let reports = many(body, Sealer::at(&app, &at.0.issuer.id))?;
+    Ok(Reply::ok(Results::of(take(&app, &at.0, reports).await?)))
 }
 
-fn one(sid: Sid, body: LoginBody) -> Result<Vec<Report>, Problem> {
-    bounded_parts(vec![Report::Session(body.report(SessionName::Sid(sid))?)])
+fn one(sid: Sid, body: LoginBody, sealer: Sealer<'_>) -> Result<Vec<Report>, Problem> {
+    bounded_parts(vec![Report::Session(body.report(SessionName::Sid(sid), sealer)?)])
 }
 
-fn many(body: SessionsBody) -> Result<Vec<Report>, Problem> {
+fn many(body: SessionsBody, sealer: Sealer<'_>) -> Result<Vec<Report>, Problem> {
     let items = body.sessions.bounded()?.into_iter().enumerate();
-    let reports = items.map(|(at, item)| item.report().map(Report::Session).map_err(|problem| problem.under(&format!("/sessions/{at}"))));
+    let reports =
+        items.map(|(at, item)| item.report(sealer).map(Report::Session).map_err(|problem| problem.under(&format!("/sessions/{at}"))));
     bounded_parts(reports.collect::<Result<_, _>>()?)
 }
 
@@ -277,7 +280,7 @@ pub async fn delete_participant(
     let client_id = ClientId::parse(client_id).map_err(|_| Problem::of(Code::UnknownClient))?;
     let session = SessionName::Sid(sid_of_path(sid)?);
     let leave = Report::Leave { session, client_id, sid: value(leaver.client_sid) };
-    only(app.store.report(&at.0.issuer, vec![leave], joining::RULES).await?)?;
+    only(take(&app, &at.0, vec![leave]).await?)?;
     Ok(Reply::done())
 }
 
@@ -295,12 +298,14 @@ pub(super) fn unexpected(reported: &Reported) -> Problem {
         Reported::Session(_) => "session",
         Reported::Touched => "touch",
         Reported::Left(_) => "leave",
-        Reported::TokenRegistered { .. } => "refresh_token",
+        Reported::TokenRegistered { .. } => "token",
+        Reported::Rotated(_) => "rotated",
     }))
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::token::with_sealer;
     use super::*;
     use crate::http::json::parse;
 
@@ -309,7 +314,8 @@ mod tests {
     }
 
     fn login(body: &str) -> Result<SessionReport, Problem> {
-        parse::<LoginBody>(body.as_bytes())?.report(SessionName::Sid(Sid::parse("s").unwrap()))
+        let body = parse::<LoginBody>(body.as_bytes())?;
+        with_sealer(|sealer| body.report(SessionName::Sid(Sid::parse("s").unwrap()), sealer))
     }
 
     #[test]
@@ -343,7 +349,8 @@ mod tests {
     }
 
     fn item(body: &str) -> Result<SessionName, Problem> {
-        parse::<SessionItem>(body.as_bytes())?.report().map(|report| report.session)
+        let body = parse::<SessionItem>(body.as_bytes())?;
+        with_sealer(|sealer| body.report(sealer)).map(|report| report.session)
     }
 
     #[test]
@@ -367,12 +374,15 @@ mod tests {
 
     #[test]
     fn what_all_sessions_of_a_call_hold_is_bounded_together() {
-        let call = |sessions: Vec<serde_json::Value>| many(parse(serde_json::json!({"sessions": sessions}).to_string().as_bytes())?);
+        let call = |sessions: Vec<serde_json::Value>| {
+            let body = parse(serde_json::json!({"sessions": sessions}).to_string().as_bytes())?;
+            with_sealer(|sealer| many(body, sealer))
+        };
         assert_eq!(call(vec![full(3); 500]).unwrap().len(), 500);
         let problem = call([vec![full(3); 499], vec![full(4)]].concat()).unwrap_err();
         assert_eq!(problem.code(), Code::TooManyItems);
         let document = serde_json::to_value(problem.document()).unwrap();
-        assert_eq!(document["detail"], "5002 participants, aliases and refresh tokens in one call are more than 5000; nothing was done");
+        assert_eq!(document["detail"], "5002 participants, aliases and tokens in one call are more than 5000; nothing was done");
     }
 
     #[test]
@@ -380,7 +390,8 @@ mod tests {
         let call = |participants| {
             let mut body = full(participants);
             body.as_object_mut().unwrap().remove("sid");
-            one(Sid::parse("s").unwrap(), parse(body.to_string().as_bytes())?)
+            let body = parse(body.to_string().as_bytes())?;
+            with_sealer(|sealer| one(Sid::parse("s").unwrap(), body, sealer))
         };
         assert_eq!(call(2_498).unwrap().len(), 1);
         assert_eq!(call(2_499).unwrap_err().code(), Code::TooManyItems);

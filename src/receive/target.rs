@@ -207,6 +207,8 @@ fn shown_whole(target: &Target) -> Value {
         Target::ClientSub { client_id, client_sub } => json!({ "client_id": client_id.as_str(), "client_sub": client_sub.as_str() }),
         Target::Device(device_id) => json!({ "device_id": device_id }),
         Target::RefreshToken { digest, .. } => json!({ "refresh_token_sha256": digest.to_string() }),
+        // Posted by nobody: what found it writes down by which token.
+        Target::Reuse(_) => json!({ "refresh_token": true }),
     }
 }
 

@@ -32,7 +32,7 @@ use remembered::{Commits, Remembered};
 pub use values::*;
 use writer::Writer;
 
-use crate::model::access::ApiTokenRecord;
+use crate::model::access::{ApiTokenRecord, Caller};
 use crate::model::attempt::AttemptRecord;
 use crate::model::audit::AuditRecord;
 use crate::model::certificate::Certificates;
@@ -47,7 +47,7 @@ use crate::model::lane::{Deal, LaneRecord};
 use crate::model::page::{Cursor, Listed, Page};
 use crate::model::report::{Report, ReportRefused, Reported, TokenName};
 use crate::model::session::{SessionName, SessionView};
-use crate::model::token::AccessClaims;
+use crate::model::token::{AccessClaims, TokenEventView};
 use crate::model::trigger::Trigger;
 use crate::model::{
     ApiTokenId, ClientId, DeliveryId, DenialId, Digest, EventId, IssuerId, ReplicaId, SessionId, Subject, Timestamp, WorkId,
@@ -239,14 +239,40 @@ impl Store {
 
     // ---- what providers report ----
 
-    /// Applies reports in order, each undone by itself when it is refused.
+    /// Applies a caller's reports in order, each undone by itself when it is refused.
+    pub async fn take_reports(
+        &self,
+        issuer: &IssuerRecord,
+        caller: &Caller,
+        reports: Vec<Report>,
+        rules: ReportRules,
+    ) -> Result<Told, StoreError> {
+        write!(self, reports::report((issuer.clone(), caller.clone(), reports, rules)))
+    }
+
+    /// The same, as the server itself, which is told what became of them and nothing beside.
     pub async fn report(
         &self,
         issuer: &IssuerRecord,
         reports: Vec<Report>,
         rules: ReportRules,
     ) -> Result<Vec<Result<Reported, ReportRefused>>, StoreError> {
-        write!(self, reports::report((issuer.clone(), reports, rules)))
+        Ok(self.take_reports(issuer, &Caller::itself(&issuer.id), reports, rules).await?.outcomes)
+    }
+
+    /// Puts a refresh token's successor in its place, if it may: one transaction, in which a reuse also commits its logout.
+    pub async fn rotate(&self, order: RotationOrder) -> Result<Turned, StoreError> {
+        write!(self, families::rotate(order))
+    }
+
+    /// Counts something a door noticed about a token, and puts it on record.
+    pub async fn note_token_event(&self, notice: TokenNotice) -> Result<(), StoreError> {
+        write!(self, token_events::note(notice))
+    }
+
+    /// What was noticed about the tokens of a session, the latest first.
+    pub async fn token_events(&self, session: &SessionId) -> Result<Vec<TokenEventView>, StoreError> {
+        read!(self, token_events::of_session(session))
     }
 
     /// The live session of that name, else the latest.

@@ -7,14 +7,16 @@ use crate::model::attempt::{AttemptRecord, PastAttempt};
 use crate::model::audit::Act;
 use crate::model::client::ClientRecord;
 use crate::model::delivery::{Class, DeliveryState, DeliveryView, Lane, SettledReason, Tally, Verdict};
-use crate::model::effects::{OpeningRule, Reach};
+use crate::model::effects::{OpeningRule, Reach, ReportRules};
 use crate::model::event::{EventState, Receipt};
 use crate::model::issuer::IssuerRecord;
 use crate::model::key::words;
 use crate::model::lane::LaneChange;
+use crate::model::report::{ReportRefused, Reported, TokenName};
+use crate::model::rotation::{Rotated, Rotation};
 use crate::model::schedule::Schedule;
 use crate::model::session::{Life, SessionView};
-use crate::model::token::{TokenFacts, TokenKind};
+use crate::model::token::{TokenEventKind, TokenFacts, TokenKind};
 use crate::model::trigger::{Idempotency, Reason, Trigger};
 use crate::model::{
     Alias, ClientId, DeliveryId, Digest, EventId, IssuerId, Jti, ProviderKey, ReplicaId, SessionId, Sid, Subject, Timestamp, WorkId,
@@ -275,6 +277,72 @@ pub struct TokenRecord {
     pub jti: Option<Jti>,
     /// What decides whether it is active.
     pub facts: TokenFacts,
+}
+
+/// Something that was noticed about a token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Noticed {
+    /// What.
+    pub kind: TokenEventKind,
+    /// The client that showed it, or that it was issued to.
+    pub client_id: ClientId,
+    /// Its session, where that is known.
+    pub session: Option<SessionId>,
+}
+
+/// What a transaction about tokens brought about beside its answer, to be told once it is committed.
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    /// What was noticed; counted and on record already.
+    pub noticed: Vec<Noticed>,
+    /// The logouts it committed.
+    pub logouts: Vec<Receipt>,
+}
+
+/// Something a door noticed about a token, on its way into the database.
+#[derive(Clone, Debug)]
+pub struct TokenNotice {
+    /// At which issuer.
+    pub issuer: IssuerId,
+    /// Who showed the token to us.
+    pub caller: Caller,
+    /// What was noticed.
+    pub kind: TokenEventKind,
+    /// The client that showed it, or that it was issued to.
+    pub client_id: ClientId,
+    /// The names it may be registered by.
+    pub names: Vec<TokenName>,
+}
+
+/// What became of reports.
+#[derive(Debug)]
+pub struct Told {
+    /// Of each, in their order.
+    pub outcomes: Vec<Result<Reported, ReportRefused>>,
+    /// What they brought about beside.
+    pub seen: Seen,
+}
+
+/// A rotation a provider asks for.
+#[derive(Clone, Debug)]
+pub struct RotationOrder {
+    /// Whose tokens.
+    pub issuer: IssuerRecord,
+    /// Who asks.
+    pub caller: Caller,
+    /// What is asked.
+    pub rotation: Rotation,
+    /// What it is judged by.
+    pub rules: ReportRules,
+}
+
+/// What became of a rotation.
+#[derive(Debug)]
+pub struct Turned {
+    /// Whether the token may be replaced, and how its family stands.
+    pub outcome: Result<Rotated, ReportRefused>,
+    /// What it brought about beside.
+    pub seen: Seen,
 }
 
 /// One settled attempt on its way into the database.

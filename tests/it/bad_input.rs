@@ -16,6 +16,8 @@ const SESSIONS: &str = "/v1/issuers/main/sessions";
 const REPORTS: &str = "/v1/issuers/main/reports";
 const TOKENS: &str = "/v1/issuers/main/refresh-tokens";
 const DENYLIST: &str = "/v1/issuers/main/denylist";
+const ROTATE: &str = "/v1/issuers/main/refresh-tokens/rotate";
+const ACCESS_TOKENS: &str = "/v1/issuers/main/access-tokens";
 const CLIENT: &str = "/v1/issuers/main/clients/new";
 
 /// As outside of development: relying parties by https at public addresses. Nobody is ever called, since nothing is ever done.
@@ -76,7 +78,10 @@ async fn json_text(api: &Api, method: Method, path: &str, body: &str) -> Answer 
 /// A body with every member its route knows. Never sent as it stands.
 fn full_bodies() -> Vec<(Method, &'static str, Value)> {
     let t = "2026-01-01T00:00:00Z";
-    let token = json!({"token": "rt", "issued_at": t, "expires_at": "2099-01-01T00:00:00Z", "offline_access": true, "scope": "openid"});
+    let token = json!({"token": "rt", "issued_at": t, "expires_at": "2099-01-01T00:00:00Z", "offline_access": true, "scope": "openid",
+        "sealed": true});
+    let access =
+        json!({"client_id": "c", "token": "at", "issued_at": t, "expires_at": "2099-01-01T00:00:00Z", "scope": "openid", "aud": ["api"]});
     let participant = json!({"client_id": "wiki", "sid": "w", "sub": "p", "joined_at": t, "refresh_token": token});
     let session = json!({"sub": "bob", "started_at": t, "expires_at": "2099-01-01T00:00:00Z", "idle_expires_at": "2099-01-01T00:00:00Z",
         "aliases": ["email:bob@example.org"], "device": {"id": "d", "label": "l", "ip": "192.0.2.1", "user_agent": "u"}, "participants": [participant]});
@@ -110,6 +115,19 @@ fn full_bodies() -> Vec<(Method, &'static str, Value)> {
         (Method::POST, REPORTS, json!({"reports": [with(token.clone(), json!({"op": "refresh_token", "sid": "s-1", "client_id": "c"}))]})),
         (Method::POST, TOKENS, with(token.clone(), json!({"sid": "s-1", "client_id": "c"}))),
         (Method::POST, TOKENS, json!({"tokens": [{"sub": "alice", "client_id": "c", "jti": "j"}]})),
+        (
+            Method::POST,
+            ROTATE,
+            json!({"client_id": "c", "token": "rt", "successor": "ru", "issued_at": t, "expires_at": "2099-01-01T00:00:00Z", "event": "new network"}),
+        ),
+        (
+            Method::POST,
+            REPORTS,
+            json!({"reports": [{"op": "rotated", "client_id": "c", "jti": "j", "successor_jti": "k", "issued_at": t}]}),
+        ),
+        (Method::POST, ACCESS_TOKENS, with(access.clone(), json!({"sid": "s-1", "refresh_token": "rt"}))),
+        (Method::POST, ACCESS_TOKENS, json!({"tokens": [with(access.clone(), json!({"sub": "alice"}))]})),
+        (Method::POST, REPORTS, json!({"reports": [with(access, json!({"op": "access_token", "sid": "s-1"}))]})),
         (Method::POST, TOKENS, json!({"sid": "s-1", "client_id": "c", "token_sha256": "LPJNul-wow4m6DsqxbninhsWHlwfp0JecwQzYpOLmCQ"})),
         (Method::POST, LOGOUTS, logout(json!({"sid": "s-1"}))),
         (Method::POST, LOGOUTS, logout(json!({"key": "k"}))),

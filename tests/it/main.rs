@@ -26,6 +26,7 @@ mod relay;
 mod replicas;
 mod retention;
 mod roles;
+mod rotation;
 mod stop;
 mod store;
 mod tokens;

@@ -26,6 +26,8 @@ const MAY: &[(&str, &str)] = &[
     ("post /v1/issuers/{iss}/reports", "provider admin"),
     ("delete /v1/issuers/{iss}/sessions/{sid}/participants/{client_id}", "provider admin"),
     ("post /v1/issuers/{iss}/refresh-tokens", "provider admin"),
+    ("post /v1/issuers/{iss}/refresh-tokens/rotate", "provider admin"),
+    ("post /v1/issuers/{iss}/access-tokens", "provider admin"),
     ("get /v1/issuers/{iss}/sessions", "provider operator auditor admin"),
     ("get /v1/issuers/{iss}/sessions/{sid}", "provider operator auditor admin"),
     ("post /v1/issuers/{iss}/sessions/search", "provider operator auditor admin"),

@@ -65,7 +65,7 @@ pub(crate) fn entry(act: Act) -> AuditEntry {
 }
 
 pub(crate) fn details(n: u8) -> TokenDetails {
-    TokenDetails { name: token_name(n), issued_at: None, expires_at: None, offline_access: false, scope: None }
+    TokenDetails { name: token_name(n), issued_at: None, expires_at: None, offline_access: false, scope: None, sealed: None }
 }
 
 pub(crate) fn takes_part(who: &str) -> ParticipantReport {
@@ -604,8 +604,8 @@ on_both_engines! {
     async fn a_token_is_registered_once_and_not_for_another_owner(database) {
         let bench = Bench::on(database).await;
         bench.login("s-1", "alice", &["wiki"]).await;
-        assert!(matches!(bench.token("s-1", "wiki", details(1)).await.unwrap(), Reported::TokenRegistered { new: true, active: true }));
-        assert!(matches!(bench.token("s-1", "wiki", details(1)).await.unwrap(), Reported::TokenRegistered { new: false, active: true }));
+        assert!(matches!(bench.token("s-1", "wiki", details(1)).await.unwrap(), Reported::TokenRegistered { new: true, active: true, .. }));
+        assert!(matches!(bench.token("s-1", "wiki", details(1)).await.unwrap(), Reported::TokenRegistered { new: false, active: true, .. }));
         assert_eq!(bench.token("s-1", "shop", details(1)).await.unwrap_err(), ReportRefused::OtherOwner);
     }
 

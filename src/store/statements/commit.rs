@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use super::cut_offs;
 use super::ending::{self, Ended, EndedSession, NewEvent, Scene, Terms};
 use super::expansion::{self, Plan};
+use super::families;
 use super::joins::{self, ToTell, class_number};
 use super::provider;
 use super::reports::find;
@@ -24,7 +25,7 @@ use crate::model::effects::{Adopt, Offline, OpeningRule, ProviderWord, Reach};
 use crate::model::event::{Counts, EventState, ProviderCounts, ProviderTold, Receipt};
 use crate::model::report::TokenName;
 use crate::model::session::SessionName;
-use crate::model::trigger::{Except, Idempotency, Target, Trigger};
+use crate::model::trigger::{Except, Idempotency, Reused, Target, Trigger};
 use crate::model::{ClientId, EventId, GrantId, IssuerId, ParticipantId, RefreshTokenId, SessionId, Sid, Subject, Timestamp};
 use crate::store::{AuditEntry, CommitRefused, Committed, Context, Ending, Mode, StoreError};
 
@@ -86,6 +87,7 @@ pub(super) async fn conclude(
     if let Some(scope) = &reach.cut_off {
         leave_cut_off(conn, context, act, scope.clone(), &reach.except, None).await?;
     }
+    families::make_due(conn, act, trigger).await?;
     super::registry::record(conn, context, &audit_entry(trigger, target_json, event, ended)).await?;
     let receipt = super::events::receipt(conn, &trigger.issuer, event).await?.ok_or_else(|| super::corrupt("events", "id"))?;
     let committed = Ok(Committed { receipt, replayed: false });
@@ -113,6 +115,7 @@ async fn commit_many(conn: &mut Conn, context: &Context, act: Scene<'_>, (trigge
         leave_cut_off(conn, context, act, scope, &reach.except, epoch).await?;
     }
     works::begin_expansion(conn, context, (act.issuer, act.event), &plan, act.now).await?;
+    families::make_due(conn, act, trigger).await?;
     super::registry::record(conn, context, &audit_entry(trigger, target_json, act.event, Ended::default())).await?;
     let receipt = super::events::receipt(conn, act.issuer, act.event).await?.ok_or_else(|| super::corrupt("events", "id"))?;
     Ok(Ending::Keep(Ok(Committed { receipt, replayed: false })))
@@ -179,7 +182,8 @@ async fn lock_issuer(conn: &mut Conn, trigger: &Trigger) -> Result<(), StoreErro
         | Target::SubjectExcept { .. }
         | Target::SubjectAtClient { .. }
         | Target::SessionAtClient { .. }
-        | Target::RefreshToken { .. } => dialect::share_issuer(conn, &trigger.issuer).await,
+        | Target::RefreshToken { .. }
+        | Target::Reuse(_) => dialect::share_issuer(conn, &trigger.issuer).await,
     }
 }
 
@@ -287,6 +291,9 @@ async fn resolve(conn: &mut Conn, issuer: &IssuerId, target: &Target) -> Result<
         Target::ClientSub { client_id, client_sub } => {
             Resolved::Participations(ParticipationsOf::ClientSub(client_id.clone(), client_sub.clone()))
         }
+        Target::Reuse(Reused::Family(grant)) => Resolved::Grant(grant.as_str().to_owned()),
+        Target::Reuse(Reused::Session(session)) => Resolved::Sessions(SessionsOf::One(session.clone())),
+        Target::Reuse(Reused::Subject(sub)) => Resolved::Sessions(SessionsOf::Subject { sub: sub.clone(), except: None }),
         // Never one transaction's.
         Target::Everyone => Resolved::Nothing,
         Target::RefreshToken { names, .. } => {
@@ -742,8 +749,10 @@ pub(super) async fn insert_event(conn: &mut Conn, act: Scene<'_>, trigger: &Trig
         Target::Subject(sub)
         | Target::SubjectExcept { sub, .. }
         | Target::SubjectAtClient { sub, .. }
+        | Target::Reuse(Reused::Subject(sub))
         | Target::Session(SessionName::Subject(sub)) => (Some(sub), None),
         Target::Session(SessionName::Key(_))
+        | Target::Reuse(Reused::Family(_) | Reused::Session(_))
         | Target::Client(_)
         | Target::ClientSid { .. }
         | Target::ClientSub { .. }

@@ -224,7 +224,9 @@ pub(super) async fn revoked(conn: &mut Conn, act: Scene<'_>, revocations: Vec<Bu
     }
     let mut good = 0;
     for chunk in grants.chunks(super::ROWS_MAX) {
-        let mut sql = Builder::new("SELECT CAST(count(*) AS BIGINT) FROM refresh_tokens WHERE (expires_at IS NULL OR expires_at > ");
+        let mut sql = Builder::new(
+            "SELECT CAST(count(*) AS BIGINT) FROM refresh_tokens WHERE superseded_at IS NULL AND (expires_at IS NULL OR expires_at > ",
+        );
         sql.push_bind(act.now.millis()).push(") AND grant_id IN ");
         push_list(&mut sql, chunk.iter().map(String::as_str));
         good += count(sql.build_query_scalar().fetch_one(&mut *conn).await?);

@@ -18,7 +18,7 @@ use crate::model::cut_off::CutOffScope;
 use crate::model::delivery::Class;
 use crate::model::effects::{Adopt, Offline, Opening, OpeningRule, ProviderWord, Reach, Told};
 use crate::model::session::SessionName;
-use crate::model::trigger::{Except, Target};
+use crate::model::trigger::{Except, Reused, Target};
 use crate::model::{ClientId, EventId, IssuerId, ProviderKey, SessionId, Sid, Subject, Timestamp};
 use crate::store::{Context, StoreError};
 
@@ -128,7 +128,7 @@ impl Plan {
             Target::Everyone if reach.except.client_id.is_empty() => Of::Everyone,
             Target::Everyone => Of::EveryoneAtClients,
             Target::Client(client_id) => Of::Client { client_id: client_id.to_string() },
-            Target::Subject(sub) => Of::Subject { sub: sub.as_str().to_owned(), except_sid: None },
+            Target::Subject(sub) | Target::Reuse(Reused::Subject(sub)) => Of::Subject { sub: sub.as_str().to_owned(), except_sid: None },
             Target::SubjectExcept { sub, except_sid } => {
                 Of::Subject { sub: sub.as_str().to_owned(), except_sid: Some(except_sid.as_str().to_owned()) }
             }
@@ -140,7 +140,8 @@ impl Plan {
             | Target::SessionAtClient { .. }
             | Target::ClientSid { .. }
             | Target::ClientSub { .. }
-            | Target::RefreshToken { .. } => {
+            | Target::RefreshToken { .. }
+            | Target::Reuse(Reused::Family(_) | Reused::Session(_)) => {
                 return None;
             }
         };
@@ -804,7 +805,9 @@ async fn told(conn: &mut Conn, page: Page<'_>, plan: &Plan) -> Result<Vec<(Strin
 
 /// How many refresh tokens are good that would be no more.
 async fn tokens(conn: &mut Conn, page: Page<'_>, plan: &Plan) -> Result<u64, StoreError> {
-    let mut sql = Builder::new("SELECT CAST(count(*) AS BIGINT) FROM refresh_tokens WHERE (expires_at IS NULL OR expires_at > ");
+    let mut sql = Builder::new(
+        "SELECT CAST(count(*) AS BIGINT) FROM refresh_tokens WHERE superseded_at IS NULL AND (expires_at IS NULL OR expires_at > ",
+    );
     sql.push_bind(page.now.millis()).push(") AND grant_id IN (SELECT id FROM grants WHERE revoked_at IS NULL AND issuer_id = ");
     sql.push_bind(page.issuer.as_str().to_owned()).push(" AND (1 = 0");
     for column in ending::columns(plan.terms().offline) {

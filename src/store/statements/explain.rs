@@ -3,8 +3,8 @@
 use sqlx::Row as _;
 
 use super::{
-    Builder, Conn, commit, cut_offs, deliveries, denylist, events, expansion, expiry, lanes, operators, provider, reconcile, relay, residual,
-    retention, sessions, tokens,
+    Builder, Conn, access_tokens, commit, cut_offs, deliveries, denylist, events, expansion, expiry, families, lanes, operators, provider,
+    reconcile, relay, residual, retention, sessions, tokens,
 };
 use crate::model::IssuerId;
 use crate::store::StoreError;
@@ -34,6 +34,8 @@ fn hot() -> Vec<(&'static str, String)> {
               ORDER BY joined_at DESC LIMIT 10"
                 .to_owned(),
         ),
+        ("latest family of a session", literal(access_tokens::LATEST, &["'a'", "'b'"])),
+        ("token events of a session", "SELECT kind FROM token_events WHERE session_id = 'a'".to_owned()),
         ("refresh token", "SELECT id FROM refresh_tokens WHERE issuer_id = 'a' AND name IN ('b', 'c')".to_owned()),
         ("receipt", "SELECT state, count(*) FROM deliveries WHERE event_id IN ('a') GROUP BY state".to_owned()),
         ("settle", "SELECT id FROM deliveries WHERE id IN ('a', 'b') AND lease_token = 1 AND state = 'pending'".to_owned()),
@@ -58,7 +60,8 @@ fn built() -> Vec<(&'static str, String)> {
         .chain(relay::hot())
         .chain(tokens::hot())
         .chain(residual::hot())
-        .chain(denylist::hot());
+        .chain(denylist::hot())
+        .chain(families::hot());
     statements.map(|(name, sql)| (name, with_literals(sql.sql().as_str()))).collect()
 }
 

@@ -1,11 +1,12 @@
-//! Participants and refresh tokens joining a session, and the deliveries written for participants that are told to log out.
+//! Participants and tokens joining a session, and the deliveries written for participants that are told to log out.
 
 use std::collections::BTreeMap;
 
 use super::cut_offs::{self, Known, Which};
 use super::sessions::SessionRow;
+use super::token_events::Notes;
 use super::tokens::stored_name;
-use super::{Builder, Conn, millis};
+use super::{Builder, Conn, millis, policies};
 use crate::model::access::Caller;
 use crate::model::client::ClientRecord;
 use crate::model::cut_off::{CutOff, CutOffScope};
@@ -15,8 +16,9 @@ use crate::model::effects::{
     TokenDecision, TokenReportFacts, Told,
 };
 use crate::model::event::{TARGET_EXPIRED, TARGET_FORGOTTEN, TARGET_RECONCILE};
-use crate::model::report::{PARTICIPANTS_MAX, ParticipantReport, ReportRefused, TokenDetails};
+use crate::model::report::{PARTICIPANTS_MAX, ParticipantReport, ReportRefused, TokenDetails, TokenName};
 use crate::model::session::{Life, ParticipantView};
+use crate::model::token::{Lifetime, LifetimeFacts, TokenEventKind, TokenKind, TokenPolicy};
 use crate::model::trigger::Reason;
 use crate::model::{ClientId, DeliveryId, EventId, GrantId, IssuerId, ParticipantId, RefreshTokenId, SessionId, Sid, Subject, Timestamp};
 use crate::store::{Context, StoreError};
@@ -28,6 +30,8 @@ pub(super) struct Desk<'a> {
     pub(super) issuer: &'a IssuerId,
     pub(super) rules: ReportRules,
     pub(super) now: Timestamp,
+    /// What is noticed about tokens on the way.
+    pub(super) notes: &'a Notes,
 }
 
 /// A session that is joined, live or ended.
@@ -104,11 +108,9 @@ async fn participants_tokens(
         match token(conn, desk, owner, &[names_of(session, participant)], details).await? {
             // The report is about the session; that it has ended is in the answer.
             Ok(_) | Err(ReportRefused::SessionEnded | ReportRefused::UnknownSession) => {}
-            // Whoever signs in takes part, also at a suspended client; only its token is not taken.
-            Err(ReportRefused::ClientSuspended) => {}
-            Err(refused @ (ReportRefused::OtherSubject | ReportRefused::OtherOwner | ReportRefused::TooManyParticipants)) => {
-                return Ok(Err(refused));
-            }
+            // Whoever signs in takes part, also at a suspended client or with a token that would live too long; only the token is not taken.
+            Err(ReportRefused::ClientSuspended | ReportRefused::LifetimeOverLimit) => {}
+            Err(refused) => return Ok(Err(refused)),
         }
     }
     Ok(Ok(()))
@@ -396,15 +398,78 @@ async fn insert_deliveries(
     Ok(())
 }
 
-/// Whether a token was registered anew, and whether it counts as live.
-pub(super) type Registered = Result<(bool, bool), ReportRefused>;
+/// How a token stands that was registered, now or before.
+#[derive(Clone, Copy)]
+pub(super) struct TokenStanding {
+    /// It was not known before.
+    pub(super) new: bool,
+    /// It counts as live.
+    pub(super) active: bool,
+    /// When it expires, where that is sooner than was said.
+    pub(super) capped: Option<Timestamp>,
+}
 
-/// Whose refresh token it is.
+/// What became of a token's registration.
+pub(super) type Registered = Result<TokenStanding, ReportRefused>;
+
+/// Whose token it is.
 #[derive(Clone, Copy)]
 pub(super) struct Owner<'a> {
     pub(super) session: Option<&'a Joined>,
     pub(super) sub: Option<&'a Subject>,
     pub(super) client_id: &'a ClientId,
+}
+
+/// What a client's registration says of its tokens. Of one that is not registered, nothing.
+pub(super) struct ClientTerms {
+    pub(super) suspended: bool,
+    pub(super) policy: TokenPolicy,
+}
+
+pub(super) async fn client_terms(conn: &mut Conn, issuer: &IssuerId, client_id: &ClientId) -> Result<ClientTerms, StoreError> {
+    let found: Option<(Option<i64>, Option<String>)> =
+        sqlx::query_as("SELECT suspended_at, tokens FROM clients WHERE issuer_id = $1 AND client_id = $2")
+            .bind(issuer.as_str())
+            .bind(client_id.as_str())
+            .fetch_optional(conn)
+            .await?;
+    let (suspended_at, policy) = found.unwrap_or_default();
+    let policy = policy.as_deref().map(policies::read_client).transpose()?.unwrap_or(TokenPolicy::DEFAULT);
+    Ok(ClientTerms { suspended: suspended_at.is_some(), policy })
+}
+
+/// A token that may be the newest of its subject.
+#[derive(Clone, Copy)]
+pub(super) struct Latest<'a> {
+    pub(super) client_id: &'a ClientId,
+    pub(super) sub: Option<&'a Subject>,
+    pub(super) kind: TokenKind,
+    pub(super) issued_at: Timestamp,
+}
+
+/// Where only the newest token is accepted, remembers which that is. Of two of the same instant it is the one that was told of last.
+pub(super) async fn note_newest(
+    conn: &mut Conn,
+    issuer: &IssuerId,
+    policy: &TokenPolicy,
+    latest: Latest<'_>,
+    name: &TokenName,
+) -> Result<(), StoreError> {
+    let (true, Some(sub)) = (policy.newest_only, latest.sub) else { return Ok(()) };
+    sqlx::query(
+        "INSERT INTO newest_tokens (issuer_id, client_id, sub, kind, name, issued_at) VALUES ($1, $2, $3, $4, $5, $6)
+         ON CONFLICT (issuer_id, client_id, sub, kind) DO UPDATE SET name = excluded.name, issued_at = excluded.issued_at
+          WHERE newest_tokens.issued_at <= excluded.issued_at",
+    )
+    .bind(issuer.as_str())
+    .bind(latest.client_id.as_str())
+    .bind(sub.as_str())
+    .bind(latest.kind.as_str())
+    .bind(stored_name(name))
+    .bind(latest.issued_at.millis())
+    .execute(conn)
+    .await?;
+    Ok(())
 }
 
 /// Registers one refresh token of a participation known by these names. Each is a family of its own until it is rotated.
@@ -415,10 +480,11 @@ pub(super) async fn token(
     names: &[Known<'_>],
     details: &TokenDetails,
 ) -> Result<Registered, StoreError> {
-    let suspended = super::operators::is_suspended(conn, desk.issuer, owner.client_id).await?;
+    let ClientTerms { suspended, policy } = client_terms(conn, desk.issuer, owner.client_id).await?;
     if let Some(known) = registered(conn, desk, owner, details).await? {
-        return Ok(known.map(|(new, active)| (new, active && !suspended)));
+        return Ok(known.map(|known| TokenStanding { active: known.active && !suspended, ..known }));
     }
+    let Some(capped) = capped(desk, owner, &policy, details) else { return Ok(Err(ReportRefused::LifetimeOverLimit)) };
     let cut_offs: Vec<CutOff> = cut_offs::covering_each(conn, desk.issuer, names, Which::OfEvents).await?.into_iter().flatten().collect();
     let decision = (desk.rules.token)(&TokenReportFacts {
         session_end: owner.session.and_then(|session| session.end.as_ref()),
@@ -433,29 +499,51 @@ pub(super) async fn token(
         TokenDecision::Live => None,
         TokenDecision::Revoked(event) | TokenDecision::CutOff(event) => Some(event),
     };
-    insert_token(conn, desk, owner, details, revoked_by).await?;
+    insert_token(conn, desk, owner, details, (capped.or(details.expires_at), revoked_by)).await?;
+    if revoked_by.is_none() {
+        let issued_at = details.issued_at.unwrap_or(desk.now);
+        let latest = Latest { client_id: owner.client_id, sub: owner.sub, kind: TokenKind::Refresh, issued_at };
+        note_newest(conn, desk.issuer, &policy, latest, &details.name).await?;
+    }
     Ok(match decision {
         TokenDecision::Revoked(_) => Err(ReportRefused::SessionEnded),
-        TokenDecision::Live => Ok((true, true)),
-        TokenDecision::CutOff(_) | TokenDecision::UnknownSession => Ok((true, false)),
+        TokenDecision::Live => Ok(TokenStanding { new: true, active: true, capped }),
+        TokenDecision::CutOff(_) | TokenDecision::UnknownSession => Ok(TokenStanding { new: true, active: false, capped }),
     })
+}
+
+/// When a token expires that may not live as long as it is said to; none when it may not be taken.
+#[expect(clippy::option_option, reason = "not taken, taken as it is, or cut short")]
+fn capped(desk: Desk<'_>, owner: Owner<'_>, policy: &TokenPolicy, details: &TokenDetails) -> Option<Option<Timestamp>> {
+    let issued_at = details.issued_at.unwrap_or(desk.now);
+    let facts = LifetimeFacts { longest: policy.lifetime_max, over_limit: policy.over_limit, issued_at, expires_at: details.expires_at };
+    let lifetime = (desk.rules.lifetime)(&facts);
+    if lifetime != Lifetime::Within && details.expires_at.is_some() {
+        desk.notes.notice(TokenEventKind::OverLimit, owner.client_id, owner.session.map(|session| session.id.clone()));
+    }
+    match lifetime {
+        Lifetime::Within => Some(None),
+        Lifetime::Capped(at) => Some(Some(at)),
+        Lifetime::Refused => None,
+    }
 }
 
 /// A token reported before: the same owner gets the same answer, another is refused.
 async fn registered(conn: &mut Conn, desk: Desk<'_>, owner: Owner<'_>, details: &TokenDetails) -> Result<Option<Registered>, StoreError> {
     type Found = (String, Option<String>, Option<String>, Option<i64>);
     let found: Option<Found> = sqlx::query_as(
-        "SELECT g.client_id, g.sub, COALESCE(g.session_id, g.origin_session_id), g.revoked_at
+        "SELECT g.client_id, g.sub, COALESCE(g.session_id, g.origin_session_id), COALESCE(g.revoked_at, t.superseded_at)
            FROM refresh_tokens AS t JOIN grants AS g ON g.id = t.grant_id WHERE t.issuer_id = $1 AND t.name = $2",
     )
     .bind(desk.issuer.as_str())
     .bind(stored_name(&details.name))
     .fetch_optional(conn)
     .await?;
-    let Some((client, sub, bound, revoked_at)) = found else { return Ok(None) };
+    let Some((client, sub, bound, over_at)) = found else { return Ok(None) };
+    let known = |active| TokenStanding { new: false, active, capped: None };
     // Reported stolen before it was registered: nobody's, and never active.
     if client.is_empty() {
-        return Ok(Some(Ok((false, false))));
+        return Ok(Some(Ok(known(false))));
     }
     let same = client == owner.client_id.as_str()
         && sub.as_deref() == owner.sub.map(Subject::as_str)
@@ -464,7 +552,7 @@ async fn registered(conn: &mut Conn, desk: Desk<'_>, owner: Owner<'_>, details: 
     Ok(Some(match (same, ended) {
         (false, _) => Err(ReportRefused::OtherOwner),
         (true, true) => Err(ReportRefused::SessionEnded),
-        (true, false) => Ok((false, revoked_at.is_none())),
+        (true, false) => Ok(known(over_at.is_none())),
     }))
 }
 
@@ -473,7 +561,7 @@ async fn insert_token(
     desk: Desk<'_>,
     owner: Owner<'_>,
     details: &TokenDetails,
-    revoked_by: Option<&EventId>,
+    (expires_at, revoked_by): (Option<Timestamp>, Option<&EventId>),
 ) -> Result<(), StoreError> {
     let Owner { session, sub, client_id } = owner;
     let grant: GrantId = desk.context.entropy.id(desk.now);
@@ -496,17 +584,19 @@ async fn insert_token(
     .execute(&mut *conn)
     .await?;
     sqlx::query(
-        "INSERT INTO refresh_tokens (id, issuer_id, name, grant_id, issued_at, expires_at, scope, created_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+        "INSERT INTO refresh_tokens (id, issuer_id, name, grant_id, issued_at, expires_at, scope, created_at, sealed)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
     )
     .bind(desk.context.entropy.id::<RefreshTokenId>(desk.now).as_str())
     .bind(desk.issuer.as_str())
     .bind(stored_name(&details.name))
     .bind(grant.as_str())
     .bind(details.issued_at.unwrap_or(desk.now).millis())
-    .bind(millis(details.expires_at))
+    .bind(millis(expires_at))
     .bind(details.scope.as_deref())
     .bind(desk.now.millis())
+    // What is over from the start has to be shown to nobody.
+    .bind(details.sealed.as_deref().filter(|_| revoked_by.is_none()))
     .execute(conn)
     .await?;
     Ok(())

@@ -115,16 +115,6 @@ pub(in crate::store) async fn unsuspend(
     }
 }
 
-/// Whether no new tokens of a client are taken.
-pub(super) async fn is_suspended(conn: &mut Conn, issuer: &IssuerId, id: &ClientId) -> Result<bool, StoreError> {
-    let since: Option<Option<i64>> = sqlx::query_scalar("SELECT suspended_at FROM clients WHERE issuer_id = $1 AND client_id = $2")
-        .bind(issuer.as_str())
-        .bind(id.as_str())
-        .fetch_optional(conn)
-        .await?;
-    Ok(since.flatten().is_some())
-}
-
 pub(in crate::store) async fn record(conn: &mut Conn, context: &Context, audit: &AuditEntry) -> Result<Ending<()>, StoreError> {
     registry::record(conn, context, audit).await?;
     Ok(Ending::Keep(()))

@@ -189,6 +189,7 @@ fn participations(target: &Target) -> Option<ParticipationsOf> {
         | Target::SessionAtClient { .. }
         | Target::Device(_)
         | Target::RefreshToken { .. }
+        | Target::Reuse(_)
         | Target::Everyone => None,
     }
 }

@@ -4,45 +4,55 @@ use std::borrow::Cow;
 
 use super::cut_offs::{self, Known, Which};
 use super::expansion;
-use super::joins::{self, Desk, Joined, Owner, end_of};
+use super::families::{self, Member};
+use super::joins::{self, Desk, Joined, Owner, TokenStanding, end_of};
 use super::sessions::{self, SessionRow};
-use super::{Builder, Conn, dialect, expiry, millis, name_lock, subject_lock};
+use super::token_events::{self, Notes};
+use super::{Builder, Conn, access_tokens, dialect, expiry, millis, name_lock, subject_lock};
+use crate::model::access::Caller;
 use crate::model::effects::{EndCause, EndFact, EndedFact, LiveFact, ReportRules, SaidAge, SessionDecision, SessionFacts};
 use crate::model::issuer::{Age, IssuerRecord};
-use crate::model::report::{ParticipantReport, Report, ReportRefused, Reported, SessionReport, SessionStanding, TokenOwner, TokenReport};
+use crate::model::report::{
+    AccessTokenReport, ParticipantReport, Report, ReportRefused, Reported, SessionReport, SessionStanding, TokenOwner, TokenReport,
+};
 use crate::model::session::{Life, ParticipantView, SessionName};
 use crate::model::{ClientId, EventId, IssuerId, ProviderKey, SessionId, Sid, Subject, Timestamp};
-use crate::store::{Context, Ending, StoreError};
+use crate::store::{Context, Ending, StoreError, Told};
 
 type Outcome = Result<Result<Reported, ReportRefused>, StoreError>;
-type Reports = (IssuerRecord, Vec<Report>, ReportRules);
+type Reports = (IssuerRecord, Caller, Vec<Report>, ReportRules);
 
 pub(in crate::store) async fn report(
     conn: &mut Conn,
     context: &Context,
-    (issuer, reports, rules): &Reports,
-) -> Result<Ending<Vec<Result<Reported, ReportRefused>>>, StoreError> {
+    (issuer, caller, reports, rules): &Reports,
+) -> Result<Ending<Told>, StoreError> {
     dialect::share_issuer(conn, &issuer.id).await?;
-    let subjects = subjects_of(conn, &issuer.id, reports).await?;
+    let members = members_of(conn, &issuer.id, reports).await?;
+    let subjects = subjects_of(conn, &issuer.id, reports, &members).await?;
     let names = reports.iter().filter_map(session_of).map(name_lock);
     let own_names = reports.iter().flat_map(participants_of).flat_map(own_name_locks);
-    let locks: Vec<String> = subjects.iter().map(subject_lock).chain(names).chain(own_names).collect();
+    let families = members.iter().flat_map(Member::locks);
+    let locks: Vec<String> = subjects.iter().map(subject_lock).chain(names).chain(own_names).chain(families).collect();
     dialect::own_names(conn, &issuer.id, &locks).await?;
-    let desk = Desk { context, issuer: &issuer.id, rules: *rules, now: dialect::now(conn, &context.clock).await? };
+    let notes = Notes::default();
+    let now = dialect::now(conn, &context.clock).await?;
+    let desk = Desk { context, issuer: &issuer.id, rules: *rules, now, notes: &notes };
     let named: Vec<&SessionName> = reports.iter().filter_map(session_of).collect();
-    expansion::overtake(conn, context, &issuer.id, &named, &subjects, rules.opening, desk.now).await?;
+    expansion::overtake(conn, context, &issuer.id, &named, &subjects, rules.opening, now).await?;
     let mut outcomes = Vec::with_capacity(reports.len());
     for report in reports {
         sqlx::query("SAVEPOINT item").execute(&mut *conn).await?;
         let outcome = apply(conn, desk, issuer, &subjects, report).await?;
-        // A token of an ended session stays, as revoked: nobody may use it, whoever registers it again.
-        if outcome.as_ref().is_err_and(|refused| *refused != ReportRefused::SessionEnded) {
+        if outcome.as_ref().is_err_and(|refused| !refused.leaves_traces()) {
             sqlx::query("ROLLBACK TO SAVEPOINT item").execute(&mut *conn).await?;
         }
         sqlx::query("RELEASE SAVEPOINT item").execute(&mut *conn).await?;
         outcomes.push(outcome);
     }
-    Ok(Ending::Keep(outcomes))
+    let seen = notes.into_seen();
+    token_events::write(conn, context, (&issuer.id, caller), &seen.noticed, now).await?;
+    Ok(Ending::Keep(Told { outcomes, seen }))
 }
 
 /// The session a report names.
@@ -52,8 +62,11 @@ fn session_of(report: &Report) -> Option<&SessionName> {
         | Report::Join { session, .. }
         | Report::Touch { session, .. }
         | Report::Leave { session, .. }
-        | Report::RefreshToken(TokenReport { owner: TokenOwner::Session(session), .. }) => Some(session),
-        Report::RefreshToken(TokenReport { owner: TokenOwner::Subject(_), .. }) => None,
+        | Report::RefreshToken(TokenReport { owner: TokenOwner::Session(session), .. })
+        | Report::AccessToken(AccessTokenReport { owner: TokenOwner::Session(session), .. }) => Some(session),
+        Report::RefreshToken(TokenReport { owner: TokenOwner::Subject(_), .. })
+        | Report::AccessToken(AccessTokenReport { owner: TokenOwner::Subject(_), .. })
+        | Report::Rotated(_) => None,
     }
 }
 
@@ -62,7 +75,7 @@ fn participants_of(report: &Report) -> &[ParticipantReport] {
     match report {
         Report::Session(session) => &session.participants,
         Report::Join { participant, .. } => std::slice::from_ref(participant),
-        Report::Touch { .. } | Report::Leave { .. } | Report::RefreshToken(_) => &[],
+        Report::Touch { .. } | Report::Leave { .. } | Report::RefreshToken(_) | Report::Rotated(_) | Report::AccessToken(_) => &[],
     }
 }
 
@@ -72,20 +85,34 @@ fn own_name_locks(participant: &ParticipantReport) -> impl Iterator<Item = Strin
     sid.into_iter().chain(participant.sub.as_ref().map(subject_lock))
 }
 
+/// The tokens that reports say were replaced, as far as they are known before any of the reports is applied.
+async fn members_of(conn: &mut Conn, issuer: &IssuerId, reports: &[Report]) -> Result<Vec<Member>, StoreError> {
+    let mut members = Vec::new();
+    for report in reports {
+        if let Report::Rotated(rotation) = report {
+            members.extend(families::member(conn, issuer, &rotation.token).await?);
+        }
+    }
+    Ok(members)
+}
+
 /// Whose sessions the reports touch. What is read here without a lock is read again under it.
-async fn subjects_of(conn: &mut Conn, issuer: &IssuerId, reports: &[Report]) -> Result<Vec<Subject>, StoreError> {
-    let mut subjects = Vec::new();
+async fn subjects_of(conn: &mut Conn, issuer: &IssuerId, reports: &[Report], members: &[Member]) -> Result<Vec<Subject>, StoreError> {
+    let mut subjects: Vec<Subject> = members.iter().flat_map(Member::subjects).collect();
     for report in reports {
         let name = match report {
             Report::Session(session) => {
                 subjects.push(session.sub.clone());
                 continue;
             }
-            Report::RefreshToken(TokenReport { owner: TokenOwner::Subject(sub), .. }) => {
+            Report::RefreshToken(TokenReport { owner: TokenOwner::Subject(sub), .. })
+            | Report::AccessToken(AccessTokenReport { owner: TokenOwner::Subject(sub), .. }) => {
                 subjects.push(sub.clone());
                 continue;
             }
+            Report::Rotated(_) => continue,
             Report::RefreshToken(TokenReport { owner: TokenOwner::Session(name), .. })
+            | Report::AccessToken(AccessTokenReport { owner: TokenOwner::Session(name), .. })
             | Report::Join { session: name, .. }
             | Report::Touch { session: name, .. }
             | Report::Leave { session: name, .. } => name,
@@ -131,6 +158,8 @@ async fn apply(conn: &mut Conn, desk: Desk<'_>, issuer: &IssuerRecord, owned: &[
             leave(conn, desk, &session, client_id, sid.as_ref()).await
         }
         Report::RefreshToken(report) => refresh_token(conn, desk, owned, report).await,
+        Report::Rotated(rotation) => Ok(families::turn(conn, desk, issuer, owned, rotation).await?.map(Reported::Rotated)),
+        Report::AccessToken(report) => access_token(conn, desk, owned, report).await,
     }
 }
 
@@ -353,39 +382,75 @@ async fn leave(conn: &mut Conn, desk: Desk<'_>, session: &Joined, client_id: &Cl
 }
 
 async fn refresh_token(conn: &mut Conn, desk: Desk<'_>, owned: &[Subject], report: &TokenReport) -> Outcome {
-    let session = match &report.owner {
-        TokenOwner::Subject(_) => None,
+    let Some(holder) = holder(conn, desk, owned, &report.owner, &report.client_id).await? else {
+        return Ok(Err(ReportRefused::UnknownSession));
+    };
+    let registered = joins::token(conn, desk, holder.owner(&report.client_id), &holder.names(&report.client_id), &report.token).await?;
+    Ok(registered.map(standing_of_token))
+}
+
+async fn access_token(conn: &mut Conn, desk: Desk<'_>, owned: &[Subject], report: &AccessTokenReport) -> Outcome {
+    let Some(holder) = holder(conn, desk, owned, &report.owner, &report.client_id).await? else {
+        return Ok(Err(ReportRefused::UnknownSession));
+    };
+    let registered = access_tokens::register(conn, desk, holder.owner(&report.client_id), &holder.names(&report.client_id), report).await?;
+    Ok(registered.map(standing_of_token))
+}
+
+fn standing_of_token(standing: TokenStanding) -> Reported {
+    let TokenStanding { new, active, capped } = standing;
+    Reported::TokenRegistered { new, active, capped }
+}
+
+/// Whose token is reported: a session's, with whatever its client saw there, or a subject's.
+struct Holder {
+    session: Option<Joined>,
+    sub: Option<Subject>,
+    seen: Vec<ParticipantView>,
+}
+
+/// None where no session of that name is registered.
+async fn holder(
+    conn: &mut Conn,
+    desk: Desk<'_>,
+    owned: &[Subject],
+    owner: &TokenOwner,
+    client_id: &ClientId,
+) -> Result<Option<Holder>, StoreError> {
+    Ok(match owner {
+        TokenOwner::Subject(sub) => Some(Holder { session: None, sub: Some(sub.clone()), seen: Vec::new() }),
         TokenOwner::Session(name) => match find_owned(conn, desk, owned, name).await? {
-            None => return Ok(Err(ReportRefused::UnknownSession)),
-            session @ Some(_) => session,
+            None => None,
+            Some(session) => {
+                let seen = seen_by(conn, &session, client_id).await?;
+                Some(Holder { sub: session.sub.clone(), session: Some(session), seen })
+            }
         },
-    };
-    let sub = match &report.owner {
-        TokenOwner::Subject(sub) => Some(sub),
-        TokenOwner::Session(_) => session.as_ref().and_then(|session| session.sub.as_ref()),
-    };
-    let owner = Owner { session: session.as_ref(), sub, client_id: &report.client_id };
-    let seen = match &session {
-        Some(session) => seen_by(conn, session, &report.client_id).await?,
-        None => Vec::new(),
-    };
-    // By the provider's names, and by whatever that client saw in this session; bound to none, the provider's name for the person is the client's.
-    let by_provider = Known {
-        sub,
-        sid: session.as_ref().and_then(|session| session.sid.as_ref()),
-        client: Some(&report.client_id),
-        client_sub: sub,
-        ..Known::default()
-    };
-    let by_client = seen.iter().map(|view| Known {
-        client: Some(&report.client_id),
-        client_sub: view.sub.as_ref(),
-        client_sid: view.sid.as_ref(),
-        ..Known::default()
-    });
-    let names: Vec<Known<'_>> = [by_provider].into_iter().chain(by_client).collect();
-    let registered = joins::token(conn, desk, owner, &names, &report.token).await?;
-    Ok(registered.map(|(new, active)| Reported::TokenRegistered { new, active }))
+    })
+}
+
+impl Holder {
+    fn owner<'a>(&'a self, client_id: &'a ClientId) -> Owner<'a> {
+        Owner { session: self.session.as_ref(), sub: self.sub.as_ref(), client_id }
+    }
+
+    /// By the provider's names, and by whatever that client saw in this session; bound to none, the provider's name for the person is the client's.
+    fn names<'a>(&'a self, client_id: &'a ClientId) -> Vec<Known<'a>> {
+        let by_provider = Known {
+            sub: self.sub.as_ref(),
+            sid: self.session.as_ref().and_then(|session| session.sid.as_ref()),
+            client: Some(client_id),
+            client_sub: self.sub.as_ref(),
+            ..Known::default()
+        };
+        let by_client = self.seen.iter().map(|view| Known {
+            client: Some(client_id),
+            client_sub: view.sub.as_ref(),
+            client_sid: view.sid.as_ref(),
+            ..Known::default()
+        });
+        [by_provider].into_iter().chain(by_client).collect()
+    }
 }
 
 /// The participations of one client in a session.

@@ -282,7 +282,8 @@ async fn undelivered(conn: &mut Conn, sessions: &[SessionView]) -> Result<Vec<St
 async fn offline_tokens(conn: &mut Conn, issuer: &IssuerId, sub: &Subject, now: Timestamp) -> Result<Vec<StillOpen>, StoreError> {
     let rows: Vec<(String, Option<i64>)> = sqlx::query_as(
         "SELECT g.client_id, t.expires_at FROM grants AS g JOIN refresh_tokens AS t ON t.grant_id = g.id
-          WHERE g.issuer_id = $1 AND g.sub = $2 AND g.revoked_at IS NULL AND g.offline AND (t.expires_at IS NULL OR t.expires_at > $3)",
+          WHERE g.issuer_id = $1 AND g.sub = $2 AND g.revoked_at IS NULL AND g.offline AND t.superseded_at IS NULL
+            AND (t.expires_at IS NULL OR t.expires_at > $3)",
     )
     .bind(issuer.as_str())
     .bind(sub.as_str())

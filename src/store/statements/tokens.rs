@@ -10,10 +10,7 @@ use crate::store::{StoreError, TokenRecord};
 
 /// How a token's name is stored: what kind of name, then the name.
 pub(super) fn stored_name(name: &TokenName) -> String {
-    match name {
-        TokenName::Digest(digest) => format!("sha256:{digest}"),
-        TokenName::Jti(jti) => format!("jti:{jti}"),
-    }
+    name.stored_as()
 }
 
 /// What is read of a token, and of all that its life hangs on.
