@@ -118,6 +118,8 @@ mod tests {
         cut_offs: Vec::new(),
     };
 
+    static CURRENT: TokenFacts = GOOD;
+
     const ASKED: Occasion = Occasion::Asked(Happened::Nothing);
 
     fn at(seconds: u64) -> Timestamp {
@@ -149,22 +151,22 @@ mod tests {
             (policy(Rotate::OnEvent, Some(60)), ASKED, None, 60, RotationDecision::Rotate),
             (policy(Rotate::AfterS, Some(60)), Occasion::Done, None, 0, RotationDecision::Rotate),
         ] {
-            let facts = RotationFacts { occasion, due_at, ..facts(&GOOD, &policy, Place::Current) };
+            let facts = RotationFacts { occasion, due_at, ..facts(&CURRENT, &policy, Place::Current) };
             assert_eq!(decide(&facts, at(after_s)), decision, "{policy:?} {occasion:?}");
         }
     }
 
     #[test]
     fn a_replaced_token_is_answered_with_its_successor_within_the_grace_and_is_reuse_after_it() {
-        let (old, policy) = (TokenFacts { superseded_at: Some(T), ..GOOD }, graceful());
+        let (old, policy, strict) = (TokenFacts { superseded_at: Some(T), ..GOOD }, graceful(), TokenPolicy::DEFAULT);
         let place = |current, kept| Place::JustBefore { current, kept };
         let decision = |facts: &RotationFacts<'_>, after_s| decide(facts, at(after_s));
-        assert_eq!(decision(&facts(&old, &policy, place(&GOOD, Kept::Sealed)), 9), RotationDecision::Replay);
-        assert_eq!(decision(&facts(&old, &policy, place(&GOOD, Kept::Sealed)), 10), RotationDecision::Reuse);
+        assert_eq!(decision(&facts(&old, &policy, place(&CURRENT, Kept::Sealed)), 9), RotationDecision::Replay);
+        assert_eq!(decision(&facts(&old, &policy, place(&CURRENT, Kept::Sealed)), 10), RotationDecision::Reuse);
         assert_eq!(decision(&facts(&old, &policy, Place::Earlier), 1), RotationDecision::Reuse);
-        assert_eq!(decision(&facts(&old, &TokenPolicy::DEFAULT, place(&GOOD, Kept::Sealed)), 0), RotationDecision::Reuse);
+        assert_eq!(decision(&facts(&old, &strict, place(&CURRENT, Kept::Sealed)), 0), RotationDecision::Reuse);
         let inactive = RotationDecision::Refused(RotationRefused::Inactive);
-        assert_eq!(decision(&facts(&old, &policy, place(&GOOD, Kept::NameAlone)), 9), inactive);
+        assert_eq!(decision(&facts(&old, &policy, place(&CURRENT, Kept::NameAlone)), 9), inactive);
         let expired = TokenFacts { expires_at: Some(T), ..GOOD };
         assert_eq!(decision(&facts(&old, &policy, place(&expired, Kept::Sealed)), 9), inactive);
     }
@@ -173,7 +175,7 @@ mod tests {
     fn who_says_the_same_again_repeats_itself_and_ends_nothing() {
         let (old, policy) = (TokenFacts { superseded_at: Some(T), ..GOOD }, TokenPolicy::DEFAULT);
         let same = |place, occasion| RotationFacts { occasion, successor: SuccessorFact::OfTheFamily, ..facts(&old, &policy, place) };
-        let place = Place::JustBefore { current: &GOOD, kept: Kept::NameAlone };
+        let place = Place::JustBefore { current: &CURRENT, kept: Kept::NameAlone };
         assert_eq!(decide(&same(place, ASKED), at(99)), RotationDecision::Repeat);
         assert_eq!(decide(&same(Place::Earlier, Occasion::Done), at(99)), RotationDecision::Repeat);
         assert_eq!(decide(&same(Place::Earlier, ASKED), at(99)), RotationDecision::Refused(RotationRefused::Inactive));
@@ -182,7 +184,7 @@ mod tests {
     #[test]
     fn a_second_successor_that_a_provider_gave_out_at_the_same_moment_stands_beside_the_first() {
         let (old, policy) = (TokenFacts { superseded_at: Some(T), ..GOOD }, graceful());
-        let place = Place::JustBefore { current: &GOOD, kept: Kept::NameAlone };
+        let place = Place::JustBefore { current: &CURRENT, kept: Kept::NameAlone };
         let told = RotationFacts { occasion: Occasion::Done, ..facts(&old, &policy, place) };
         assert_eq!(decide(&told, at(9)), RotationDecision::Beside);
         assert_eq!(decide(&told, at(10)), RotationDecision::Reuse);

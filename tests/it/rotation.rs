@@ -2,10 +2,14 @@
 
 use std::time::Duration;
 
-use logoutd::model::report::{Report, TokenDetails, TokenName};
-use logoutd::model::rotation::{Happened, Occasion, Rotation, Successor};
+use logoutd::model::Digest;
+use logoutd::model::audit::Act;
+use logoutd::model::client::ClientRecord;
+use logoutd::model::report::{Report, TokenDetails, TokenName, TokenOwner, TokenReport};
+use logoutd::model::rotation::{Happened, Occasion, Rotated, Rotation, Successor};
+use logoutd::model::session::Life;
+use logoutd::model::token::TokenPolicy;
 use logoutd::model::trigger::{Reason, Target};
-use logoutd::model::{Digest, Timestamp};
 use logoutd::plan::activity::{Activity, activity};
 use logoutd::plan::joining::RULES;
 use logoutd::store::{RotationOrder, Turned};
@@ -13,8 +17,8 @@ use serde_json::{Value, json};
 
 use crate::harness::api::Answer;
 use crate::harness::database::{Engine, on_both_engines};
-use crate::harness::server::{ISSUER, Stage};
-use crate::store::{Bench, admin, client, details, named, of_session, of_subject, trigger};
+use crate::harness::server::Stage;
+use crate::store::{Bench, admin, client, details, entry, of_session, of_subject, registered, sub, trigger};
 
 const TOKENS: &str = "/v1/issuers/main/refresh-tokens";
 const ROTATE: &str = "/v1/issuers/main/refresh-tokens/rotate";
@@ -82,6 +86,33 @@ async fn noticed(stage: &Stage, kind: &str) -> u64 {
     let seen: u64 = events.iter().filter(|event| event["kind"] == kind).map(|event| event["seen"].as_u64().unwrap()).sum();
     assert!(events.iter().all(|event| event["client_id"].is_string() && event["last_at"].is_string()), "{events:?}");
     seen
+}
+
+/// A token by its number.
+fn numbered(n: usize) -> TokenName {
+    let mut octets = [0xa5; 32];
+    octets[..8].copy_from_slice(&n.to_be_bytes());
+    TokenName::Digest(Digest::from_octets(octets))
+}
+
+/// What a provider asks for when this token is shown.
+async fn turn(bench: &Bench, token: TokenName, successor: TokenName) -> Turned {
+    let successor = Successor { name: successor, issued_at: None, expires_at: None, sealed: Some("sealed".to_owned()) };
+    let occasion = Occasion::Asked(Happened::Nothing);
+    let rotation = Rotation { client_id: client("wiki"), token: vec![token], successor, occasion };
+    bench.store.rotate(RotationOrder { issuer: bench.issuer.clone(), caller: admin(), rotation, rules: RULES }).await.unwrap()
+}
+
+async fn is_good(bench: &Bench, name: TokenName) -> bool {
+    let now = bench.now().await;
+    let record = bench.store.refresh_token(&bench.issuer, &[name]).await.unwrap();
+    record.is_some_and(|record| activity(&record.facts, now) == Activity::Active)
+}
+
+/// A session with the token of this number at the wiki.
+async fn begun(bench: &Bench, session: &str, who: &str, n: usize) {
+    bench.login(session, who, &["wiki"]).await;
+    bench.token(session, "wiki", TokenDetails { name: numbered(n), ..details(0) }).await.unwrap();
 }
 
 on_both_engines! {
@@ -425,4 +456,118 @@ on_both_engines! {
         let results = post(many).await.expect(200)["results"].clone();
         assert_eq!((&results[0]["status"], &results[1]["status"], &results[1]["active"]), (&json!(409), &json!(201), &json!(true)), "{results}");
     }
+
+    async fn a_rotation_while_its_session_its_subject_or_its_client_is_logged_out_leaves_no_token_that_is_good(database) {
+        let bench = Bench::on(database).await;
+        for n in 0..60 {
+            let (session, who) = (format!("s-{n}"), format!("alice-{n}"));
+            begun(&bench, &session, &who, 2 * n).await;
+            let logout = match n % 4 {
+                0 => of_session(&session, Reason::UserLogout),
+                1 => of_subject(&who, Reason::UserLogout),
+                2 => trigger(Target::SubjectAtClient { sub: sub(&who), client_id: client("wiki") }, Reason::Admin),
+                _ => trigger(Target::Client(client("wiki")), Reason::Admin),
+            };
+            let (turned, _) = tokio::join!(turn(&bench, numbered(2 * n), numbered(2 * n + 1)), bench.commit(&logout));
+            assert!(!is_good(&bench, numbered(2 * n)).await && !is_good(&bench, numbered(2 * n + 1)).await, "round {n}: {turned:?}");
+        }
+    }
+
+    async fn a_rotation_while_a_token_bound_to_no_session_is_revoked_leaves_no_token_that_is_good(database) {
+        let bench = Bench::on(database).await;
+        for n in 0..60 {
+            let token = TokenDetails { name: numbered(2 * n), offline_access: true, ..details(0) };
+            let owner = TokenOwner::Subject(sub("alice"));
+            bench.report(Report::RefreshToken(TokenReport { owner, client_id: client("wiki"), token })).await.unwrap();
+            let target = Target::RefreshToken { names: vec![numbered(2 * n)], digest: Digest::from_octets([0; 32]) };
+            let logout = trigger(target, Reason::Admin);
+            drop(tokio::join!(turn(&bench, numbered(2 * n), numbered(2 * n + 1)), bench.commit(&logout)));
+            assert!(!is_good(&bench, numbered(2 * n)).await && !is_good(&bench, numbered(2 * n + 1)).await, "round {n}");
+        }
+    }
+
+    async fn many_who_show_an_old_token_at_once_end_its_session_once(database) {
+        let bench = Bench::on(database).await;
+        begun(&bench, "s-1", "alice", 0).await;
+        turn(&bench, numbered(0), numbered(1)).await.outcome.unwrap();
+        let shown = futures_util::future::join_all((2..10).map(|n| turn(&bench, numbered(0), numbered(n)))).await;
+        assert!(shown.iter().all(|turned| turned.outcome.is_err()));
+        assert_eq!(shown.iter().map(|turned| turned.seen.logouts.len()).sum::<usize>(), 1);
+        assert_eq!(bench.life("s-1").await, Life::Ended);
+    }
+
+    async fn two_who_refresh_at_once_step_once_and_the_other_is_answered_alike(database) {
+        let bench = Bench::on(database).await;
+        with_grace(&bench).await;
+        for n in 0..30 {
+            let (session, token, one, other) = (format!("s-{n}"), 3 * n, 3 * n + 1, 3 * n + 2);
+            begun(&bench, &session, "alice", token).await;
+            let (first, second) = tokio::join!(turn(&bench, numbered(token), numbered(one)), turn(&bench, numbered(token), numbered(other)));
+            let outcomes = [first.outcome.unwrap(), second.outcome.unwrap()];
+            assert_eq!(outcomes.iter().filter(|outcome| matches!(outcome, Rotated::Rotated(_))).count(), 1, "{outcomes:?}");
+            let shown = outcomes.iter().find_map(|outcome| if let Rotated::Replayed { name, .. } = outcome { Some(name.clone()) } else { None });
+            let good = [is_good(&bench, numbered(one)).await, is_good(&bench, numbered(other)).await];
+            assert_eq!(shown, Some(numbered(if good[0] { one } else { other })), "{good:?}");
+            assert_ne!(good[0], good[1]);
+        }
+    }
+
+    async fn refreshes_and_logouts_in_any_number_at_once_leave_no_good_token_of_an_ended_session(database) {
+        let refreshes: usize = std::env::var("LOGOUTD_TEST_REFRESHES").ok().map_or(600, |count| count.parse().unwrap());
+        let sessions = refreshes / 20;
+        let bench = std::sync::Arc::new(Bench::on(database).await);
+        with_grace(&bench).await;
+        let next = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(sessions));
+        for n in 0..sessions {
+            begun(&bench, &format!("s-{n}"), &format!("alice-{}", n % 7), n).await;
+        }
+        let mut tasks = tokio::task::JoinSet::new();
+        for n in 0..sessions {
+            for _ in 0..2 {
+                let (bench, next) = (bench.clone(), next.clone());
+                tasks.spawn(async move {
+                    let (mut current, mut issued) = (numbered(n), Vec::new());
+                    for _ in 0..10 {
+                        let successor = numbered(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
+                        issued.push((n, successor.clone()));
+                        current = match turn(&bench, current, successor.clone()).await.outcome {
+                            Ok(Rotated::Rotated(_)) => successor,
+                            Ok(Rotated::Replayed { name, .. }) => name,
+                            Ok(Rotated::Repeated(_) | Rotated::NotDue(_)) | Err(_) => break,
+                        };
+                    }
+                    issued
+                });
+            }
+            if n % 2 == 0 {
+                let bench = bench.clone();
+                tasks.spawn(async move {
+                    let logout = if n % 4 == 0 { of_session(&format!("s-{n}"), Reason::UserLogout) } else { of_session(&format!("s-{n}"), Reason::Compromise) };
+                    bench.commit(&logout).await;
+                    Vec::new()
+                });
+            }
+        }
+        let mut issued: Vec<(usize, TokenName)> = (0..sessions).map(|n| (n, numbered(n))).collect();
+        while let Some(of_one) = tasks.join_next().await {
+            issued.extend(of_one.unwrap());
+        }
+        for n in 0..sessions {
+            let mut good = 0;
+            for (_, name) in issued.iter().filter(|(session, _)| *session == n) {
+                good += usize::from(is_good(&bench, name.clone()).await);
+            }
+            let lives = bench.life(&format!("s-{n}")).await == Life::Live;
+            assert!(lives || good == 0, "s-{n} has ended and {good} of its tokens are good");
+            assert!(!lives || good == 1, "s-{n} lives and {good} of its tokens are good");
+            assert!(!lives || n % 2 == 1);
+        }
+    }
+}
+
+/// Lets the wiki's refreshes at the same moment be answered alike.
+async fn with_grace(bench: &Bench) {
+    let tokens = TokenPolicy { grace: Duration::from_secs(60), ..TokenPolicy::DEFAULT };
+    let wiki = ClientRecord { tokens, ..registered("wiki", bench.now().await) };
+    bench.store.put_client(&wiki, None, &[], entry(Act::ClientPut)).await.unwrap();
 }
