@@ -28,6 +28,7 @@ use crate::egress::{self, Egress, EgressConfig, EgressError, Names};
 use crate::http::Routes;
 use crate::http::provider_keys::Recall;
 use crate::http::state::{App, AppState, Settings};
+use crate::http::throttle::Throttle;
 use crate::issuers::AddressBook;
 use crate::lifecycle::{Ended, Running, Signals, Stop, Tasks};
 use crate::model::ReplicaId;
@@ -144,6 +145,7 @@ impl Server {
             egress: Arc::clone(&egress),
             book: Arc::clone(&book),
             recall: Recall::default(),
+            throttle: Throttle::default(),
             metrics: handle.clone(),
             doorbell: doorbell.clone(),
             bells: bells.clone(),

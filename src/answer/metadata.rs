@@ -29,8 +29,18 @@ pub struct Metadata {
     jwks_uri: String,
     /// Where tokens are asked about (RFC 7662).
     introspection_endpoint: String,
-    /// How callers show their API token there: as Bearer, or as the password of Basic.
-    introspection_endpoint_auth_methods_supported: [&'static str; 2],
+    /// How callers say there who they are (RFC 8414 2). An API token is shown as Bearer, or as the password of Basic.
+    introspection_endpoint_auth_methods_supported: &'static [&'static str],
+    /// What clients may sign their assertions with there.
+    introspection_endpoint_auth_signing_alg_values_supported: Vec<&'static str>,
+    /// What signed answers are signed with (RFC 9701 7).
+    introspection_signing_alg_values_supported: Vec<&'static str>,
+    /// Where tokens are revoked (RFC 7009).
+    revocation_endpoint: String,
+    /// How callers say there who they are; a client that has nothing to prove it by says its name.
+    revocation_endpoint_auth_methods_supported: &'static [&'static str],
+    /// What clients may sign their assertions with there.
+    revocation_endpoint_auth_signing_alg_values_supported: Vec<&'static str>,
     /// What logout tokens are signed with; they share keys and algorithms with ID Tokens (BCL 2.6).
     id_token_signing_alg_values_supported: Vec<&'static str>,
     /// Relying parties are told by back channel (BCL 2.1).
@@ -90,11 +100,21 @@ fn metadata(issuer: &IssuerRecord, keys: &[KeyRecord], public_url: &str) -> Meta
         issuer: issuer.issuer.as_str().to_owned(),
         jwks_uri: format!("{base}/jwks"),
         introspection_endpoint: format!("{base}/introspect"),
-        introspection_endpoint_auth_methods_supported: ["client_secret_basic", "Bearer"],
+        introspection_endpoint_auth_methods_supported: &["client_secret_basic", "client_secret_post", "private_key_jwt", "Bearer"],
+        introspection_endpoint_auth_signing_alg_values_supported: read(),
+        introspection_signing_alg_values_supported: signing(keys).map(SigningAlg::as_str).collect(),
+        revocation_endpoint: format!("{base}/revoke"),
+        revocation_endpoint_auth_methods_supported: &["client_secret_basic", "client_secret_post", "private_key_jwt", "none", "Bearer"],
+        revocation_endpoint_auth_signing_alg_values_supported: read(),
         id_token_signing_alg_values_supported: signing(keys).map(SigningAlg::as_str).collect(),
         backchannel_logout_supported: true,
         backchannel_logout_session_supported: true,
     }
+}
+
+/// The algorithms that signatures are checked with.
+fn read() -> Vec<&'static str> {
+    SigningAlg::ALL.iter().map(|alg| alg.as_str()).collect()
 }
 
 /// The algorithms of the keys that sign.
@@ -140,7 +160,12 @@ mod tests {
             "issuer": "https://OP.example:443/t1/",
             "jwks_uri": "https://logout.example/base/main/jwks",
             "introspection_endpoint": "https://logout.example/base/main/introspect",
-            "introspection_endpoint_auth_methods_supported": ["client_secret_basic", "Bearer"],
+            "introspection_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post", "private_key_jwt", "Bearer"],
+            "introspection_endpoint_auth_signing_alg_values_supported": ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA"],
+            "introspection_signing_alg_values_supported": ["RS256", "ES256"],
+            "revocation_endpoint": "https://logout.example/base/main/revoke",
+            "revocation_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post", "private_key_jwt", "none", "Bearer"],
+            "revocation_endpoint_auth_signing_alg_values_supported": ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA"],
             "id_token_signing_alg_values_supported": ["RS256", "ES256"],
             "backchannel_logout_supported": true,
             "backchannel_logout_session_supported": true,

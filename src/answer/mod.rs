@@ -7,6 +7,7 @@ pub mod access;
 pub mod check;
 pub mod deliveries;
 pub mod health;
+pub mod inquiry;
 pub mod introspection;
 pub mod jwks;
 pub mod metadata;

@@ -1,8 +1,8 @@
 //! Who is calling, and whether they may.
 //!
 //! A handler names what it needs in its signature: [`At<needs::Kill>`](At) for a route below an issuer, [`Anywhere<needs::ReadAudit>`](Anywhere) for
-//! what belongs to none, [`OauthAt<needs::Introspect>`](OauthAt) at an OAuth endpoint. So it is decided before the body is read and before the caller is
-//! told whether the issuer exists. [`Authenticated`] is for routes that decide by more than that.
+//! what belongs to none, [`OauthAt<needs::Introspect>`](super::client_auth::OauthAt) at an OAuth endpoint. So it is decided before the body is read and
+//! before the caller is told whether the issuer exists. [`Authenticated`] is for routes that decide by more than that.
 
 use std::marker::PhantomData;
 use std::net::{IpAddr, SocketAddr};
@@ -15,7 +15,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use self::needs::Need;
-use super::problem::{Challenge, Code, OauthError, Problem};
+use super::problem::{Challenge, Code, Problem};
 use super::state::AppState;
 use crate::model::access::{ApiTokenRecord, Caller, Permission, Role};
 use crate::model::issuer::IssuerRecord;
@@ -38,25 +38,6 @@ impl FromRequestParts<AppState> for Authenticated {
             // Basic is for OAuth endpoints, whose clients know nothing else.
             Credentials::Basic { .. } | Credentials::Other => Err(refuse(Refusal::Malformed, remote, Challenge::Bearer)),
         }
-    }
-}
-
-/// A caller of an OAuth endpoint, who may also show the API token as the password of Basic, under any user name.
-#[derive(Clone, Debug)]
-pub struct OauthCaller(pub Caller);
-
-impl FromRequestParts<AppState> for OauthCaller {
-    type Rejection = OauthError;
-
-    async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self, OauthError> {
-        let remote = remote(parts);
-        let caller = match credentials(&parts.headers)? {
-            Credentials::Bearer(token) => identify(app, &token, remote, Challenge::InvalidToken).await,
-            Credentials::Basic { password } => identify(app, &password, remote, Challenge::Basic).await,
-            Credentials::None => Err(refuse(Refusal::Missing, remote, Challenge::Bearer)),
-            Credentials::Other => Err(refuse(Refusal::Malformed, remote, Challenge::Bearer)),
-        };
-        Ok(caller.map(Self)?)
     }
 }
 
@@ -91,7 +72,7 @@ pub mod needs {
         )* };
     }
 
-    needs!(Report ReadSessions Kill Undo ReadLogouts ReadDeliveries Introspect Operate RetryDeliveries TestClients ReadRegistry Administer ManageApiTokens ReadAudit ReadMetrics);
+    needs!(Report ReadSessions Kill Undo ReadLogouts ReadDeliveries Introspect RevokeTokens Operate RetryDeliveries TestClients ReadRegistry Administer ManageApiTokens ReadAudit ReadMetrics);
 }
 
 /// A caller who may do it at the issuer the path names as `{iss}`.
@@ -103,19 +84,6 @@ impl<N: Need> FromRequestParts<AppState> for At<N> {
 
     async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self, Problem> {
         let Authenticated(caller) = Authenticated::from_request_parts(parts, app).await?;
-        Ok(Self(seat(caller, app, N::PERMISSION, &issuer_of_path(parts).await?).await?, PhantomData))
-    }
-}
-
-/// A caller of an OAuth endpoint who may do it at the issuer the path names as `{iss}`.
-#[derive(Debug)]
-pub struct OauthAt<N>(pub Seat, pub PhantomData<N>);
-
-impl<N: Need> FromRequestParts<AppState> for OauthAt<N> {
-    type Rejection = OauthError;
-
-    async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self, OauthError> {
-        let OauthCaller(caller) = OauthCaller::from_request_parts(parts, app).await?;
         Ok(Self(seat(caller, app, N::PERMISSION, &issuer_of_path(parts).await?).await?, PhantomData))
     }
 }
@@ -146,13 +114,13 @@ impl<N: Need> FromRequestParts<AppState> for Somewhere<N> {
     }
 }
 
-async fn issuer_of_path(parts: &mut Parts) -> Result<String, Problem> {
+pub(super) async fn issuer_of_path(parts: &mut Parts) -> Result<String, Problem> {
     let unreadable = || Problem::new(Code::MalformedRequest, "the path is not percent-encoded UTF-8");
     let path = axum::extract::RawPathParams::from_request_parts(parts, &()).await.map_err(|_| unreadable())?;
     path.iter().find(|(name, _)| *name == "iss").map(|(_, iss)| iss.to_owned()).ok_or_else(|| Problem::of(Code::UnknownIssuer))
 }
 
-async fn seat(caller: Caller, app: &AppState, permission: Permission, iss: &str) -> Result<Seat, Problem> {
+pub(super) async fn seat(caller: Caller, app: &AppState, permission: Permission, iss: &str) -> Result<Seat, Problem> {
     match admit(&caller, permission, iss)? {
         Some(id) => match app.store.issuer(&id).await? {
             Some(issuer) => Ok(Seat { caller, issuer }),
@@ -179,18 +147,19 @@ pub async fn public_issuer(app: &AppState, iss: &str) -> Result<IssuerRecord, Pr
     app.store.issuer(&id).await?.ok_or_else(unknown)
 }
 
+/// What a request's one `Authorization` header says.
 #[derive(PartialEq, Eq)]
-enum Credentials {
+pub(super) enum Credentials {
     None,
     Bearer(String),
-    Basic { password: String },
+    Basic { user: String, password: String },
     Other,
 }
 
 /// The longest credential that is looked at, in octets.
 const CREDENTIAL_BYTES_MAX: usize = 4096;
 
-fn credentials(headers: &HeaderMap) -> Result<Credentials, Problem> {
+pub(super) fn credentials(headers: &HeaderMap) -> Result<Credentials, Problem> {
     let mut given = headers.get_all(AUTHORIZATION).iter();
     let (only, more) = (given.next(), given.next());
     if more.is_some() {
@@ -203,28 +172,29 @@ fn credentials(headers: &HeaderMap) -> Result<Credentials, Problem> {
     Ok(match scheme {
         scheme if scheme.eq_ignore_ascii_case("bearer") => Credentials::Bearer(credential.to_owned()),
         scheme if scheme.eq_ignore_ascii_case("basic") => {
-            basic_password(credential).map_or(Credentials::Other, |password| Credentials::Basic { password })
+            basic(credential).map_or(Credentials::Other, |(user, password)| Credentials::Basic { user, password })
         }
         _ => Credentials::Other,
     })
 }
 
-fn basic_password(credential: &str) -> Option<String> {
+/// RFC 7617 2: a user name has no colon.
+fn basic(credential: &str) -> Option<(String, String)> {
     let plain = String::from_utf8(STANDARD.decode(credential).ok()?).ok()?;
-    plain.split_once(':').map(|(_, password)| password.to_owned())
+    plain.split_once(':').map(|(user, password)| (user.to_owned(), password.to_owned()))
 }
 
-fn remote(parts: &Parts) -> Option<IpAddr> {
+pub(super) fn remote(parts: &Parts) -> Option<IpAddr> {
     parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(address)| address.ip())
 }
 
-fn refuse(why: Refusal, remote: Option<IpAddr>, challenge: Challenge) -> Problem {
+pub(super) fn refuse(why: Refusal, remote: Option<IpAddr>, challenge: Challenge) -> Problem {
     AuthenticationFailed { why, remote }.emit();
     Problem::unauthorized(challenge)
 }
 
 /// Whom a token names, if it is good now. Why it is not good is for the log alone.
-async fn identify(app: &AppState, token: &str, remote: Option<IpAddr>, challenge: Challenge) -> Result<Caller, Problem> {
+pub(super) async fn identify(app: &AppState, token: &str, remote: Option<IpAddr>, challenge: Challenge) -> Result<Caller, Problem> {
     let digest = digest_of_token(token.as_bytes());
     let address = remote.map(|remote| remote.to_string());
     if app.settings.admin_token.is_some_and(|admin| digests_match(&admin, &digest)) {
@@ -274,6 +244,7 @@ mod tests {
             P::ReadLogouts,
             P::ReadDeliveries,
             P::Introspect,
+            P::RevokeTokens,
             P::Operate,
             P::RetryDeliveries,
             P::TestClients,
@@ -284,7 +255,7 @@ mod tests {
             P::ReadMetrics,
         ];
         let table: [(Role, &[P]); 6] = [
-            (Role::Provider, &[P::Report, P::ReadSessions, P::Kill, P::ReadLogouts, P::ReadDeliveries, P::Introspect]),
+            (Role::Provider, &[P::Report, P::ReadSessions, P::Kill, P::ReadLogouts, P::ReadDeliveries, P::Introspect, P::RevokeTokens]),
             (Role::Gateway, &[P::Introspect]),
             (Role::Client, &[P::ReadDeliveries, P::RetryDeliveries, P::TestClients]),
             (
@@ -292,6 +263,7 @@ mod tests {
                 &[
                     P::ReadSessions,
                     P::Kill,
+                    P::RevokeTokens,
                     P::ReadLogouts,
                     P::ReadDeliveries,
                     P::ReadRegistry,
@@ -346,7 +318,9 @@ mod tests {
     #[test]
     fn the_scheme_is_read_without_regard_to_case_and_never_twice() {
         assert!(credentials(&with(&["bEaReR ldt_x"])).unwrap() == Credentials::Bearer("ldt_x".into()));
-        assert!(credentials(&with(&["Basic YW55OmxkdF94"])).unwrap() == Credentials::Basic { password: "ldt_x".into() });
+        assert!(
+            credentials(&with(&["Basic YW55OmxkdF94"])).unwrap() == Credentials::Basic { user: "any".into(), password: "ldt_x".into() }
+        );
         assert!(credentials(&with(&[])).unwrap() == Credentials::None);
         for other in ["Digest x", "Bearer", "Basic %%%", "Basic eA=="] {
             assert!(credentials(&with(&[other])).unwrap() == Credentials::Other, "{other}");

@@ -1,6 +1,8 @@
 //! `application/x-www-form-urlencoded`, strictly: for OAuth endpoints and for query strings.
 
+use axum::body::Body;
 use axum::extract::{FromRequest, Request};
+use axum::http::HeaderMap;
 
 use super::json::read;
 use super::problem::{Code, FieldError, OauthError, Problem};
@@ -27,13 +29,17 @@ impl Form {
     }
 }
 
-impl<S: Send + Sync> FromRequest<S> for Form {
-    type Rejection = OauthError;
+impl Form {
+    /// Reads the body of a request.
+    pub(super) async fn of(headers: &HeaderMap, body: Body) -> Result<Self, Problem> {
+        pairs(&read(headers, body, "application/x-www-form-urlencoded", FORM_BYTES_MAX).await?).map(Self)
+    }
+}
 
-    async fn from_request(request: Request, _: &S) -> Result<Self, OauthError> {
-        let (parts, body) = request.into_parts();
-        let octets = read(&parts.headers, body, "application/x-www-form-urlencoded", FORM_BYTES_MAX).await?;
-        Ok(pairs(&octets).map(Self)?)
+#[cfg(test)]
+impl From<Vec<(String, String)>> for Form {
+    fn from(pairs: Vec<(String, String)>) -> Self {
+        Self(pairs)
     }
 }
 
@@ -69,7 +75,7 @@ pub(super) fn pairs(octets: &[u8]) -> Result<Vec<(String, String)>, Problem> {
     Ok(pairs)
 }
 
-fn decode(text: &[u8]) -> Result<String, Problem> {
+pub(super) fn decode(text: &[u8]) -> Result<String, Problem> {
     let broken = || Problem::new(Code::MalformedRequest, "a parameter is not percent-encoded UTF-8");
     let mut octets = Vec::with_capacity(text.len());
     let mut rest = text;

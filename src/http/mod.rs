@@ -7,6 +7,7 @@
 //! Why our own extractors: axum's answer mistakes in plain text, let duplicate members pass, and cannot name the field.
 
 pub mod access;
+pub mod client_auth;
 pub mod form;
 pub mod json;
 pub mod line;
@@ -18,9 +19,11 @@ pub mod reply;
 pub mod router;
 pub mod shapes;
 pub mod state;
+pub mod throttle;
 pub mod wire;
 
-pub use access::{Anywhere, At, Authenticated, OauthAt, OauthCaller, Seat, Somewhere, needs, public_issuer};
+pub use access::{Anywhere, At, Authenticated, Seat, Somewhere, needs, public_issuer};
+pub use client_auth::{Asker, OauthAt};
 pub use form::{Form, FormUpTo};
 pub use json::{NoBody, Registration, StrictJson};
 pub use line::{Line, Note, Scope};

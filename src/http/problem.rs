@@ -6,8 +6,9 @@
 use std::borrow::Cow;
 use std::error::Error;
 use std::sync::Arc;
+use std::time::Duration;
 
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::header::{self, CACHE_CONTROL, CONTENT_TYPE, WWW_AUTHENTICATE};
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
@@ -140,6 +141,8 @@ codes! {
     LifetimeOverLimit = UNPROCESSABLE_ENTITY, "lifetime-over-limit", "The token is said to live longer than it may";
     /// The session would have more participants than it may.
     TooManyParticipants = UNPROCESSABLE_ENTITY, "too-many-participants", "The session has too many participants";
+    /// The caller was wrong about who it is too often.
+    TooManyRequests = TOO_MANY_REQUESTS, "too-many-requests", "There were too many failures";
     /// Something here failed.
     Internal = INTERNAL_SERVER_ERROR, "internal", "The server failed";
     /// The database is away, or there is too much to do.
@@ -158,7 +161,7 @@ impl Code {
             Self::Unauthorized => "invalid_token",
             Self::Forbidden => "insufficient_scope",
             Self::Internal => "server_error",
-            Self::Unavailable => "temporarily_unavailable",
+            Self::Unavailable | Self::TooManyRequests => "temporarily_unavailable",
             Self::MalformedRequest
             | Self::MalformedJson
             | Self::DuplicateMember
@@ -272,6 +275,7 @@ struct Parts {
     errors: Vec<FieldError>,
     fault: Option<Fault>,
     challenge: Option<Challenge>,
+    retry_after: Option<Duration>,
 }
 
 /// What the log tells of a failure of ours. It travels with the answer to where the route is known.
@@ -308,14 +312,14 @@ impl Challenge {
 }
 
 /// How long a caller waits before it repeats what met a 503.
-const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("1");
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 const REPEAT: &str = "not known to be committed: repeat with the same Idempotency-Key";
 
 impl Problem {
     /// A problem of which its code says enough.
     pub fn of(code: Code) -> Self {
-        Self(Box::new(Parts { code, detail: None, errors: Vec::new(), fault: None, challenge: None }))
+        Self(Box::new(Parts { code, detail: None, errors: Vec::new(), fault: None, challenge: None, retry_after: None }))
     }
 
     /// A problem with a sentence about this occurrence.
@@ -354,6 +358,13 @@ impl Problem {
     pub fn forbidden() -> Self {
         let mut problem = Self::of(Code::Forbidden);
         problem.0.challenge = Some(Challenge::InsufficientScope);
+        problem
+    }
+
+    /// Somebody who was wrong too often, whatever is shown now.
+    pub fn throttled(wait: Duration) -> Self {
+        let mut problem = Self::of(Code::TooManyRequests);
+        problem.0.retry_after = Some(wait);
         problem
     }
 
@@ -400,7 +411,7 @@ impl Problem {
 
     /// The document, for an answer that holds several.
     pub fn document(&self) -> ProblemDocument {
-        let Parts { code, detail, errors, fault, challenge: _ } = self.0.as_ref();
+        let Parts { code, detail, errors, fault, challenge: _, retry_after: _ } = self.0.as_ref();
         ProblemDocument {
             r#type: code.urn(),
             title: code.title().to_owned(),
@@ -428,8 +439,10 @@ impl Problem {
         if let Some(challenge) = self.0.challenge {
             headers.insert(WWW_AUTHENTICATE, challenge.header());
         }
-        if self.0.code == Code::Unavailable {
-            headers.insert(RETRY_AFTER, RETRY_AFTER_SECONDS);
+        let otherwise = (self.0.code == Code::Unavailable).then_some(RETRY_AFTER);
+        if let Some(wait) = self.0.retry_after.or(otherwise) {
+            // Whole seconds (RFC 9110 10.2.3), and never one too few.
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(wait.as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX)));
         }
         if let Some(fault) = &self.0.fault {
             response.extensions_mut().insert(fault.clone());
@@ -473,7 +486,7 @@ pub struct OauthErrorDocument {
 
 impl IntoResponse for OauthError {
     fn into_response(self) -> Response {
-        let Parts { code, detail, errors, challenge, fault: _ } = self.0.0.as_ref();
+        let Parts { code, detail, errors, challenge, fault: _, retry_after: _ } = self.0.0.as_ref();
         let error = match challenge {
             Some(Challenge::Basic | Challenge::Bearer) => "invalid_client",
             Some(Challenge::InvalidToken | Challenge::InsufficientScope) | None => code.oauth_error(),
@@ -605,7 +618,7 @@ mod tests {
         assert!(!document.contains("hunter2"), "{document}");
         let response = problem.into_response();
         assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
-        assert_eq!(response.headers()[RETRY_AFTER], "1");
+        assert_eq!(response.headers()[header::RETRY_AFTER], "1");
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
 
 use super::provider_keys::Recall;
+use super::throttle::Throttle;
 use crate::bells::{Bells, Doorbell};
 use crate::egress::{Egress, Mode};
 use crate::issuers::AddressBook;
@@ -44,6 +45,8 @@ pub struct App {
     pub book: Arc<AddressBook>,
     /// What is known of issuers without the database.
     pub recall: Recall,
+    /// Who was wrong about who it is, and how often.
+    pub throttle: Throttle,
     /// What was measured.
     pub metrics: Handle,
     /// Wakes the courier after a commit.

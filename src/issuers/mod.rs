@@ -1,12 +1,14 @@
-//! The address book: trusted providers, what they publish about themselves, their keys, and what they say of their tokens.
+//! The address book: trusted providers, what they publish about themselves, their keys, and what they say of their tokens; and the keys of clients that
+//! publish theirs.
 //!
-//! Owns what was fetched from each provider, in memory, and when it may be fetched again; of what is said about a token nothing is kept. Never writes it down: whoever runs a chore or a door does. Never
-//! believes what it fetched more than the standards ask: `iss` must be the issuer's to the letter (Discovery 4.3), keys are public, few and strong.
+//! Owns what was fetched from each provider, in memory, and when it may be fetched again; of what is said about a token nothing is kept. Never writes it
+//! down: whoever runs a chore or a door does. Never believes what it fetched more than the standards ask: `iss` must be the issuer's to the letter (Discovery 4.3), keys are public, few and strong.
 //!
 //! Why a cool-down: anybody may send a token that names a key nobody knows. Whatever they send, a provider is asked at most once in half a minute.
 //!
 //! Why one that is away is believed for a while: a logout token that cannot be checked is a logout that does not happen.
 
+mod client_keys;
 mod discovery;
 mod introspection;
 #[cfg(test)]
@@ -19,11 +21,13 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use url::Url;
 
+use self::client_keys::ClientKeys;
 use self::discovery::Discovered;
 pub use self::discovery::Metadata;
 use self::introspection::QUESTIONS_MAX;
 pub use self::introspection::{Question, Silence, Word};
 use crate::egress::{Egress, Fetch, FetchError, locked};
+use crate::model::client::Network;
 use crate::model::issuer::{IssuerRecord, ProviderDocument, ProviderSource};
 use crate::model::key::{KeyRecord, Sighting};
 use crate::model::{Issuer, IssuerId, Timestamp};
@@ -57,7 +61,7 @@ pub enum Away {
         why: String,
     },
     /// The key set is not one.
-    #[error("the provider's key set {0}")]
+    #[error("the key set {0}")]
     Refused(#[from] JwkRefused),
     /// It was asked not long ago, in vain.
     #[error("the provider did not answer a moment ago")]
@@ -116,6 +120,7 @@ pub struct AddressBook {
     entries: Mutex<HashMap<IssuerId, Arc<Entry>>>,
     /// Places for questions about tokens.
     questions: Semaphore,
+    clients: ClientKeys,
 }
 
 impl std::fmt::Debug for AddressBook {
@@ -127,7 +132,7 @@ impl std::fmt::Debug for AddressBook {
 impl AddressBook {
     /// An empty one.
     pub fn new(egress: Arc<Egress>) -> Self {
-        Self { egress, entries: Mutex::default(), questions: Semaphore::new(QUESTIONS_MAX) }
+        Self { egress, entries: Mutex::default(), questions: Semaphore::new(QUESTIONS_MAX), clients: ClientKeys::default() }
     }
 
     /// Asks the provider now: its metadata where they are to be believed (Discovery 4), then its keys. Nothing keeps it from asking too often.
@@ -138,7 +143,7 @@ impl AddressBook {
             // The discovery read the keys too.
             (None, Some(Discovered { text, metadata, jwks })) => (Some(text), metadata.jwks_uri, jwks),
             (Some(jwks_uri), found) => {
-                let text = self.read(jwks_uri, issuer, "the provider's key set", JWKS_OCTETS_MAX).await?;
+                let text = self.read(jwks_uri, &issuer.network, "the provider's key set", JWKS_OCTETS_MAX).await?;
                 (found.map(|found| found.text), jwks_uri.clone(), text)
             }
         };
@@ -224,8 +229,8 @@ impl AddressBook {
         Arc::clone(locked(&self.entries).entry(issuer.clone()).or_default())
     }
 
-    async fn read(&self, url: &Url, issuer: &IssuerRecord, what: &'static str, octets_max: usize) -> Result<String, Away> {
-        let fetch = Fetch { url, network: &issuer.network, accept: "application/json", octets_max, timeout: PATIENCE };
+    async fn read(&self, url: &Url, network: &Network, what: &'static str, octets_max: usize) -> Result<String, Away> {
+        let fetch = Fetch { url, network, accept: "application/json", octets_max, timeout: PATIENCE };
         let fetched = self.egress.fetch(fetch).await.map_err(|error| Away::Unread { what, why: error.to_string() })?;
         if fetched.status != 200 {
             return Err(Away::Unread { what, why: format!("it answers {}", fetched.status) });

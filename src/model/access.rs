@@ -38,6 +38,8 @@ pub enum Permission {
     ReadDeliveries,
     /// Ask whether a token is active.
     Introspect,
+    /// Revoke a token without ending its session.
+    RevokeTokens,
     /// Pause and suspend clients, cancel and replay deliveries.
     Operate,
     /// Have a delivery tried again; a client its own.
@@ -62,7 +64,10 @@ impl Role {
         use Permission as P;
         match self {
             Self::Provider => {
-                matches!(permission, P::Report | P::ReadSessions | P::Kill | P::ReadLogouts | P::ReadDeliveries | P::Introspect)
+                matches!(
+                    permission,
+                    P::Report | P::ReadSessions | P::Kill | P::ReadLogouts | P::ReadDeliveries | P::Introspect | P::RevokeTokens
+                )
             }
             Self::Gateway => matches!(permission, P::Introspect),
             Self::Client => matches!(permission, P::ReadDeliveries | P::RetryDeliveries | P::TestClients),
@@ -71,6 +76,7 @@ impl Role {
                 P::ReadSessions
                     | P::Kill
                     | P::Undo
+                    | P::RevokeTokens
                     | P::ReadLogouts
                     | P::ReadDeliveries
                     | P::ReadRegistry
@@ -130,6 +136,12 @@ impl Caller {
         Self { identity, role: Role::Provider, issuer, client_id: None, may_mass_kill: false, remote: None }
     }
 
+    /// A registered client, known by credentials of its own.
+    pub fn client(issuer: &IssuerId, client_id: &ClientId, remote: Option<String>) -> Self {
+        let (identity, issuer) = (format!("client:{client_id}"), Some(issuer.clone()));
+        Self { identity, role: Role::Client, issuer, client_id: Some(client_id.clone()), may_mass_kill: false, remote }
+    }
+
     /// Whether this caller may do it at that issuer (none: to something that belongs to no issuer).
     pub fn may(&self, permission: Permission, issuer: Option<&IssuerId>) -> bool {
         let in_reach = match (&self.issuer, issuer) {
@@ -139,6 +151,11 @@ impl Caller {
         };
         in_reach && self.role.may(permission)
     }
+}
+
+impl ApiTokenRecord {
+    /// What every API token that was minted begins with.
+    pub const PREFIX: &'static str = "ldt_";
 }
 
 /// An API token as it is stored and listed: never its value.

@@ -633,6 +633,12 @@ pub enum Refusal {
     Expired,
     /// It was revoked.
     Revoked,
+    /// No such client, another secret, or shown in another way than was registered.
+    Client,
+    /// An assertion that proves nothing, and why.
+    Assertion(&'static str),
+    /// Whatever it was: there were too many failures before it.
+    Throttled,
 }
 
 impl Refusal {
@@ -644,6 +650,17 @@ impl Refusal {
             Self::Unknown => "unknown",
             Self::Expired => "expired",
             Self::Revoked => "revoked",
+            Self::Client => "client",
+            Self::Assertion(_) => "assertion",
+            Self::Throttled => "throttled",
+        }
+    }
+
+    /// What is wrong with it, where that is more.
+    const fn detail(self) -> Option<&'static str> {
+        match self {
+            Self::Assertion(why) => Some(why),
+            Self::Missing | Self::Malformed | Self::Unknown | Self::Expired | Self::Revoked | Self::Client | Self::Throttled => None,
         }
     }
 }
@@ -660,7 +677,8 @@ pub struct AuthenticationFailed {
 impl AuthenticationFailed {
     /// Tells it.
     pub fn emit(&self) {
-        warn!(why = self.why.as_str(), remote = self.remote.map(tracing::field::display), "a caller could not be authenticated");
+        let (why, detail) = (self.why.as_str(), self.why.detail());
+        warn!(why, detail, remote = self.remote.map(tracing::field::display), "a caller could not be authenticated");
         counter!(names::AUTHENTICATION_FAILURES, "why" => self.why.as_str()).increment(1);
     }
 }

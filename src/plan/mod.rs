@@ -19,4 +19,5 @@ pub mod relay;
 pub mod retry;
 pub mod rotation;
 pub mod settle;
+pub mod throttle;
 pub mod time;

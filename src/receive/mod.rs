@@ -16,6 +16,7 @@ pub mod prefer;
 pub mod reconcile;
 pub mod refresh_tokens;
 pub mod reports;
+pub mod revocation;
 pub mod rotation;
 pub mod sessions;
 pub mod target;
@@ -38,6 +39,7 @@ pub fn routes() -> Routes {
         .add(routes!(logouts::post_logout))
         .add(routes!(logouts::undo_logout))
         .add(routes!(logout_token::post_logout_token))
+        .add(routes!(revocation::revoke))
         .add(routes!(deliveries::replay_deliveries))
         .add(routes!(deliveries::retry_delivery))
         .add(routes!(deliveries::cancel_delivery))

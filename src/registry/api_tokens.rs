@@ -23,7 +23,7 @@ pub fn routes() -> Routes {
 }
 
 /// How every API token begins, so that a leaked one is found by those who look for such things.
-pub const PREFIX: &str = "ldt_";
+pub const PREFIX: &str = ApiTokenRecord::PREFIX;
 
 /// An API token to be minted.
 #[derive(Debug, Deserialize, ToSchema)]

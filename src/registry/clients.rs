@@ -34,7 +34,7 @@ use crate::model::page::Listed;
 use crate::model::{ClientId, Digest, IssuerId, Timestamp};
 use crate::seams::Entropy;
 use crate::store::{Change, Pending};
-use crate::token::{JwkSet, SealingKey};
+use crate::token::{JwkSet, SealingKey, secret_digest};
 
 /// The routes of clients.
 pub fn routes() -> Routes {
@@ -382,7 +382,8 @@ async fn write(app: &AppState, seat: &Seat, client_id: &ClientId, body: &ClientM
     for _ in 0..ATTEMPTS {
         let before = app.store.client(&seat.issuer.id, client_id).await?;
         let record = desk.registered(client_id, body, before.as_ref(), app.clock.now())?;
-        let keys = make(app, &seat.issuer.id, missing(&app.store.keys(&seat.issuer.id).await?, &[record.alg])).await?;
+        let algs: Vec<_> = [record.alg].into_iter().chain(record.introspection_alg.filter(|alg| *alg != record.alg)).collect();
+        let keys = make(app, &seat.issuer.id, missing(&app.store.keys(&seat.issuer.id).await?, &algs)).await?;
         let audit = entry(Act::ClientPut, &seat.caller, Some(&seat.issuer.id), &detail(&record, &keys))?;
         let expected = asked.or(before.map(|before| before.version));
         match (app.store.put_client(&record, expected, &keys, audit).await?, asked) {
@@ -670,11 +671,6 @@ impl<'a> Desk<'a> {
             headers: None,
         })
     }
-}
-
-/// The keyed digest a client's secret is kept as.
-pub fn secret_digest(sealing: &SealingKey, issuer: &IssuerId, client_id: &ClientId, secret: &str) -> Digest {
-    sealing.keyed_digest("client-secret", &[issuer.as_str().as_bytes(), client_id.as_str().as_bytes(), secret.as_bytes()])
 }
 
 /// Whoever asks for encryption must never be sent a token in plain instead.

@@ -50,7 +50,7 @@ use crate::model::session::{SessionName, SessionView};
 use crate::model::token::{AccessClaims, TokenEventView};
 use crate::model::trigger::Trigger;
 use crate::model::{
-    ApiTokenId, ClientId, DeliveryId, DenialId, Digest, EventId, IssuerId, ReplicaId, SessionId, Subject, Timestamp, WorkId,
+    ApiTokenId, ClientId, DeliveryId, DenialId, Digest, EventId, IssuerId, Jti, ReplicaId, SessionId, Subject, Timestamp, WorkId,
 };
 use crate::observe::GroupCommitted;
 use crate::seams::{Clock, Entropy};
@@ -302,6 +302,11 @@ impl Store {
         read!(self, tokens::access(issuer, names))
     }
 
+    /// Until when a `jti` is refused.
+    pub async fn denied_jti(&self, issuer: &IssuerId, jti: &Jti) -> Result<Option<Timestamp>, StoreError> {
+        read!(self, tokens::denied_jti(issuer, jti))
+    }
+
     /// What is known of an access token that need not be registered, by what it says of itself. Its signature was verified before.
     pub async fn claimed_token(&self, issuer: &IssuerRecord, claims: &AccessClaims) -> Result<TokenRecord, StoreError> {
         read!(self, tokens::claimed(issuer, claims))
@@ -326,6 +331,16 @@ impl Store {
     /// Takes an entry off the denylist.
     pub async fn lift_denial(&self, issuer: &IssuerId, id: &DenialId, audit: AuditEntry) -> Result<Change, StoreError> {
         write!(self, denylist::lift((issuer.clone(), id.clone(), audit)))
+    }
+
+    /// Takes the identifier of a client's assertion; false when it was taken before, and would still be good.
+    pub async fn take_assertion(&self, issuer: &IssuerId, client: &ClientId, jti: &Jti, until: Timestamp) -> Result<bool, StoreError> {
+        write!(self, assertions::take((issuer.clone(), client.clone(), jti.clone(), until)))
+    }
+
+    /// Revokes a token without ending its session: a refresh token with its family, an access token alone. One transaction, with the audit record.
+    pub async fn revoke_token(&self, order: Revocation) -> Result<Revoked, StoreError> {
+        write!(self, revocation::revoke(order))
     }
 
     // ---- logouts ----

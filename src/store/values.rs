@@ -345,6 +345,34 @@ pub struct Turned {
     pub seen: Seen,
 }
 
+/// A token that is to be revoked, as it was found.
+#[derive(Clone, Debug)]
+pub struct Revocation {
+    /// At which issuer.
+    pub issuer: IssuerId,
+    /// What it is for.
+    pub kind: TokenKind,
+    /// What it may be registered by. The first is the digest of its octets.
+    pub names: Vec<TokenName>,
+    /// The `jti` of an access token that says so itself, and whose signature was verified.
+    pub jti: Option<Jti>,
+    /// The client it was issued to.
+    pub client_id: Option<ClientId>,
+    /// When it expires by itself, where that is known.
+    pub expires_at: Option<Timestamp>,
+    /// What goes on record if it was good until now.
+    pub audit: AuditEntry,
+}
+
+/// What became of a token that was to be revoked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Revoked {
+    /// It is revoked.
+    Now,
+    /// It was before.
+    Before,
+}
+
 /// One settled attempt on its way into the database.
 #[derive(Clone, Debug)]
 pub struct Settlement {

@@ -50,6 +50,7 @@ pub(super) enum PrivateHalf {
 struct Headers {
     logout_jwt: String,
     security_event: String,
+    introspection: String,
     jwt: String,
     none: String,
 }
@@ -186,6 +187,11 @@ impl SigningKey {
         self.sign_under(&self.headers.security_event, payload)
     }
 
+    /// An answer to an introspection (RFC 9701 5).
+    pub(super) fn sign_introspection(&self, payload: &[u8]) -> Result<String, TokenError> {
+        self.sign_under(&self.headers.introspection, payload)
+    }
+
     fn sign_under(&self, header: &str, payload: &[u8]) -> Result<String, TokenError> {
         // Base64 takes four characters for three octets; one for each dot and one for each rounding.
         let mut token = String::with_capacity(header.len() + (payload.len() + self.half.signature_octets()) * 4 / 3 + 4);
@@ -219,6 +225,7 @@ impl Headers {
         Self {
             logout_jwt: encode(Some("logout+jwt")),
             security_event: encode(Some("secevent+jwt")),
+            introspection: encode(Some("token-introspection+jwt")),
             jwt: encode(Some("JWT")),
             none: encode(None),
         }

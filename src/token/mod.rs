@@ -9,9 +9,12 @@
 //! more than an elliptic signature itself.
 
 pub mod access_token;
+pub mod assertion;
+pub mod client_secret;
 pub mod client_secrets;
 pub mod digest;
 pub mod import;
+pub mod introspection;
 mod json;
 pub mod jwks;
 mod jws;
@@ -22,8 +25,10 @@ pub mod sealing;
 pub mod security_event;
 pub mod verify;
 
+pub use client_secret::{secret_digest, secret_matches};
 pub use client_secrets::ClientSecrets;
 pub use digest::{digest_of_token, digests_match, jwt_id};
+pub use introspection::IntrospectionResponse;
 pub use jwks::{JwkRefused, JwkSet, PublicJwk};
 pub use keyring::Keyring;
 pub use keys::{NewKey, SigningCost, SigningKey, generate};

@@ -12,7 +12,8 @@ const ROWS: &[Row] = &[
     ("lib", &[], &[]),
     ("app", &[ANY], &["axum", "tracing"]),
     ("cli", &["app", "config", "egress", "model", "observe", "seams", "store"], &["clap", "reqwest"]),
-    ("receive", &["http", "issuers", "lifecycle", "model", "observe", "plan", "seams", "store", "token"], DOOR),
+    // A token that is to be revoked is looked up as one that is asked about.
+    ("receive", &["answer", "http", "issuers", "lifecycle", "model", "observe", "plan", "seams", "store", "token"], DOOR),
     ("answer", &["http", "issuers", "lifecycle", "model", "observe", "plan", "seams", "store", "token"], DOOR),
     ("registry", &["egress", "http", "issuers", "lifecycle", "model", "observe", "plan", "seams", "store", "token"], DOOR),
     (
@@ -26,10 +27,11 @@ const ROWS: &[Row] = &[
         &["issuers", "bells", "egress", "lifecycle", "model", "observe", "plan", "seams", "store", "token"],
         &["tokio_cron_scheduler", "tracing"],
     ),
-    // The façade digests the tokens callers present, and hands every handler its parts: the keyring, the sealing key, the address book and the URL check among them.
+    // The façade digests the tokens callers present, asks how often one may be wrong, and hands every handler its parts: the keyring, the sealing key, the
+    // address book and the URL check among them.
     (
         "http",
-        &["bells", "egress", "issuers", "lifecycle", "model", "observe", "seams", "store", "token", ERRORS],
+        &["bells", "egress", "issuers", "lifecycle", "model", "observe", "plan", "seams", "store", "token", ERRORS],
         &["axum", "utoipa", "utoipa_axum"],
     ),
     ("issuers", &["egress", "lifecycle", "model", "observe", "seams", "token"], &["openidconnect", "tracing"]),

@@ -19,6 +19,7 @@ const MAY: &[(&str, &str)] = &[
     ("get /.well-known/oauth-authorization-server/{iss}", "public"),
     ("get /metrics", "auditor admin"),
     ("post /{iss}/introspect", "provider gateway admin"),
+    ("post /{iss}/revoke", "provider operator admin"),
     ("post /{iss}/backchannel-logout", "public"),
     ("put /v1/issuers/{iss}/sessions/{sid}", "provider admin"),
     ("post /v1/issuers/{iss}/sessions", "provider admin"),

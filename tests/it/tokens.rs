@@ -178,7 +178,12 @@ on_both_engines! {
         let base = &stage.server.base;
         assert_eq!(document, json!({
             "issuer": ISSUER, "jwks_uri": format!("{base}/main/jwks"), "introspection_endpoint": format!("{base}/main/introspect"),
-            "introspection_endpoint_auth_methods_supported": ["client_secret_basic", "Bearer"],
+            "introspection_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post", "private_key_jwt", "Bearer"],
+            "introspection_endpoint_auth_signing_alg_values_supported": ALGORITHMS,
+            "introspection_signing_alg_values_supported": ["PS256", "ES256"],
+            "revocation_endpoint": format!("{base}/main/revoke"),
+            "revocation_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post", "private_key_jwt", "none", "Bearer"],
+            "revocation_endpoint_auth_signing_alg_values_supported": ALGORITHMS,
             "id_token_signing_alg_values_supported": ["PS256", "ES256"],
             "backchannel_logout_supported": true, "backchannel_logout_session_supported": true,
         }));

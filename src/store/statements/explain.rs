@@ -4,7 +4,7 @@ use sqlx::Row as _;
 
 use super::{
     Builder, Conn, access_tokens, commit, cut_offs, deliveries, denylist, events, expansion, expiry, families, lanes, operators, provider,
-    reconcile, relay, residual, retention, sessions, tokens,
+    reconcile, relay, residual, retention, revocation, sessions, tokens,
 };
 use crate::model::IssuerId;
 use crate::store::StoreError;
@@ -39,6 +39,10 @@ fn hot() -> Vec<(&'static str, String)> {
         ("refresh token", "SELECT id FROM refresh_tokens WHERE issuer_id = 'a' AND name IN ('b', 'c')".to_owned()),
         ("receipt", "SELECT state, count(*) FROM deliveries WHERE event_id IN ('a') GROUP BY state".to_owned()),
         ("settle", "SELECT id FROM deliveries WHERE id IN ('a', 'b') AND lease_token = 1 AND state = 'pending'".to_owned()),
+        (
+            "an assertion's identifier",
+            "SELECT expires_at FROM assertions WHERE issuer_id = 'a' AND client_id = 'b' AND jti = 'c'".to_owned(),
+        ),
         ("api token", "SELECT id FROM api_tokens WHERE digest = 'a'".to_owned()),
     ]
 }
@@ -61,7 +65,8 @@ fn built() -> Vec<(&'static str, String)> {
         .chain(tokens::hot())
         .chain(residual::hot())
         .chain(denylist::hot())
-        .chain(families::hot());
+        .chain(families::hot())
+        .chain(revocation::hot());
     statements.map(|(name, sql)| (name, with_literals(sql.sql().as_str()))).collect()
 }
 

@@ -4,6 +4,7 @@
 
 use super::{Conn, Db, dialect};
 
+pub(in crate::store) mod assertions;
 pub(in crate::store) mod chores;
 pub(in crate::store) mod commit;
 pub(in crate::store) mod deliveries;
@@ -24,6 +25,7 @@ pub(in crate::store) mod relay;
 pub(in crate::store) mod replicas;
 pub(in crate::store) mod reports;
 pub(in crate::store) mod retention;
+pub(in crate::store) mod revocation;
 pub(in crate::store) mod sessions;
 pub(in crate::store) mod token_events;
 pub(in crate::store) mod tokens;

@@ -137,6 +137,11 @@ fn jti_of(name: &TokenName) -> Option<Jti> {
     }
 }
 
+/// Until when a `jti` is refused.
+pub(in crate::store) async fn denied_jti(conn: &mut Conn, issuer: &IssuerId, jti: &Jti) -> Result<Option<Timestamp>, StoreError> {
+    Ok(instant(denied(conn, issuer, Some(jti)).await?))
+}
+
 async fn denied(conn: &mut Conn, issuer: &IssuerId, jti: Option<&Jti>) -> Result<Option<i64>, StoreError> {
     let Some(jti) = jti else { return Ok(None) };
     Ok(sqlx::query_scalar("SELECT expires_at FROM denylist WHERE issuer_id = $1 AND kind = 'jti' AND name = $2")
