@@ -1,6 +1,7 @@
 use std::io::Write as _;
 
 use super::*;
+use crate::model::check::WhenUnavailable;
 
 fn variables(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
     pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
@@ -284,4 +285,49 @@ fn what_is_no_proxy_is_refused_without_being_repeated() {
     }
     let whys = whys(from_variables(&[("LOGOUTD_EGRESS__NO_PROXY", "wiki.internal")]));
     assert!(whys.len() == 1 && whys[0].contains("egress.no_proxy") && whys[0].contains("egress.proxy"), "{whys:?}");
+}
+
+#[test]
+fn a_gateway_s_profile_is_read_from_the_file_and_shown_without_its_key() {
+    let secret = "gateway-secret-0123456789-0123456789";
+    let text = format!(
+        "[check.api]\nissuer = \"main\"\naudiences = [\"a\", \"b\"]\nscopes = [\"read\"]\nwhen_unavailable = \"open\"\nkey = \"{secret}\"\n"
+    );
+    let config =
+        from_file(&text, &[("LOGOUTD_CHECK__FAR__ISSUER", "other"), ("LOGOUTD_CHECK__FAR__ALLOW_NETWORKS", "10.0.0.0/8,fe80::1")]).unwrap();
+    let [api, far] = &config.checks[..] else { panic!("{:?}", config.checks) };
+    assert_eq!((api.name.as_str(), api.profile.issuer.as_str(), far.name.as_str()), ("api", "main", "far"));
+    assert_eq!((&api.profile.audiences[..], &api.profile.scopes[..]), (&["a".to_owned(), "b".to_owned()][..], &["read".to_owned()][..]));
+    assert_eq!((api.profile.when_unavailable, far.profile.when_unavailable), (WhenUnavailable::Open, WhenUnavailable::Closed));
+    assert_eq!((api.key.as_ref().map(Secret::expose), far.profile.networks.len()), (Some(secret), 2));
+    let shown = |path: &str| config.settings().iter().find(|setting| setting.path == path).map(|setting| setting.shown.as_str());
+    assert_eq!(
+        (shown("check.api.key"), shown("check.api.scopes"), shown("check.far.key")),
+        (Some("(hidden)"), Some("read"), Some("(none)"))
+    );
+    assert!(!format!("{config:?}{:?}", config.settings()).contains(secret));
+}
+
+#[test]
+fn a_gateway_s_profile_that_nobody_could_use_or_everybody_could_is_refused() {
+    let file = file("gateway-secret-0123456789-0123456789\n");
+    let key_file = format!("key_file = {:?}", file.path());
+    let key = "key = \"gateway-secret-0123456789-0123456789\"";
+    for (text, named) in [
+        ("[check.api]\nissuer = \"main\"", "check.api.allow_networks (default) and check.api.key (default): nobody would be known"),
+        ("[check.api]\nallow_networks = [\"10.0.0.0/8\"]", "check.api.issuer (default): must be said"),
+        (&format!("[check.api]\nissuer = \"main\"\n{key}\n{key_file}"), "both are set: keep one"),
+        ("[check.api]\nissuer = \"main\"\nkey = \"short\"", "must have at least 32 characters"),
+        (&format!("[check.Api]\nissuer = \"main\"\n{key}"), "is no name"),
+        (&format!("[check.api]\nissuer = \"Main\"\n{key}"), "must be 1 to 63 of a-z"),
+        (&format!("[check.api]\nissuer = \"main\"\n{key}\nscopes = [\"a b\"]"), "must hold scopes"),
+        (&format!("[check.api]\nissuer = \"main\"\n{key}\nwhen_unavailable = \"ajar\""), "must be one of closed, open"),
+        (&format!("[check.api]\nissuer = \"main\"\n{key}\nallow_networks = [\"10.0.0.1/8\"]"), "bits behind its prefix"),
+        (&format!("[check.api]\nissuer = \"main\"\n{key}\naudience = [\"x\"]"), "check.api.audience (/"),
+    ] {
+        let found = whys(from_file(text, &[]));
+        assert!(found.len() == 1 && found[0].contains(named), "{text}: {found:#?}");
+    }
+    let from_a_file = from_file(&format!("[check.api]\nissuer = \"main\"\n{key_file}"), &[]).unwrap();
+    assert_eq!(from_a_file.checks[0].key.as_ref().map(Secret::expose), Some("gateway-secret-0123456789-0123456789"));
 }

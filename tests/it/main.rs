@@ -3,8 +3,10 @@
 
 mod harness;
 
+mod access_tokens_jwt;
 mod architecture;
 mod bad_input;
+mod check;
 mod command_line;
 mod corridor;
 mod courier;
