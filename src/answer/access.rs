@@ -10,7 +10,7 @@ use crate::http::provider_keys::{Blame, NoKeys, held_against_keys, keys};
 use crate::http::{AppState, Code, OauthError, Problem};
 use crate::issuers::{Metadata, Question, Word};
 use crate::model::Timestamp;
-use crate::model::issuer::{IntrospectUpstream, IssuerRecord, WhenAway};
+use crate::model::issuer::{AccessTokenTyp, IntrospectUpstream, IssuerRecord, WhenAway};
 use crate::model::report::TokenName;
 use crate::model::token::{AccessClaims, TokenFacts};
 use crate::observe::{AccessTokenRead, ReadOutcome};
@@ -44,9 +44,16 @@ async fn signed(app: &AppState, issuer: &IssuerRecord, token: &str) -> Result<Op
     AccessTokenRead { issuer: &issuer.id, outcome: ReadOutcome::Verified }.emit();
     let claimed = app.store.claimed_token(issuer, &claims).await?;
     let Some(jti) = claims.jti else { return Ok(Some(claimed)) };
-    match app.store.access_token(issuer, &[TokenName::Jti(jti)]).await? {
-        Some(registered) => Ok(both(registered, claimed, app.clock.now())),
-        None => Ok(Some(claimed)),
+    let name = [TokenName::Jti(jti)];
+    if let Some(registered) = app.store.access_token(issuer, &name).await? {
+        return Ok(both(registered, claimed, app.clock.now()));
+    }
+    // A refresh token may be a JWT too, and where access tokens have no type of their own nothing in it need say so.
+    match issuer.access_tokens.typ {
+        AccessTokenTyp::Jwt if app.store.refresh_token(issuer, &name).await?.is_some() => {
+            Ok(none(issuer, ReadOutcome::Refused(Refused::Type.as_str())))
+        }
+        AccessTokenTyp::Jwt | AccessTokenTyp::AtJwt => Ok(Some(claimed)),
     }
 }
 

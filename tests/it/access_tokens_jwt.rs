@@ -204,4 +204,67 @@ on_both_engines! {
         endpoint.always(Reply::Status(500));
         assert_eq!(checked(&stage, "at-1").await, (401, String::new()));
     }
+
+    async fn a_token_that_is_refused_by_name_or_older_than_an_order_is_dead_also_where_nobody_registered_it(database) {
+        let stage = stage(database).await;
+        let provider = Provider::open(&stage, json!({})).await;
+        let access = |more: Value| provider.access_token("wiki", &more);
+        let until = stage.server.clock.now().plus(Duration::from_secs(600)).to_string();
+        let (named, of_session, other) = (access(json!({"jti": "j-denied"})), access(json!({"sid": "s-1"})), access(json!({})));
+        for name in [json!({"jti": "j-denied"}), json!({"sid": "s-1"})] {
+            let mut entry = name;
+            entry["expires_at"] = json!(until);
+            assert!(stage.admin.post("/v1/issuers/main/denylist", entry).await.is_success());
+        }
+        assert_eq!([status(&stage, &named).await, status(&stage, &of_session).await, status(&stage, &other).await], [401, 401, 200]);
+        stage.server.advance(Duration::from_secs(5));
+        let not_before = stage.server.clock.now().to_string();
+        let order = json!({"scope": {"client_id": "wiki"}, "not_before": not_before});
+        assert!(stage.admin.post("/v1/issuers/main/cut-offs", order).await.is_success());
+        assert_eq!(status(&stage, &other).await, 401, "it was issued before");
+        stage.server.advance(Duration::from_secs(5));
+        assert_eq!(status(&stage, &access(json!({}))).await, 200);
+    }
+
+    async fn a_token_registered_by_its_name_is_good_if_both_its_registration_and_its_own_words_are(database) {
+        let stage = stage(database).await;
+        let provider = Provider::open(&stage, json!({})).await;
+        let register = async |more: Value| {
+            let mut body = json!({"sid": "s-1", "client_id": "wiki"});
+            body.as_object_mut().unwrap().extend(more.as_object().cloned().unwrap());
+            assert!(stage.provider.post("/v1/issuers/main/access-tokens", body).await.is_success());
+        };
+        let in_seconds = |seconds| stage.server.clock.now().plus(Duration::from_secs(seconds)).to_string();
+        register(json!({"jti": "long", "expires_at": in_seconds(3600)})).await;
+        register(json!({"jti": "short", "expires_at": in_seconds(20)})).await;
+        register(json!({"jti": "others", "client_id": "shop"})).await;
+        register(json!({"token": "opaque-at", "aud": ["api"], "scope": "read", "expires_at": in_seconds(3600)})).await;
+        let access = |jti: &str, seconds: i64| {
+            provider.access_token("wiki", &json!({"jti": jti, "sub": "alice", "sid": "s-1", "exp": provider.seconds() + seconds}))
+        };
+        let (long, short, brief) = (access("long", 3600), access("short", 3600), access("long", 20));
+        for token in [&long, &short, &brief, "opaque-at"] {
+            assert_eq!(status(&stage, token).await, 200, "{token}");
+        }
+        assert_eq!(status(&stage, &access("others", 3600)).await, 401, "registered for another client");
+        let unsigned = format!("{}.{}", long.rsplit_once('.').unwrap().0, access("x", 9).rsplit_once('.').unwrap().1);
+        assert_eq!(status(&stage, &unsigned).await, 401, "to be registered by a name is no signature");
+        stage.server.advance(Duration::from_secs(21));
+        assert_eq!([status(&stage, &long).await, status(&stage, &short).await, status(&stage, &brief).await], [200, 401, 401]);
+        stage.logout(json!({"sid": "s-1"})).await;
+        for token in [&long, "opaque-at"] {
+            assert_eq!(status(&stage, token).await, 401, "{token}");
+        }
+    }
+
+    async fn a_refresh_token_that_is_a_jwt_is_no_access_token_even_where_nothing_in_it_says_so(database) {
+        let stage = stage(database).await;
+        let provider = Provider::open(&stage, json!({"access_token_typ": "JWT"})).await;
+        let header = json!({"alg": "ES256", "typ": "JWT", "kid": provider.key.kid}).to_string();
+        let signed = |jti: &str| provider.sign(&header, &provider.access_claims("wiki", &json!({"jti": jti, "sid": "s-1"})).to_string());
+        stage.provider.post("/v1/issuers/main/refresh-tokens", json!({"sid": "s-1", "client_id": "wiki", "jti": "rt-1"})).await.expect(201);
+        let whole = signed("rt-2");
+        stage.provider.post("/v1/issuers/main/refresh-tokens", json!({"sid": "s-1", "client_id": "wiki", "token": whole})).await.expect(201);
+        assert_eq!([status(&stage, &signed("rt-1")).await, status(&stage, &whole).await, status(&stage, &signed("at-1")).await], [401, 401, 200]);
+    }
 }

@@ -14,6 +14,7 @@ mod crash;
 mod denylist;
 mod egress;
 mod expiry;
+mod gateways;
 mod guard;
 mod guides;
 mod hang_up;
