@@ -15,11 +15,11 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use utoipa_axum::routes;
 
-use super::access::access_token;
+use super::inquiry::{Trust, inquire};
 use crate::http::{AppState, OauthError, Routes};
 use crate::model::check::{CheckProfile, WhenUnavailable};
 use crate::model::issuer::IssuerRecord;
-use crate::model::report::TokenName;
+use crate::model::token::TokenKind;
 use crate::observe::{AuthenticationFailed, CheckOutcome, Refusal, RequestChecked};
 use crate::plan::activity::{Activity, activity};
 use crate::store::TokenRecord;
@@ -184,14 +184,8 @@ async fn looked_up(app: &AppState, profile: &CheckProfile, token: &str) -> Resul
 
 /// An access token: registered, or good by its own words or its provider's. A refresh token is none, whatever it looks like.
 async fn known(app: &AppState, issuer: &IssuerRecord, token: &str) -> Result<Option<TokenRecord>, OauthError> {
-    let name = [TokenName::Digest(digest_of_token(token.as_bytes()))];
-    if let Some(record) = app.store.access_token(issuer, &name).await? {
-        return Ok(Some(record));
-    }
-    if app.store.refresh_token(issuer, &name).await?.is_some() {
-        return Ok(None);
-    }
-    access_token(app, issuer, token).await
+    let found = inquire(app, issuer, token, TokenKind::Access, Trust::Nothing).await?;
+    Ok(found.filter(|record| record.kind == TokenKind::Access))
 }
 
 /// While nothing can be looked up: a token that its provider signed and that is in time, by keys that were known.

@@ -316,7 +316,8 @@ impl History<'_> {
                     return;
                 }
                 let name = self.name("rt");
-                let mut body = json!({"sid": format!("s-{session}"), "client_id": CLIENTS[client].0, "token": name, "offline_access": offline});
+                let mut body =
+                    json!({"sid": format!("s-{session}"), "client_id": CLIENTS[client].0, "token": name, "offline_access": offline});
                 if let Some(life) = life_s {
                     body["expires_at"] = json!(self.at(life));
                 }

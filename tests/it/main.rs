@@ -18,6 +18,7 @@ mod gateways;
 mod guard;
 mod guides;
 mod hang_up;
+mod histories;
 mod introspection;
 mod keys;
 mod lanes;
