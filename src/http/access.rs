@@ -72,7 +72,7 @@ pub mod needs {
         )* };
     }
 
-    needs!(Report ReadSessions Kill Undo ReadLogouts ReadDeliveries Introspect RevokeTokens Operate RetryDeliveries TestClients ReadRegistry Administer ManageApiTokens ReadAudit ReadMetrics);
+    needs!(Report ReadSessions Kill Undo ReadLogouts ReadDeliveries Introspect RevokeTokens SubjectSecrets Operate RetryDeliveries TestClients ReadRegistry Administer ManageApiTokens ReadAudit ReadMetrics);
 }
 
 /// A caller who may do it at the issuer the path names as `{iss}`.
@@ -255,7 +255,19 @@ mod tests {
             P::ReadMetrics,
         ];
         let table: [(Role, &[P]); 6] = [
-            (Role::Provider, &[P::Report, P::ReadSessions, P::Kill, P::ReadLogouts, P::ReadDeliveries, P::Introspect, P::RevokeTokens]),
+            (
+                Role::Provider,
+                &[
+                    P::Report,
+                    P::ReadSessions,
+                    P::Kill,
+                    P::ReadLogouts,
+                    P::ReadDeliveries,
+                    P::Introspect,
+                    P::RevokeTokens,
+                    P::SubjectSecrets,
+                ],
+            ),
             (Role::Gateway, &[P::Introspect]),
             (Role::Client, &[P::ReadDeliveries, P::RetryDeliveries, P::TestClients]),
             (
@@ -276,7 +288,7 @@ mod tests {
             (Role::Admin, &all),
         ];
         for (role, allowed) in table {
-            for permission in all {
+            for permission in all.into_iter().chain([P::SubjectSecrets]) {
                 let admitted = admit(&caller(role, Some("main")), permission, "main").is_ok();
                 assert_eq!(admitted, allowed.contains(&permission), "{role} {permission:?}");
             }

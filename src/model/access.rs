@@ -40,6 +40,8 @@ pub enum Permission {
     Introspect,
     /// Revoke a token without ending its session.
     RevokeTokens,
+    /// Learn the secrets of subjects, and change them.
+    SubjectSecrets,
     /// Pause and suspend clients, cancel and replay deliveries.
     Operate,
     /// Have a delivery tried again; a client its own.
@@ -66,7 +68,14 @@ impl Role {
             Self::Provider => {
                 matches!(
                     permission,
-                    P::Report | P::ReadSessions | P::Kill | P::ReadLogouts | P::ReadDeliveries | P::Introspect | P::RevokeTokens
+                    P::Report
+                        | P::ReadSessions
+                        | P::Kill
+                        | P::ReadLogouts
+                        | P::ReadDeliveries
+                        | P::Introspect
+                        | P::RevokeTokens
+                        | P::SubjectSecrets
                 )
             }
             Self::Gateway => matches!(permission, P::Introspect),
@@ -87,7 +96,8 @@ impl Role {
             Self::Auditor => {
                 matches!(permission, P::ReadSessions | P::ReadLogouts | P::ReadDeliveries | P::ReadRegistry | P::ReadAudit | P::ReadMetrics)
             }
-            Self::Admin => true,
+            // Whoever administers could log in as anybody.
+            Self::Admin => !matches!(permission, P::SubjectSecrets),
         }
     }
 
@@ -140,6 +150,14 @@ impl Caller {
     pub fn client(issuer: &IssuerId, client_id: &ClientId, remote: Option<String>) -> Self {
         let (identity, issuer) = (format!("client:{client_id}"), Some(issuer.clone()));
         Self { identity, role: Role::Client, issuer, client_id: Some(client_id.clone()), may_mass_kill: false, remote }
+    }
+
+    /// Whether this caller may end what concerns a client's users, or everybody.
+    pub const fn may_end_many(&self) -> bool {
+        match self.role {
+            Role::Operator | Role::Admin => true,
+            Role::Provider | Role::Gateway | Role::Client | Role::Auditor => self.may_mass_kill,
+        }
     }
 
     /// Whether this caller may do it at that issuer (none: to something that belongs to no issuer).

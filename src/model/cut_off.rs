@@ -95,6 +95,24 @@ pub enum Origin {
     },
 }
 
+/// A cut-off by order, as it is listed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OrderedCutOff {
+    /// Its own name.
+    pub id: CutOffId,
+    /// What it covers.
+    pub scope: CutOffScope,
+    /// Tokens issued before this instant are inactive.
+    pub not_before: Timestamp,
+    /// When it ceases; none: when it is removed.
+    pub expires_at: Option<Timestamp>,
+    /// When it was ordered.
+    pub created_at: Timestamp,
+}
+
+/// How many ordered cut-offs of one issuer may hold at a time.
+pub const ORDERED_MAX: u16 = 1000;
+
 /// What a cut-off ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ends {

@@ -66,6 +66,11 @@ pub fn occurred_at(said: Option<Timestamp>, now: Timestamp) -> Result<Timestamp,
     }
 }
 
+/// Whether tokens may be cut off at that instant. A minute ahead, since clocks differ; further, and it would take what is not issued yet.
+pub fn not_before(at: Timestamp, now: Timestamp) -> Result<(), OccurredAtRefused> {
+    if at > now.plus(OCCURRED_AHEAD_MAX) { Err(OccurredAtRefused::TooFarAhead) } else { Ok(()) }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

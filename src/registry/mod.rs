@@ -8,6 +8,7 @@
 pub mod api_tokens;
 pub mod audit;
 pub mod clients;
+pub mod cut_offs;
 pub mod denylist;
 pub mod import;
 pub mod issuers;
@@ -17,6 +18,7 @@ pub mod lanes;
 mod private;
 pub mod provider_logout;
 pub mod reseal;
+pub mod subject_secrets;
 pub mod token_policy;
 pub mod token_terms;
 pub mod trial;
@@ -37,7 +39,7 @@ pub fn routes() -> Routes {
     let registered = Routes::new().merge(issuers::routes()).merge(clients::routes()).merge(keys::routes());
     let registered = registered.merge(import::routes()).merge(key_check::routes()).merge(reseal::routes());
     let registered = registered.merge(api_tokens::routes()).merge(audit::routes()).merge(lanes::routes()).merge(trial::routes());
-    registered.merge(denylist::routes())
+    registered.merge(cut_offs::routes()).merge(denylist::routes()).merge(subject_secrets::routes())
 }
 
 /// What a change that happened did.

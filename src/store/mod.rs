@@ -37,6 +37,7 @@ use crate::model::attempt::AttemptRecord;
 use crate::model::audit::AuditRecord;
 use crate::model::certificate::Certificates;
 use crate::model::client::ClientRecord;
+use crate::model::cut_off::OrderedCutOff;
 use crate::model::delivery::{DeliveryView, Lane, Leased};
 use crate::model::denial::{Denial, Denied};
 use crate::model::effects::{OpeningRule, Reach, ReportRules, WorkRules};
@@ -50,7 +51,7 @@ use crate::model::session::{SessionName, SessionView};
 use crate::model::token::{AccessClaims, TokenEventView};
 use crate::model::trigger::Trigger;
 use crate::model::{
-    ApiTokenId, ClientId, DeliveryId, DenialId, Digest, EventId, IssuerId, Jti, ReplicaId, SessionId, Subject, Timestamp, WorkId,
+    ApiTokenId, ClientId, CutOffId, DeliveryId, DenialId, Digest, EventId, IssuerId, Jti, ReplicaId, SessionId, Subject, Timestamp, WorkId,
 };
 use crate::observe::GroupCommitted;
 use crate::seams::{Clock, Entropy};
@@ -310,6 +311,36 @@ impl Store {
     /// What is known of an access token that need not be registered, by what it says of itself. Its signature was verified before.
     pub async fn claimed_token(&self, issuer: &IssuerRecord, claims: &AccessClaims) -> Result<TokenRecord, StoreError> {
         read!(self, tokens::claimed(issuer, claims))
+    }
+
+    /// Makes tokens that were issued before an instant inactive as long as it lasts; none where as many are ordered as there may be.
+    pub async fn order_cut_off(
+        &self,
+        issuer: &IssuerId,
+        order: CutOffOrder,
+        audit: AuditEntry,
+    ) -> Result<Option<OrderedCutOff>, StoreError> {
+        write!(self, cut_offs::order((issuer.clone(), order, audit)))
+    }
+
+    /// Cut-offs that were ordered and still hold, newest first.
+    pub async fn ordered_cut_offs(&self, issuer: &IssuerId, page: Page) -> Result<Listed<OrderedCutOff>, StoreError> {
+        read!(self, cut_offs::ordered(&self.0.context, issuer, &page))
+    }
+
+    /// Removes an ordered cut-off.
+    pub async fn lift_cut_off(&self, issuer: &IssuerId, id: &CutOffId, audit: AuditEntry) -> Result<Change, StoreError> {
+        write!(self, cut_offs::lift((issuer.clone(), id.clone(), audit)))
+    }
+
+    /// Which version of a subject's secret is the current one.
+    pub async fn secret_version(&self, issuer: &IssuerId, sub: &Subject) -> Result<u64, StoreError> {
+        read!(self, secrets::version(issuer, sub))
+    }
+
+    /// Changes a subject's secret; answers the new version.
+    pub async fn bump_secret(&self, issuer: &IssuerId, sub: &Subject, audit: AuditEntry) -> Result<u64, StoreError> {
+        write!(self, secrets::bump((issuer.clone(), sub.clone(), audit)))
     }
 
     /// Refuses whatever has this name until then; of two expiries the later one holds.

@@ -6,6 +6,7 @@ use crate::model::access::Caller;
 use crate::model::attempt::{AttemptRecord, PastAttempt};
 use crate::model::audit::Act;
 use crate::model::client::ClientRecord;
+use crate::model::cut_off::CutOffScope;
 use crate::model::delivery::{Class, DeliveryState, DeliveryView, Lane, SettledReason, Tally, Verdict};
 use crate::model::effects::{OpeningRule, Reach, ReportRules};
 use crate::model::event::{EventState, Receipt};
@@ -738,6 +739,17 @@ pub struct Forecast {
     /// How many expire before each of some instants.
     pub expiring: Vec<(Timestamp, u64)>,
 }
+/// A cut-off that somebody orders.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CutOffOrder {
+    /// What it covers.
+    pub scope: CutOffScope,
+    /// Tokens issued before this instant are inactive.
+    pub not_before: Timestamp,
+    /// When it ceases; none: when it is removed.
+    pub expires_at: Option<Timestamp>,
+}
+
 
 /// What became of a retry.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -18,6 +18,7 @@ const TOKENS: &str = "/v1/issuers/main/refresh-tokens";
 const DENYLIST: &str = "/v1/issuers/main/denylist";
 const ROTATE: &str = "/v1/issuers/main/refresh-tokens/rotate";
 const ACCESS_TOKENS: &str = "/v1/issuers/main/access-tokens";
+const CUT_OFFS: &str = "/v1/issuers/main/cut-offs";
 const CLIENT: &str = "/v1/issuers/main/clients/new";
 
 /// As outside of development: relying parties by https at public addresses. Nobody is ever called, since nothing is ever done.
@@ -39,6 +40,7 @@ async fn everything(stage: &Stage) -> Vec<(String, Value)> {
         SESSIONS,
         LOGOUTS,
         "/v1/issuers/main/deliveries",
+        CUT_OFFS,
         DENYLIST,
         "/v1/api-tokens",
         "/v1/audit",
@@ -173,6 +175,9 @@ fn full_bodies() -> Vec<(Method, &'static str, Value)> {
             "/v1/issuers/main/keys/import",
             json!({"pem": include_str!("pem/ed.pem"), "alg": "EdDSA", "kid": "k", "not_published_yet": true}),
         ),
+        (Method::POST, CUT_OFFS, json!({"scope": {"sub": "alice", "client_id": "wiki"}, "not_before": t, "expires_at": t})),
+        (Method::POST, CUT_OFFS, json!({"scope": {"sid": "s-1"}, "not_before": t})),
+        (Method::POST, CUT_OFFS, json!({"scope": {"everyone": true}, "not_before": t})),
         (Method::POST, DENYLIST, json!({"jti": "j", "expires_at": t})),
         (Method::POST, DENYLIST, json!({"sid": "s", "expires_at": t})),
         (Method::PUT, CLIENT, client.clone()),
@@ -504,7 +509,7 @@ on_both_engines! {
             use base64::Engine as _;
             base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(plain)
         };
-        for list in ["/v1/issuers", "/v1/issuers/main/clients", "/v1/issuers/main/keys", SESSIONS, LOGOUTS, DENYLIST, "/v1/issuers/main/deliveries", "/v1/api-tokens", "/v1/audit"] {
+        for list in ["/v1/issuers", "/v1/issuers/main/clients", "/v1/issuers/main/keys", SESSIONS, LOGOUTS, CUT_OFFS, DENYLIST, "/v1/issuers/main/deliveries", "/v1/api-tokens", "/v1/audit"] {
             for (query, code, parameter) in [
                 ("limit=0".to_owned(), "invalid-parameter", "?limit"),
                 ("limit=1001".to_owned(), "invalid-parameter", "?limit"),

@@ -7,12 +7,13 @@
 use std::collections::BTreeSet;
 
 use super::cut_offs;
-use super::ending::{self, Ended, EndedSession, NewEvent, Scene, Terms};
+use super::ending::{self, Ended, EndedSession, NewEvent, Scene, Secrets, Terms};
 use super::expansion::{self, Plan};
 use super::families;
 use super::joins::{self, ToTell, class_number};
 use super::provider;
 use super::reports::find;
+use super::secrets;
 use super::sessions::push_name;
 use super::tokens::stored_name;
 use super::works;
@@ -70,11 +71,14 @@ pub(super) async fn conclude(
         return commit_many(conn, context, act, input).await;
     }
     let ending = end(conn, act, &target).await?;
+    if let (Secrets::Changed, Resolved::Sessions(SessionsOf::Subject { sub, .. })) = (act.terms.secrets, &target) {
+        // Whether or not a session of theirs is known.
+        secrets::change(conn, act, std::iter::once(sub)).await?;
+    }
     let tokens = ending::revoked(conn, act, revocations(act, &target, &ending)).await?;
     if let (Resolved::Nothing, Target::RefreshToken { names, .. }) = (&target, &reach.target) {
         remember_token(conn, context, act, names).await?;
     }
-    insert_event(conn, act, trigger, target_json).await?;
     let ended = Ended { tokens, ..ending.counted() };
     ending::count_on_receipt(conn, event, ended).await?;
     adopt(conn, act, &target, reach.adopt).await?;
@@ -114,6 +118,7 @@ async fn commit_many(conn: &mut Conn, context: &Context, act: Scene<'_>, (trigge
         let epoch = if reach.begun_before.is_none() { Some(epoch) } else { None };
         leave_cut_off(conn, context, act, scope, &reach.except, epoch).await?;
     }
+    plan.change_secrets(conn, act, reach).await?;
     works::begin_expansion(conn, context, (act.issuer, act.event), &plan, act.now).await?;
     families::make_due(conn, act, trigger).await?;
     super::registry::record(conn, context, &audit_entry(trigger, target_json, act.event, Ended::default())).await?;

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use super::{Builder, Conn, corrupt, push_list};
-use crate::model::cut_off::{CutOff, CutOffScope, Origin};
+use super::{Builder, Conn, corrupt, dialect, listed, push_list, push_page};
+use crate::model::cut_off::{CutOff, CutOffScope, ORDERED_MAX, OrderedCutOff, Origin};
+use crate::model::page::{Cursor, Listed, Page};
 use crate::model::trigger::Except;
 use crate::model::{ClientId, CutOffId, EventId, IssuerId, Sid, Subject, Timestamp};
-use crate::store::{Context, StoreError};
+use crate::store::{AuditEntry, Change, Context, CutOffOrder, Ending, StoreError};
 
 /// Separates the parts of a scope; no identifier holds a control character.
 const PART: char = '\u{1f}';
@@ -210,6 +211,97 @@ impl Row {
             epoch: self.epoch,
         })
     }
+}
+
+/// Orders one, unless there are as many as there may be. Those who order at an issuer take turns, so that the count is true.
+pub(in crate::store) async fn order(
+    conn: &mut Conn,
+    context: &Context,
+    (issuer, order, audit): &(IssuerId, CutOffOrder, AuditEntry),
+) -> Result<Ending<Option<OrderedCutOff>>, StoreError> {
+    dialect::own_names(conn, issuer, &["cut-offs".to_owned()]).await?;
+    let now = dialect::now(conn, &context.clock).await?;
+    let mut sql = Builder::new("SELECT CAST(count(*) AS BIGINT) FROM (SELECT id FROM cut_offs WHERE ");
+    push_holding(&mut sql, issuer, now);
+    sql.push(format!(" LIMIT {ORDERED_MAX}) AS held"));
+    let held: i64 = sql.build_query_scalar().fetch_one(&mut *conn).await?;
+    if held >= i64::from(ORDERED_MAX) {
+        return Ok(Ending::Undo(None));
+    }
+    let CutOffOrder { scope, not_before, expires_at } = order.clone();
+    let id: CutOffId = context.entropy.id(now);
+    let origin = Origin::Order { id: id.clone(), expires_at };
+    // Offline grants too: it is about tokens, wherever their lives hang.
+    let cut_off =
+        CutOff { scope: scope.clone(), except: Except::default(), not_before, origin, compromise: false, offline: true, epoch: None };
+    leave(conn, context, issuer, &cut_off, now).await?;
+    super::registry::record(conn, context, audit).await?;
+    Ok(Ending::Keep(Some(OrderedCutOff { id, scope, not_before, expires_at, created_at: now })))
+}
+
+/// ` …` over `cut_offs`: those that were ordered at an issuer and still hold.
+fn push_holding(sql: &mut Builder, issuer: &IssuerId, now: Timestamp) {
+    sql.push("ordered AND lifted_at IS NULL AND (expires_at IS NULL OR expires_at > ").push_bind(now.millis());
+    sql.push(") AND issuer_id = ").push_bind(issuer.as_str().to_owned());
+}
+
+#[derive(sqlx::FromRow)]
+struct OrderedRow {
+    id: String,
+    scope: String,
+    not_before: i64,
+    expires_at: Option<i64>,
+    created_at: i64,
+}
+
+impl OrderedRow {
+    fn into_ordered(self) -> Result<OrderedCutOff, StoreError> {
+        Ok(OrderedCutOff {
+            id: CutOffId::stored(self.id),
+            scope: read_scope(&self.scope, None)?,
+            not_before: Timestamp::from_millis(self.not_before),
+            expires_at: super::instant(self.expires_at),
+            created_at: Timestamp::from_millis(self.created_at),
+        })
+    }
+}
+
+/// Those that were ordered and still hold, newest first.
+pub(in crate::store) async fn ordered(
+    conn: &mut Conn,
+    context: &Context,
+    issuer: &IssuerId,
+    page: &Page,
+) -> Result<Listed<OrderedCutOff>, StoreError> {
+    let now = dialect::now(conn, &context.clock).await?;
+    let rows: Vec<OrderedRow> = look(issuer, now, page).build_query_as().fetch_all(conn).await?;
+    let ordered: Vec<OrderedCutOff> = rows.into_iter().map(OrderedRow::into_ordered).collect::<Result<_, _>>()?;
+    Ok(listed(ordered, page, |one| Cursor { at: one.created_at, id: one.id.to_string() }))
+}
+
+fn look(issuer: &IssuerId, now: Timestamp, page: &Page) -> Builder {
+    let mut sql = Builder::new("SELECT id, scope, not_before, expires_at, created_at FROM cut_offs WHERE ");
+    push_holding(&mut sql, issuer, now);
+    push_page(&mut sql, page, "created_at", "id");
+    sql
+}
+
+/// Removes one that was ordered and still holds. What logouts left is lifted by undoing them.
+pub(in crate::store) async fn lift(
+    conn: &mut Conn,
+    context: &Context,
+    (issuer, id, audit): &(IssuerId, CutOffId, AuditEntry),
+) -> Result<Ending<Change>, StoreError> {
+    let now = dialect::now(conn, &context.clock).await?;
+    let mut sql = Builder::new("UPDATE cut_offs SET lifted_at = ");
+    sql.push_bind(now.millis()).push(" WHERE ");
+    push_holding(&mut sql, issuer, now);
+    super::push_equal(&mut sql, "id", id.as_str());
+    if sql.build().execute(&mut *conn).await?.rows_affected() == 0 {
+        return Ok(Ending::Undo(Change::Absent));
+    }
+    super::registry::record(conn, context, audit).await?;
+    Ok(Ending::Keep(Change::Replaced))
 }
 
 /// Leaves a cut-off.

@@ -2,6 +2,7 @@
 
 use super::joins::{self, Duty, ToTell};
 use super::provider;
+use super::secrets;
 use super::sessions::stored_sid;
 use super::{Builder, Conn, count, push_list};
 use crate::model::delivery::{Class, DeliveryKind};
@@ -34,10 +35,21 @@ pub(super) struct Terms {
     pub(super) provider: ProviderWord,
 }
 
+    pub(super) secrets: Secrets,
+}
+
+/// What becomes of the secrets of those whose sessions end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Secrets {
+    /// They stay, or were changed before.
+    Kept,
+    /// They change with the end.
+    Changed,
 impl Terms {
     pub(super) const fn of(reach: &Reach) -> Self {
         let Reach { begun_before, offline, class, compromise, provider, .. } = *reach;
-        Self { begun_before, offline, class, compromise, provider }
+        let secrets = if compromise { Secrets::Changed } else { Secrets::Kept };
+        Self { begun_before, offline, class, compromise, provider, secrets }
     }
 }
 
@@ -125,7 +137,7 @@ pub(super) fn ids_of(ended: &[EndedSession]) -> Vec<SessionId> {
 /// Runs an update of sessions and says which they were.
 pub(super) async fn ended_sessions(conn: &mut Conn, act: Scene<'_>, mut sql: Builder) -> Result<Vec<EndedSession>, StoreError> {
     sql.push(" RETURNING id, sub, sid, provider_key");
-    let rows: Vec<EndedRow> = sql.build_query_as().fetch_all(conn).await?;
+    let rows: Vec<EndedRow> = sql.build_query_as().fetch_all(&mut *conn).await?;
     // A session that changed hands between look and lock belongs to somebody whose reports are not held off.
     let is_owned = |sub: &String| act.owned.iter().any(|owned| owned.as_str() == sub);
     let ended = |(id, sub, sid, key): EndedRow| EndedSession {
@@ -134,13 +146,17 @@ pub(super) async fn ended_sessions(conn: &mut Conn, act: Scene<'_>, mut sql: Bui
         sid: sid.map(Sid::stored),
         key: key.map(ProviderKey::stored),
     };
-    if rows.iter().filter_map(|(_, sub, ..)| sub.as_ref()).all(is_owned) {
-        Ok(rows.into_iter().map(ended).collect())
-    } else {
-        Err(StoreError::raced())
+    if !rows.iter().filter_map(|(_, sub, ..)| sub.as_ref()).all(is_owned) {
+        return Err(StoreError::raced());
+    }
+    let ended: Vec<EndedSession> = rows.into_iter().map(ended).collect();
+    match act.terms.secrets {
+        Secrets::Changed => secrets::change(conn, act, ended.iter().filter_map(|one| one.sub.as_ref())).await?,
+        Secrets::Kept => {}
     }
 }
 
+    Ok(ended)
 /// Read after their session has ended, by ending them: nobody can join in between.
 pub(super) async fn end_participants_of(conn: &mut Conn, act: Scene<'_>, sessions: &[SessionId]) -> Result<Vec<ToTell>, StoreError> {
     let mut told = Vec::new();

@@ -11,8 +11,9 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::ending::{self, Ended, Scene, Terms, end_listed};
+use super::ending::{self, Ended, Scene, Secrets, Terms, end_listed};
 use super::joins::{self, ToTell};
+use super::secrets;
 use super::{Builder, Conn, count, dialect, name_lock, push_equal, push_list, push_text, subject_lock};
 use crate::model::cut_off::CutOffScope;
 use crate::model::delivery::Class;
@@ -210,6 +211,31 @@ impl Plan {
             class: Class::Bulk,
             compromise: self.compromise,
             provider: if self.provider { ProviderWord::Due } else { ProviderWord::Known },
+            secrets: match &self.of {
+                // Whose they are is known as their sessions are found.
+                Of::Device { .. } if self.compromise => Secrets::Changed,
+                // Changed with the commit, or nobody's.
+                Of::Device { .. }
+                | Of::Everyone
+                | Of::EveryoneAtClients
+                | Of::Client { .. }
+                | Of::Subject { .. }
+                | Of::SubjectAtClient { .. }
+                | Of::Listed => Secrets::Kept,
+            },
+        }
+    }
+
+    /// Changes the secrets of those whom a compromise is about, as far as they are named by its target.
+    pub(super) async fn change_secrets(&self, conn: &mut Conn, act: Scene<'_>, reach: &Reach) -> Result<(), StoreError> {
+        if !self.compromise {
+            return Ok(());
+        }
+        match &self.of {
+            Of::Everyone => secrets::change_all(conn, act.issuer, act.event, &reach.except.sub).await,
+            Of::Subject { sub, .. } => secrets::change(conn, act, [&Subject::stored(sub.clone())].into_iter()).await,
+            // A secret is the subject's and not its clients'.
+            Of::EveryoneAtClients | Of::Client { .. } | Of::SubjectAtClient { .. } | Of::Device { .. } | Of::Listed => Ok(()),
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! A page takes what a logout takes, in the same order, and looks again under the locks: a report that moved a session's time has saved it.
 
-use super::ending::{self, Scene, Terms};
+use super::ending::{self, Scene, Secrets, Terms};
 use super::joins::Desk;
 use super::sessions::SessionRow;
 use super::{Builder, Conn, dialect, name_lock, push_list, push_text, subject_lock};
@@ -22,7 +22,7 @@ const PAGE: u16 = 200;
 
 /// Sessions end by their age for everybody alike: offline grants live on (BCL 2.7), and nobody hurries.
 pub(super) const fn terms(provider: ProviderWord) -> Terms {
-    Terms { begun_before: None, offline: Offline::Spared, class: Class::Bulk, compromise: false, provider }
+    Terms { begun_before: None, offline: Offline::Spared, class: Class::Bulk, compromise: false, provider, secrets: Secrets::Kept }
 }
 
 /// Sessions of an issuer whose time is up, the longest overdue first.

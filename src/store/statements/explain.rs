@@ -49,11 +49,11 @@ fn hot() -> Vec<(&'static str, String)> {
 
 /// Those that are built: their parameters become literals, which either engine reads as whatever is compared with them.
 fn built() -> Vec<(&'static str, String)> {
-    let mut cut_offs = Builder::new("");
-    cut_offs::push_latest(&mut cut_offs, &IssuerId::stored("a".to_owned()), &["b", "c"], cut_offs::Which::All);
+    let mut latest = Builder::new("");
+    cut_offs::push_latest(&mut latest, &IssuerId::stored("a".to_owned()), &["b", "c"], cut_offs::Which::All);
     let statements = commit::hot()
         .into_iter()
-        .chain([("cut-offs", cut_offs)])
+        .chain([("cut-offs", latest)])
         .chain(sessions::hot())
         .chain(operators::hot())
         .chain(expansion::hot())

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::ending::{EndedSession, Scene, Terms};
+use super::ending::{EndedSession, Scene, Secrets, Terms};
 use super::joins::{Desk, Joined, class_number};
 use super::{Builder, Conn, corrupt, duration_ms, instant, push_list, push_text, word};
 use crate::model::delivery::{Class, DeliveryKind, DeliveryState, Lane, Leased, Opened, Tally};
@@ -158,7 +158,7 @@ pub(super) async fn tell_late(
         sqlx::query_scalar("SELECT tell_provider FROM events WHERE id = $1").bind(end.event.as_str()).fetch_optional(&mut *conn).await?;
     let provider = ProviderWord::of_stored(word.flatten());
     let class = if end.compromise { Class::Compromise } else { Class::Interactive };
-    let terms = Terms { begun_before: None, offline: Offline::Spared, class, compromise: end.compromise, provider };
+    let terms = Terms { begun_before: None, offline: Offline::Spared, class, compromise: end.compromise, provider, secrets: Secrets::Kept };
     let act = Scene { issuer: desk.issuer, event: &end.event, at: end.at, now: desk.now, terms, owned: &[] };
     let key = match name {
         SessionName::Key(key) => Some(key.clone()),
