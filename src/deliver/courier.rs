@@ -187,6 +187,7 @@ impl Courier {
     fn begin_one(&self, claimed: Arc<Claimed>, probe: bool, watch: Watch) {
         let uri = match claimed.leased.kind {
             DeliveryKind::Provider => claimed.facts.issuer.provider_logout.as_ref().map(|logout| logout.url()),
+            DeliveryKind::Revocation => claimed.facts.issuer.revocation.as_ref().and_then(|endpoint| endpoint.url.as_ref()),
             DeliveryKind::LogoutToken | DeliveryKind::Relay => {
                 claimed.facts.client.as_ref().and_then(|client| client.backchannel_logout_uri.as_ref())
             }

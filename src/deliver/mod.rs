@@ -12,7 +12,8 @@
 //! (a parked one, a success alone), makes what waited for the network due, and lets attempts return a few at a time. An open lane costs its neighbours
 //! nothing: what waits in it is neither claimed nor attempted, and expires by a chore.
 //!
-//! The provider has a lane of its own, and what goes there is another request (`provider.rs`); leases, outcomes, retries and breaker are the same.
+//! The provider has a lane of its own, and what goes there is another request, about a session (`provider.rs`) or about a refresh token
+//! (`revocation.rs`); leases, outcomes, retries and breaker are the same.
 //!
 //! Why a delivery is never "in flight" as a state: a lease that runs out makes its row due again, and nobody has to notice that its holder died. Every
 //! outcome is written under the lease it was made with, so that one who wakes too late changes nothing.
@@ -24,6 +25,7 @@ mod courier;
 mod lanes;
 mod provider;
 mod request;
+mod revocation;
 mod settler;
 mod signer;
 mod slots;

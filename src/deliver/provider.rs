@@ -502,7 +502,7 @@ impl Grant<'_> {
     }
 }
 
-fn form_encoded(text: &str) -> Zeroizing<String> {
+pub(super) fn form_encoded(text: &str) -> Zeroizing<String> {
     Zeroizing::new(url::form_urlencoded::byte_serialize(text.as_bytes()).collect())
 }
 

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use zeroize::Zeroizing;
 
 use super::provider;
+use super::revocation;
 use super::signer::SignerError;
 use super::{Tools, Watch};
 use crate::egress::{Answer, Post};
@@ -44,6 +45,7 @@ pub(super) enum Ended {
 pub(super) async fn attempt(tools: &Tools, claimed: Arc<Claimed>, watch: &Watch) -> Ended {
     match claimed.leased.kind {
         DeliveryKind::Provider => provider::attempt(tools, claimed, watch).await,
+        DeliveryKind::Revocation => revocation::attempt(tools, claimed, watch).await,
         DeliveryKind::LogoutToken | DeliveryKind::Relay => attempt_client(tools, claimed, watch).await,
     }
 }
@@ -131,7 +133,7 @@ fn addressee<'a>(
     let need = SidNeed::of(client);
     let claims = match leased.kind {
         DeliveryKind::Relay => relay::claims(client.delivery.claims, leased.sid.as_ref()),
-        DeliveryKind::LogoutToken | DeliveryKind::Provider => client.delivery.claims,
+        DeliveryKind::LogoutToken | DeliveryKind::Provider | DeliveryKind::Revocation => client.delivery.claims,
     };
     let late = LateFacts::of(leased, late::claims_of(claims, need), newer(leased, facts), now);
     let sending = late::before_attempt(&late);
@@ -331,6 +333,7 @@ pub(super) fn recorded(tools: &Tools, leased: &Leased, next: settle::Settlement,
     };
     Settlement {
         delivery: leased.id.clone(),
+        kind: leased.kind,
         lease_token: leased.lease_token,
         verdict: next.verdict,
         tally: next.tally,
@@ -343,6 +346,7 @@ pub(super) fn recorded(tools: &Tools, leased: &Leased, next: settle::Settlement,
 pub(super) fn unsent(leased: &Leased, verdict: Verdict) -> Settlement {
     Settlement {
         delivery: leased.id.clone(),
+        kind: leased.kind,
         lease_token: leased.lease_token,
         verdict,
         tally: leased.tally,
@@ -453,7 +457,15 @@ mod tests {
         };
         Claimed {
             leased,
-            facts: AttemptFacts { issuer, client: Some(client), live: Vec::new(), undone: false, provider: None, relayed: None },
+            facts: AttemptFacts {
+                issuer,
+                client: Some(client),
+                live: Vec::new(),
+                undone: false,
+                provider: None,
+                relayed: None,
+                revocation: None,
+            },
         }
     }
 

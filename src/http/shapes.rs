@@ -5,7 +5,7 @@ use utoipa::ToSchema;
 
 use super::wire::{Text, text};
 use crate::model::delivery::{DeliveryKind, DeliveryState, DeliveryView};
-use crate::model::event::{Counts, Receipt};
+use crate::model::event::{Counts, Receipt, RevocationCounts};
 use crate::model::session::{Life, ParticipantView};
 use crate::store::StoreError;
 
@@ -119,6 +119,10 @@ pub struct ReceiptShape {
     /// password. Null where there was nothing to tell: no session ended, or the provider ended them itself. Not counted in `deliveries`; the list of the
     /// logout's deliveries shows each with the kind `provider`.
     provider: Option<text::ProviderTold>,
+    /// Refresh tokens the provider is to revoke as well, where the issuer has `revocation` and they are kept sealed. Not counted in `deliveries`; the
+    /// list of the logout's deliveries shows each with the kind `revocation`. Absent where there are none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    revocations: Option<RevocationsShape>,
     deliveries: CountsShape,
     /// The first 100; the deliveries of the logout list them all. Absent where receipts are listed.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -129,6 +133,21 @@ pub struct ReceiptShape {
     undone_at: Option<text::Timestamp>,
     /// Null while anybody is waited for.
     settled_at: Option<text::Timestamp>,
+}
+
+/// Revocations at the provider, counted.
+#[derive(Clone, Copy, Debug, Serialize, ToSchema)]
+pub struct RevocationsShape {
+    pending: u64,
+    delivered: u64,
+    /// Refused, expired or cancelled: at the provider the token may still work.
+    gave_up: u64,
+}
+
+impl From<RevocationCounts> for RevocationsShape {
+    fn from(RevocationCounts { pending, delivered, gave_up }: RevocationCounts) -> Self {
+        Self { pending, delivered, gave_up }
+    }
 }
 
 /// Deliveries, counted. `total` is the sum of the seven states.
@@ -234,6 +253,7 @@ impl ReceiptShape {
             participations_ended: receipt.participations_ended,
             refresh_tokens_revoked: receipt.refresh_tokens_revoked,
             provider: receipt.provider.map(Text),
+            revocations: receipt.revocations.map(Into::into),
             deliveries: receipt.counts.into(),
             clients: None,
             occurred_at: Text(receipt.occurred_at),
@@ -290,6 +310,7 @@ mod tests {
             participations_ended: 0,
             refresh_tokens_revoked: 3,
             provider: Some(ProviderTold::NotTold),
+            revocations: None,
             counts: Counts { pending: 1, delivered: 1, adopted: 4, late_joiners: 1, ..Counts::default() },
             deliveries: vec![view(DeliveryState::Delivered, Some(T)), view(DeliveryState::Rejected, Some(T))],
             occurred_at: T,

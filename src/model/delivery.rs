@@ -14,6 +14,8 @@ words! {
         Relay = "relay",
         /// The provider is told that a session it did not end itself is over.
         Provider = "provider",
+        /// The provider is told that a refresh token was revoked.
+        Revocation = "revocation",
     }
 }
 
@@ -88,6 +90,8 @@ words! {
         Operator = "operator",
         /// Only a token of ours could be sent, and relying parties cannot find our key where the provider publishes its own.
         KeyNotPublished = "key_not_published",
+        /// The refresh token that was to be revoked is no longer kept.
+        TokenGone = "token_gone",
     }
 }
 
@@ -193,7 +197,7 @@ pub struct Leased {
     pub lane: Lane,
     /// What to tell.
     pub kind: DeliveryKind,
-    /// The participant it is about.
+    /// The participant it is about; of a revocation, the refresh token.
     pub participant: ParticipantId,
     /// The session it is about.
     pub session: SessionId,

@@ -111,6 +111,33 @@ impl ProviderCounts {
     }
 }
 
+/// What became of the refresh tokens that a provider is to revoke because they were revoked here.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RevocationCounts {
+    /// Not settled.
+    pub pending: u64,
+    /// The provider has revoked them, or did not know them.
+    pub delivered: u64,
+    /// Refused or expired, or cancelled before the provider was told.
+    pub gave_up: u64,
+}
+
+impl RevocationCounts {
+    /// Counts deliveries in one state.
+    pub const fn add(&mut self, state: DeliveryState, number: u64) {
+        let counter = match state {
+            DeliveryState::Pending => &mut self.pending,
+            DeliveryState::Delivered => &mut self.delivered,
+            DeliveryState::Rejected
+            | DeliveryState::Expired
+            | DeliveryState::Superseded
+            | DeliveryState::Cancelled
+            | DeliveryState::Unreachable => &mut self.gave_up,
+        };
+        *counter += number;
+    }
+}
+
 /// The receipt of a logout, or of its rehearsal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Receipt {
@@ -140,6 +167,8 @@ pub struct Receipt {
     pub refresh_tokens_revoked: u64,
     /// Whether the provider knows; none where there was nothing to tell it.
     pub provider: Option<ProviderTold>,
+    /// The revocations it asks the provider for; none where there is none.
+    pub revocations: Option<RevocationCounts>,
     /// Its deliveries to clients, counted.
     pub counts: Counts,
     /// The first of its deliveries, at most 100.
@@ -160,6 +189,9 @@ pub const TARGET_EXPIRED: &str = r#"{"expired":true}"#;
 pub const TARGET_RECONCILE: &str = r#"{"reconcile":true}"#;
 /// What a receipt shows as the target of a logout whose record was no longer kept when somebody was still to be told of it.
 pub const TARGET_FORGOTTEN: &str = r#"{"forgotten":true}"#;
+
+/// What a receipt shows as the target of a refresh token that was revoked by itself, while its provider is told.
+pub const TARGET_REVOCATION: &str = r#"{"revocation":true}"#;
 
 /// What is kept of how a session ended that is known by a relayed token alone: it says nothing of the provider's session.
 pub const TARGET_RELAYED: &str = r#"{"relayed":true}"#;

@@ -17,6 +17,7 @@ pub mod outcome;
 pub mod provider;
 pub mod relay;
 pub mod retry;
+pub mod revocation;
 pub mod rotation;
 pub mod settle;
 pub mod throttle;

@@ -7,10 +7,10 @@ use crate::model::attempt::{AttemptRecord, PastAttempt};
 use crate::model::audit::Act;
 use crate::model::client::ClientRecord;
 use crate::model::cut_off::CutOffScope;
-use crate::model::delivery::{Class, DeliveryState, DeliveryView, Lane, SettledReason, Tally, Verdict};
+use crate::model::delivery::{Class, DeliveryKind, DeliveryState, DeliveryView, Lane, SettledReason, Tally, Verdict};
 use crate::model::effects::{OpeningRule, Reach, ReportRules};
 use crate::model::event::{EventState, Receipt};
-use crate::model::issuer::IssuerRecord;
+use crate::model::issuer::{IssuerRecord, ProviderDocument};
 use crate::model::key::words;
 use crate::model::lane::LaneChange;
 use crate::model::report::{ReportRefused, Reported, TokenName};
@@ -379,6 +379,8 @@ pub enum Revoked {
 pub struct Settlement {
     /// Which delivery.
     pub delivery: DeliveryId,
+    /// What was told.
+    pub kind: DeliveryKind,
     /// Proof of the lease.
     pub lease_token: i64,
     /// What becomes of it.
@@ -507,6 +509,17 @@ pub struct AttemptFacts {
     pub provider: Option<ProviderFacts>,
     /// What else is known of a delivery that passes a provider's token on.
     pub relayed: Option<RelayedFacts>,
+    /// What else is known of a refresh token that a provider is to revoke.
+    pub revocation: Option<RevocationFacts>,
+}
+
+/// What is known of a refresh token that a provider is to revoke.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RevocationFacts {
+    /// What it is registered by, and its octets, sealed; none when it is no longer kept.
+    pub token: Option<(String, String)>,
+    /// What the provider said of itself when it was asked last.
+    pub document: Option<ProviderDocument>,
 }
 
 /// What is known of a session that a provider is to be told of.
@@ -725,6 +738,17 @@ pub struct LaneView {
     pub probe_at: Option<Timestamp>,
 }
 
+/// A cut-off that somebody orders.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CutOffOrder {
+    /// What it covers.
+    pub scope: CutOffScope,
+    /// Tokens issued before this instant are inactive.
+    pub not_before: Timestamp,
+    /// When it ceases; none: when it is removed.
+    pub expires_at: Option<Timestamp>,
+}
+
 /// What expires in a lane if nothing is delivered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Forecast {
@@ -739,17 +763,6 @@ pub struct Forecast {
     /// How many expire before each of some instants.
     pub expiring: Vec<(Timestamp, u64)>,
 }
-/// A cut-off that somebody orders.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CutOffOrder {
-    /// What it covers.
-    pub scope: CutOffScope,
-    /// Tokens issued before this instant are inactive.
-    pub not_before: Timestamp,
-    /// When it ceases; none: when it is removed.
-    pub expires_at: Option<Timestamp>,
-}
-
 
 /// What became of a retry.
 #[derive(Clone, Debug, PartialEq, Eq)]

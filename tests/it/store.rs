@@ -238,6 +238,7 @@ pub(crate) fn attempt(n: u32, now: Timestamp) -> AttemptRecord {
 pub(crate) fn settlement(leased: &logoutd::model::delivery::Leased, state: DeliveryState, reason: SettledReason) -> Settlement {
     Settlement {
         delivery: leased.id.clone(),
+        kind: leased.kind,
         lease_token: leased.lease_token,
         verdict: Verdict::Settled { state, reason },
         tally: Tally::default(),

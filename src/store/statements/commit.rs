@@ -75,7 +75,8 @@ pub(super) async fn conclude(
         // Whether or not a session of theirs is known.
         secrets::change(conn, act, std::iter::once(sub)).await?;
     }
-    let tokens = ending::revoked(conn, act, revocations(act, &target, &ending)).await?;
+    insert_event(conn, act, trigger, target_json).await?;
+    let tokens = ending::revoked(conn, context, act, revocations(act, &target, &ending)).await?;
     if let (Resolved::Nothing, Target::RefreshToken { names, .. }) = (&target, &reach.target) {
         remember_token(conn, context, act, names).await?;
     }
@@ -113,12 +114,12 @@ async fn commit_many(conn: &mut Conn, context: &Context, act: Scene<'_>, (trigge
         (Some(_), Mode::Rehearse) | (None, _) => return Ok(Ending::Undo(Err(CommitRefused::TooMany { max: ENDED_MAX }))),
     };
     insert_event(conn, act, trigger, target_json).await?;
+    plan.change_secrets(conn, act, reach).await?;
     if let Some(scope) = plan.cut_off(reach) {
         // With a time of its own it reaches what began before that; without one, what was registered before this commit.
         let epoch = if reach.begun_before.is_none() { Some(epoch) } else { None };
         leave_cut_off(conn, context, act, scope, &reach.except, epoch).await?;
     }
-    plan.change_secrets(conn, act, reach).await?;
     works::begin_expansion(conn, context, (act.issuer, act.event), &plan, act.now).await?;
     families::make_due(conn, act, trigger).await?;
     super::registry::record(conn, context, &audit_entry(trigger, target_json, act.event, Ended::default())).await?;
@@ -159,6 +160,8 @@ pub(in crate::store) async fn rehearse_many(
         participations_ended: counted.ended.participations,
         refresh_tokens_revoked: counted.ended.tokens,
         provider: provider_told(conn, reach, counted.ended.sessions, issuer).await?,
+        // How many of the tokens could be said is found out page by page.
+        revocations: None,
         counts,
         deliveries: Vec::new(),
         occurred_at: at,

@@ -52,6 +52,7 @@ struct ViewRow {
 impl ViewRow {
     fn into_view(self, residual_until: Option<Timestamp>) -> Result<DeliveryView, StoreError> {
         let state = delivery_word(&self.state)?;
+        let is_to_client = ![DeliveryKind::Provider, DeliveryKind::Revocation].map(DeliveryKind::as_str).contains(&self.kind.as_str());
         Ok(DeliveryView {
             id: DeliveryId::stored(self.id),
             event: EventId::stored(self.event_id),
@@ -67,7 +68,7 @@ impl ViewRow {
             due_at: (state == DeliveryState::Pending).then(|| Timestamp::from_millis(self.due_at)),
             horizon_at: Timestamp::from_millis(self.horizon_at),
             settled_at: instant(self.settled_at),
-            residual_until: residual_until.filter(|_| self.kind != DeliveryKind::Provider.as_str()),
+            residual_until: residual_until.filter(|_| is_to_client),
         })
     }
 
@@ -103,7 +104,7 @@ pub(in crate::store) async fn listed(conn: &mut Conn, filter: &DeliveryFilter, p
         }
     }
     if filter.to_clients {
-        push_text(&mut sql, " AND kind <> 'provider'");
+        push_text(&mut sql, " AND kind NOT IN ('provider', 'revocation')");
     }
     if let Some(caller) = &filter.caller {
         let issuer = filter.issuer.as_ref().map_or("", IssuerId::as_str);
@@ -465,6 +466,7 @@ pub(in crate::store) async fn attempt_facts(conn: &mut Conn, leased: &[Leased]) 
     let undone = undone(conn, leased).await?;
     let mut provider = super::provider::facts(conn, leased).await?;
     let mut relayed = super::relay::facts(conn, leased).await?;
+    let mut revocations = super::revocation_notices::facts(conn, leased).await?;
     leased
         .iter()
         .enumerate()
@@ -480,6 +482,7 @@ pub(in crate::store) async fn attempt_facts(conn: &mut Conn, leased: &[Leased]) 
                 undone,
                 provider: provider.remove(&position),
                 relayed: relayed.remove(one.id.as_str()),
+                revocation: revocations.remove(one.id.as_str()),
             })
         })
         .collect()
@@ -543,6 +546,8 @@ pub(in crate::store) async fn settle(
         let lost: Vec<&str> = chunk.iter().map(|one| one.delivery.as_str()).filter(|id| !held.contains_key(*id)).collect();
         let lost = events_of(conn, &lost).await?;
         insert_attempts(conn, chunk, &held).await?;
+        let revocations = chunk.iter().filter(|one| one.kind == DeliveryKind::Revocation && matches!(one.verdict, Verdict::Settled { .. }));
+        super::revocation_notices::drop_tokens(conn, revocations.map(|one| one.delivery.as_str())).await?;
         for one in chunk {
             let id = one.delivery.as_str();
             let Some(event) = held.get(id).or_else(|| lost.get(id)) else { continue };

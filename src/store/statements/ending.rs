@@ -2,6 +2,7 @@
 
 use super::joins::{self, Duty, ToTell};
 use super::provider;
+use super::revocation_notices;
 use super::secrets;
 use super::sessions::stored_sid;
 use super::{Builder, Conn, count, push_list};
@@ -33,8 +34,6 @@ pub(super) struct Terms {
     pub(super) class: Class,
     pub(super) compromise: bool,
     pub(super) provider: ProviderWord,
-}
-
     pub(super) secrets: Secrets,
 }
 
@@ -45,6 +44,8 @@ pub(super) enum Secrets {
     Kept,
     /// They change with the end.
     Changed,
+}
+
 impl Terms {
     pub(super) const fn of(reach: &Reach) -> Self {
         let Reach { begun_before, offline, class, compromise, provider, .. } = *reach;
@@ -79,7 +80,7 @@ pub(super) async fn end_listed(
     let ended = ended_sessions(conn, act, sql).await?;
     let sessions = ids_of(&ended);
     let told = end_participants_of(conn, act, &sessions).await?;
-    let tokens = revoked(conn, act, revocations_with(act, &sessions)).await?;
+    let tokens = revoked(conn, context, act, revocations_with(act, &sessions)).await?;
     provider::tell(conn, context, act, &ended).await?;
     joins::write_deliveries(conn, context, duty(act), &told, opening).await?;
     Ok(Ended { sessions: sessions.len() as u64, participations: 0, tokens })
@@ -154,9 +155,9 @@ pub(super) async fn ended_sessions(conn: &mut Conn, act: Scene<'_>, mut sql: Bui
         Secrets::Changed => secrets::change(conn, act, ended.iter().filter_map(|one| one.sub.as_ref())).await?,
         Secrets::Kept => {}
     }
+    Ok(ended)
 }
 
-    Ok(ended)
 /// Read after their session has ended, by ending them: nobody can join in between.
 pub(super) async fn end_participants_of(conn: &mut Conn, act: Scene<'_>, sessions: &[SessionId]) -> Result<Vec<ToTell>, StoreError> {
     let mut told = Vec::new();
@@ -229,15 +230,16 @@ pub(super) fn columns(offline: Offline) -> impl Iterator<Item = &'static str> {
     ["session_id"].into_iter().chain(origin)
 }
 
-/// Runs revocations and answers how many refresh tokens were good until now.
+/// Runs revocations, tells the provider of what it can be told, and answers how many refresh tokens were good until now. The event is written before.
 ///
 /// One statement for each way a grant is found: together in one, with OR, they would walk through all of the issuer's grants.
-pub(super) async fn revoked(conn: &mut Conn, act: Scene<'_>, revocations: Vec<Builder>) -> Result<u64, StoreError> {
+pub(super) async fn revoked(conn: &mut Conn, context: &Context, act: Scene<'_>, revocations: Vec<Builder>) -> Result<u64, StoreError> {
     let mut grants: Vec<String> = Vec::new();
     for mut sql in revocations {
         sql.push(" RETURNING id");
         grants.extend(sql.build_query_scalar::<String>().fetch_all(&mut *conn).await?);
     }
+    revocation_notices::tell(conn, context, act, &grants).await?;
     let mut good = 0;
     for chunk in grants.chunks(super::ROWS_MAX) {
         let mut sql = Builder::new(

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use super::deliveries::delivery_word;
 use super::{Builder, Conn, count, instant, push_list, push_page, word};
 use crate::model::access::Caller;
-use crate::model::delivery::DeliveryState;
+use crate::model::delivery::{DeliveryKind, DeliveryState};
 use crate::model::effects::ProviderWord;
-use crate::model::event::{Counts, EventState, ProviderCounts, ProviderTold, RECEIPT_CLIENTS_MAX, Receipt};
+use crate::model::event::{Counts, EventState, ProviderCounts, ProviderTold, RECEIPT_CLIENTS_MAX, Receipt, RevocationCounts};
 use crate::model::page::{Cursor, Listed, Page};
 use crate::model::trigger::Reason;
 use crate::model::{EventId, IssuerId, Timestamp};
@@ -47,6 +47,7 @@ struct Standing {
     provider: ProviderCounts,
     /// What earlier logouts wrote to the provider and it waits for.
     provider_adopted: ProviderCounts,
+    revocations: Option<RevocationCounts>,
     last_settled_at: Option<i64>,
 }
 
@@ -66,7 +67,8 @@ impl Row {
             Some(_) => (0, ProviderCounts::default()),
         };
         let provider = standing.provider.plus(adopted);
-        let state = match standing.counts.pending + waits_for + provider.pending {
+        let revocations = standing.revocations.map_or(0, |counts| counts.pending);
+        let state = match standing.counts.pending + waits_for + provider.pending + revocations {
             _ if self.expanding => EventState::Expanding,
             0 => EventState::Settled,
             _ => EventState::Delivering,
@@ -86,6 +88,7 @@ impl Row {
             participations_ended: count(self.participations_ended),
             refresh_tokens_revoked: count(self.refresh_tokens_revoked),
             provider,
+            revocations: standing.revocations,
             counts: standing.counts,
             deliveries: Vec::new(),
             occurred_at: Timestamp::from_millis(self.occurred_at),
@@ -230,17 +233,18 @@ async fn standings(conn: &mut Conn, events: &[&str]) -> Result<BTreeMap<String, 
         return Ok(found);
     }
     let mut own = Builder::new(
-        "SELECT event_id, state, late_joiner, kind = 'provider', CAST(count(*) AS BIGINT), max(settled_at) FROM deliveries WHERE event_id IN ",
+        "SELECT event_id, state, late_joiner, kind, CAST(count(*) AS BIGINT), max(settled_at) FROM deliveries WHERE event_id IN ",
     );
     push_list(&mut own, events.iter().copied());
-    own.push(" GROUP BY event_id, state, late_joiner, kind = 'provider'");
-    let rows: Vec<(String, String, bool, bool, i64, Option<i64>)> = own.build_query_as().fetch_all(&mut *conn).await?;
-    for (event, state, late_joiner, to_provider, number, settled_at) in rows {
+    own.push(" GROUP BY event_id, state, late_joiner, kind");
+    let rows: Vec<(String, String, bool, String, i64, Option<i64>)> = own.build_query_as().fetch_all(&mut *conn).await?;
+    for (event, state, late_joiner, kind, number, settled_at) in rows {
         let standing = found.entry(event).or_default();
-        if to_provider {
-            standing.provider.add(delivery_word(&state)?, count(number));
-        } else {
-            standing.add(delivery_word(&state)?, late_joiner, count(number));
+        let (state, number) = (delivery_word(&state)?, count(number));
+        match word(DeliveryKind::parse(&kind), "deliveries", "kind")? {
+            DeliveryKind::LogoutToken | DeliveryKind::Relay => standing.add(state, late_joiner, number),
+            DeliveryKind::Provider => standing.provider.add(state, number),
+            DeliveryKind::Revocation => standing.revocations.get_or_insert_default().add(state, number),
         }
         standing.last_settled_at = standing.last_settled_at.max(settled_at);
     }

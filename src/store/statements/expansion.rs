@@ -264,7 +264,7 @@ pub(super) async fn page(conn: &mut Conn, context: &Context, page: Page<'_>, pla
         (Phase::Living, Ends::Sessions) => sessions_page(conn, context, page, plan, position).await?,
         (Phase::Living, Ends::Participations) => participations_page(conn, context, page, plan, position).await?,
         (Phase::Living, Ends::Items) => return items_page(conn, context, page, plan, position).await,
-        (Phase::Grants, _) => grants_page(conn, page, plan, position).await?,
+        (Phase::Grants, _) => grants_page(conn, context, page, plan, position).await?,
         (Phase::Earlier, _) => (Ended::default(), earlier_page(conn, page, plan, position).await?),
         (Phase::Untold, _) => (Ended::default(), untold_page(conn, context, page, plan, position).await?),
     };
@@ -373,7 +373,7 @@ async fn end_participations(
     sql.push(" AND id IN ");
     push_list(&mut sql, found.iter().map(|(id, ..)| id.as_str()));
     let told = ending::ended_participants(conn, sql).await?;
-    let tokens = ending::revoked(conn, act, revocations_at_clients(act, &told)).await?;
+    let tokens = ending::revoked(conn, context, act, revocations_at_clients(act, &told)).await?;
     joins::write_deliveries(conn, context, ending::duty(act), &told, page.opening).await?;
     Ok(Ended { sessions: 0, participations: told.len() as u64, tokens })
 }
@@ -395,7 +395,7 @@ fn revocations_at_clients(act: Scene<'_>, told: &[ToTell]) -> Vec<Builder> {
     ending::columns(act.terms.offline).map(of).collect()
 }
 
-async fn grants_page(conn: &mut Conn, page: Page<'_>, plan: &Plan, position: &Position) -> Paged {
+async fn grants_page(conn: &mut Conn, context: &Context, page: Page<'_>, plan: &Plan, position: &Position) -> Paged {
     let found: Vec<(String, String)> = next_grants(page.issuer, plan, position).build_query_as().fetch_all(&mut *conn).await?;
     if found.is_empty() {
         return Ok((Ended::default(), None));
@@ -404,7 +404,7 @@ async fn grants_page(conn: &mut Conn, page: Page<'_>, plan: &Plan, position: &Po
     let mut revocation = ending::revocation(act);
     revocation.push(" AND id IN ");
     push_list(&mut revocation, found.iter().map(|(id, _)| id.as_str()));
-    let tokens = ending::revoked(conn, act, vec![revocation]).await?;
+    let tokens = ending::revoked(conn, context, act, vec![revocation]).await?;
     let next =
         full(&found, ROWS_MAX).map(|(id, client_id)| Position { phase: Phase::Grants, client_id: client_id.clone(), id: id.clone() });
     Ok((Ended { tokens, ..Ended::default() }, next))

@@ -4,7 +4,7 @@ use sqlx::Row as _;
 
 use super::{
     Builder, Conn, access_tokens, commit, cut_offs, deliveries, denylist, events, expansion, expiry, families, lanes, operators, provider,
-    reconcile, relay, residual, retention, revocation, sessions, tokens,
+    reconcile, relay, residual, retention, revocation, revocation_notices, sessions, tokens,
 };
 use crate::model::IssuerId;
 use crate::store::StoreError;
@@ -66,7 +66,8 @@ fn built() -> Vec<(&'static str, String)> {
         .chain(residual::hot())
         .chain(denylist::hot())
         .chain(families::hot())
-        .chain(revocation::hot());
+        .chain(revocation::hot())
+        .chain(revocation_notices::hot());
     statements.map(|(name, sql)| (name, with_literals(sql.sql().as_str()))).collect()
 }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{Builder, Conn, corrupt, count, deliveries, dialect, instant, millis, number, push_list};
+use crate::model::client::DeliverySettings;
 use crate::model::delivery::Lane;
 use crate::model::lane::{LaneChange, LaneRecord};
 use crate::model::{ClientId, DeliveryId, EventId, IssuerId, Timestamp};
@@ -75,8 +76,22 @@ pub(in crate::store) async fn settings(conn: &mut Conn, of: &[Lane]) -> Result<V
             rate_per_s: logout.rate_per_s,
             uri: Some(logout.url().clone()),
         }));
+        found.extend(revoking(conn, chunk).await?);
     }
     Ok(found)
+}
+
+/// The lanes of providers that are told of revoked tokens and of nothing else.
+async fn revoking(conn: &mut Conn, issuers: &[IssuerId]) -> Result<Vec<LaneSettings>, StoreError> {
+    let mut sql = Builder::new("SELECT id, revocation FROM issuers WHERE revocation IS NOT NULL AND provider_logout IS NULL AND id IN ");
+    push_list(&mut sql, issuers.iter().map(IssuerId::as_str));
+    let rows: Vec<(String, String)> = sql.build_query_as().fetch_all(conn).await?;
+    let settings = |(id, text): (String, String)| {
+        let uri = super::policies::read_endpoint(&text, None)?.url;
+        let (lane, max_in_flight) = (Lane::of_provider(&IssuerId::stored(id)), DeliverySettings::DEFAULT.max_in_flight);
+        Ok(LaneSettings { lane, max_in_flight, rate_per_s: None, uri })
+    };
+    rows.into_iter().map(settings).collect()
 }
 
 const OPEN: &str = "INSERT INTO lanes (lane, issuer_id, client_id, probe_at, failing_since) VALUES ($1, $2, $3, $4, $5)
@@ -247,6 +262,7 @@ pub(in crate::store) async fn expire(
         sql.push(" AND (lease_until IS NULL OR lease_until <= ").push_bind(now.millis());
         sql.push(") RETURNING id, event_id, client_id, lane, attempts, created_at");
         let rows: Vec<PassedRow> = sql.build_query_as().fetch_all(&mut *conn).await?;
+        super::revocation_notices::drop_tokens(conn, rows.iter().map(|row| row.id.as_str())).await?;
         for row in rows {
             passed.push(Passed {
                 delivery: DeliveryId::stored(row.id),

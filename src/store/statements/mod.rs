@@ -39,6 +39,7 @@ mod expansion;
 mod joins;
 mod policies;
 mod residual;
+mod revocation_notices;
 
 use crate::model::page::{Cursor, Listed, Page};
 use crate::model::session::SessionName;

@@ -297,6 +297,10 @@ fn opening_of(one: &Candidate, registered: &Registered, rule: OpeningRule, now: 
         let pending = |logout: &ProviderLogout| Opening::Pending { horizon_at: logout.horizon_at(now) };
         return registered.provider.as_ref().map_or(Opening::Unreachable(SettledReason::NoUri), pending);
     }
+    // What was to be revoked went when its delivery settled.
+    if one.kind == DeliveryKind::Revocation.as_str() {
+        return Opening::Unreachable(SettledReason::TokenGone);
+    }
     let clients = &registered.clients;
     let client_id = ClientId::stored(one.client_id.clone());
     let (sid, sub) = (one.sid.clone().map(Sid::stored), one.sub.clone().map(Subject::stored));
@@ -375,7 +379,7 @@ pub(in crate::store) async fn retry(
 }
 
 fn lane_of(issuer: &IssuerId, one: &Candidate) -> Lane {
-    if one.kind == DeliveryKind::Provider.as_str() {
+    if [DeliveryKind::Provider, DeliveryKind::Revocation].map(DeliveryKind::as_str).contains(&one.kind.as_str()) {
         Lane::of_provider(issuer)
     } else {
         Lane::of(issuer, &ClientId::stored(one.client_id.clone()))
@@ -418,6 +422,7 @@ pub(in crate::store) async fn cancel(
         let found = super::deliveries::one(conn, issuer, id).await?;
         return Ok(Ending::Undo(found.map_or(Cancelled::Absent, |(view, _)| Cancelled::Settled(view.state))));
     }
+    super::revocation_notices::drop_tokens(conn, std::iter::once(id.as_str())).await?;
     registry::record(conn, context, audit).await?;
     Ok(Ending::Keep(Cancelled::Done(Box::new(view(conn, issuer, id).await?))))
 }

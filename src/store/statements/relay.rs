@@ -160,10 +160,10 @@ async fn relay(
         over.told.iter_mut().for_each(|told| told.sid = Some(sid.clone()));
     }
     teach(conn, act, names, &mut over).await?;
-    let tokens = ending::revoked(conn, act, commit::revocations(act, &target, &over)).await?;
     if joined.is_none() {
         insert_event(conn, act, order, names).await?;
     }
+    let tokens = ending::revoked(conn, context, act, commit::revocations(act, &target, &over)).await?;
     let ended = Ended { tokens, ..over.counted() };
     ending::count_on_receipt(conn, act.event, ended).await?;
     tell(conn, context, act, order, names, over.told, theirs).await?;

@@ -256,6 +256,7 @@ async fn cancelled(conn: &mut Conn, event: &EventId, now: Timestamp) -> Result<u
         sql.push(") AND id IN ");
         push_list(&mut sql, chunk.iter().map(String::as_str));
         settled += sql.build().execute(&mut *conn).await?.rows_affected();
+        super::revocation_notices::drop_tokens(conn, chunk.iter().map(String::as_str)).await?;
     }
     Ok(settled)
 }
