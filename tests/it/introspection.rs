@@ -150,6 +150,82 @@ on_both_engines! {
         }
     }
 
+    async fn a_client_learns_of_its_own_tokens_by_the_names_it_knows_and_of_no_others(database) {
+        let stage = Stage::set(database).await;
+        for client_id in ["wiki", "shop"] {
+            stage.admin.put(&format!("/v1/issuers/main/clients/{client_id}"), json!({"client_secret": "a-secret-of-its-own"})).await.expect(201);
+        }
+        let participants = json!([{"client_id": "wiki", "sub": "alice-at-wiki", "sid": "sid-at-wiki"}, {"client_id": "shop"}]);
+        stage.provider.put("/v1/issuers/main/sessions/s-1", json!({"sub": "alice", "participants": participants})).await.expect(201);
+        for (client_id, token) in [("wiki", "rt-wiki"), ("shop", "rt-shop"), ("blog", "rt-blog")] {
+            stage.provider.post(TOKENS, json!({"sid": "s-1", "client_id": client_id, "token": token})).await.expect(201);
+        }
+        stage.provider.post(TOKENS, json!({"sub": "alice", "client_id": "wiki", "token": "rt-offline", "offline_access": true})).await.expect(201);
+        let ask = async |client_id: &str, token: &str| {
+            let request = stage.server.nobody().request(reqwest::Method::POST, "/main/introspect").basic_auth(client_id, Some("a-secret-of-its-own"));
+            send(request.header("Content-Type", "application/x-www-form-urlencoded").body(format!("token={token}"))).await
+        };
+        let own = ask("wiki", "rt-wiki").await.expect(200);
+        assert_eq!((&own["active"], &own["sub"], &own["sid"]), (&json!(true), &json!("alice-at-wiki"), &json!("sid-at-wiki")), "{own}");
+        let own = ask("shop", "rt-shop").await.expect(200);
+        assert_eq!((&own["active"], &own["sub"], &own["sid"]), (&json!(true), &json!("alice"), &json!("s-1")), "{own}");
+        let offline = ask("wiki", "rt-offline").await.expect(200);
+        assert_eq!((&offline["active"], offline.get("sub"), offline.get("sid")), (&json!(true), None, None), "{offline}");
+        for (client_id, token) in [("wiki", "rt-shop"), ("shop", "rt-wiki"), ("shop", "rt-offline"), ("wiki", "rt-blog"), ("wiki", "never-seen")] {
+            assert_eq!(ask(client_id, token).await.text, INACTIVE, "{token} for {client_id}");
+        }
+        // A JWT with somebody's jti in it, made by anybody: its own issuer has verified it, a client has not.
+        stage.provider.post(TOKENS, json!({"sid": "s-1", "client_id": "wiki", "jti": "jti-1"})).await.expect(201);
+        assert_eq!(stage.provider.introspect(&jwt("jti-1")).await["active"], true);
+        assert_eq!(ask("wiki", &jwt("jti-1")).await.text, INACTIVE);
+        stage.logout(json!({"sid": "s-1"})).await;
+        assert_eq!(ask("wiki", "rt-wiki").await.text, INACTIVE);
+    }
+
+    async fn an_answer_is_signed_for_who_asks_for_that(database) {
+        let stage = Stage::on(crate::harness::server::Server::start(database).await, &["ES256", "PS256"]).await;
+        let registration = json!({"client_secret": "a-secret-of-its-own", "introspection_signed_response_alg": "PS256"});
+        stage.admin.put("/v1/issuers/main/clients/wiki", registration).await.expect(201);
+        stage.login("s-1", "alice", &["wiki"]).await;
+        stage.provider.post(TOKENS, json!({"sid": "s-1", "client_id": "wiki", "token": "rt-1"})).await.expect(201);
+        let ask = async |api: &crate::harness::api::Api, basic: bool, token: &str, accept: &str| {
+            let request = api.request(reqwest::Method::POST, "/main/introspect").header("Accept", accept);
+            let request = if basic { request.basic_auth("wiki", Some("a-secret-of-its-own")) } else { request };
+            send(request.header("Content-Type", "application/x-www-form-urlencoded").body(format!("token={token}"))).await
+        };
+        let keys = stage.server.nobody().get("/main/jwks").await.expect(200)["keys"].clone();
+        let read = |answer: &crate::harness::api::Answer, audience: &str, alg: jsonwebtoken::Algorithm| {
+            assert_eq!((answer.status, answer.header("content-type")), (200, "application/token-introspection+jwt"), "{}", answer.text);
+            assert_eq!((answer.header("vary"), answer.header("cache-control")), ("Accept", "no-store"));
+            let header = jsonwebtoken::decode_header(&answer.text).unwrap();
+            assert_eq!((header.typ.as_deref(), header.alg), (Some("token-introspection+jwt"), alg));
+            let key = keys.as_array().unwrap().iter().find(|key| key["kid"] == json!(header.kid)).unwrap();
+            let key: jsonwebtoken::jwk::Jwk = serde_json::from_value(key.clone()).unwrap();
+            let mut rules = jsonwebtoken::Validation::new(alg);
+            rules.set_required_spec_claims(&["iss", "aud"]);
+            rules.set_issuer(&[ISSUER]);
+            rules.set_audience(&[audience]);
+            let claims = jsonwebtoken::decode::<Value>(&answer.text, &jsonwebtoken::DecodingKey::from_jwk(&key).unwrap(), &rules).unwrap().claims;
+            let names: Vec<_> = claims.as_object().unwrap().keys().map(String::as_str).collect();
+            assert_eq!(names, ["aud", "iat", "iss", "token_introspection"], "neither sub nor exp beside it");
+            claims["token_introspection"].clone()
+        };
+        const SIGNED: &str = "application/token-introspection+jwt";
+        let nobody = stage.server.nobody();
+        let own = read(&ask(&nobody, true, "rt-1", SIGNED).await, "wiki", jsonwebtoken::Algorithm::PS256);
+        assert_eq!((&own["active"], &own["client_id"], &own["sid"]), (&json!(true), &json!("wiki"), &json!("s-1")), "{own}");
+        assert_eq!(read(&ask(&nobody, true, "never-seen", SIGNED).await, "wiki", jsonwebtoken::Algorithm::PS256), json!({"active": false}));
+        // An API token's name is its id; without RS256 the issuer signs with what it has.
+        let provider = stage.admin.items("/v1/api-tokens").await.into_iter().find(|token| token["role"] == "provider").unwrap();
+        let by_provider = ask(&stage.provider, false, "rt-1", SIGNED).await;
+        let alg = jsonwebtoken::decode_header(&by_provider.text).unwrap().alg;
+        assert_eq!(read(&by_provider, provider["id"].as_str().unwrap(), alg)["sub"], "alice");
+        for plain in ["*/*", "application/json", "application/json, application/token-introspection+jwt;q=0.1"] {
+            let answer = ask(&nobody, true, "rt-1", plain).await;
+            assert_eq!((answer.header("content-type"), answer.header("vary")), ("application/json", "Accept"), "{plain}");
+        }
+    }
+
     async fn a_gateway_learns_nothing_of_refresh_tokens_and_strangers_nothing_at_all(database) {
         let stage = Stage::set(database).await;
         signed_in(&stage).await;
@@ -189,6 +265,32 @@ on_both_engines! {
         assert_eq!(basic(stage.provider.token()).await.expect(200)["active"], true);
         let refused = basic("wrong").await;
         assert!(refused.status == 401 && refused.header("www-authenticate").starts_with("Basic"), "{:?}", refused.headers);
+    }
+}
+
+/// Two processes on one database: what one of them was told, the other answers by.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_is_dead_at_the_first_question_after_the_answer_to_its_logout_whichever_replica_is_asked() {
+    use crate::harness::database::Database;
+    use crate::harness::server::{ADMIN_TOKEN, Server};
+    let Some(database) = Database::fresh(Engine::Postgres).await else { return };
+    let stage = Stage::set(&database).await;
+    let other = Server::start(&database).await;
+    assert_eq!(other.admin().token(), ADMIN_TOKEN);
+    signed_in(&stage).await;
+    for number in 0..20 {
+        let (sid, token) = (format!("s-{}", number + 10), format!("rt-{number}"));
+        stage.login(&sid, "alice", &["wiki"]).await;
+        stage.provider.post(TOKENS, json!({"sid": sid, "client_id": "wiki", "token": token})).await.expect(201);
+        let there = other.nobody().with_token(stage.provider.token());
+        assert_eq!(there.introspect(&token).await["active"], true);
+        if number % 2 == 0 {
+            stage.logout(json!({"sid": sid})).await;
+        } else {
+            assert_eq!(stage.provider.form("/main/revoke", &[("token", &token)]).await.status, 200);
+        }
+        assert_eq!(there.introspect(&token).await, json!({"active": false}), "{number}");
+        assert_eq!(stage.provider.introspect(&token).await, json!({"active": false}), "{number}");
     }
 }
 

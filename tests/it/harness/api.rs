@@ -41,6 +41,13 @@ impl Api {
         Self { token: Some(token.to_owned()), ..self.clone() }
     }
 
+    /// The same caller at another address of this machine.
+    #[expect(clippy::disallowed_methods, reason = "callers are other programs, with clients of their own")]
+    pub(crate) fn from_address(&self, address: std::net::IpAddr) -> Self {
+        let http = reqwest::Client::builder().no_proxy().timeout(DEADLINE).local_address(address).build().unwrap();
+        Self { http, ..self.clone() }
+    }
+
     /// The token it shows.
     pub(crate) fn token(&self) -> &str {
         self.token.as_deref().unwrap()
