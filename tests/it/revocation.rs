@@ -53,8 +53,11 @@ async fn is_active(stage: &Stage, token: &str) -> Value {
 async fn trail(stage: &Stage) -> Vec<(String, String, String, String)> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let records = stage.admin.items("/v1/audit?limit=1000").await;
-    let of_tokens = records.iter().rev().filter(|record| ["token_revoked", "foreign_token_refused"].contains(&record["act"].as_str().unwrap()));
-    of_tokens.map(|record| (text(&record["act"]), text(&record["role"]), text(&record["detail"]["kind"]), text(&record["detail"]["client_id"]))).collect()
+    let of_tokens =
+        records.iter().rev().filter(|record| ["token_revoked", "foreign_token_refused"].contains(&record["act"].as_str().unwrap()));
+    of_tokens
+        .map(|record| (text(&record["act"]), text(&record["role"]), text(&record["detail"]["kind"]), text(&record["detail"]["client_id"])))
+        .collect()
 }
 
 fn line(act: &str, role: &str, kind: &str, client_id: &str) -> (String, String, String, String) {

@@ -41,6 +41,11 @@ impl Api {
         Self { token: Some(token.to_owned()), ..self.clone() }
     }
 
+    /// The same server, without a token.
+    pub(crate) fn without_token(&self) -> Self {
+        Self { token: None, ..self.clone() }
+    }
+
     /// The same caller at another address of this machine.
     #[expect(clippy::disallowed_methods, reason = "callers are other programs, with clients of their own")]
     pub(crate) fn from_address(&self, address: std::net::IpAddr) -> Self {
