@@ -332,6 +332,16 @@ on_both_engines! {
         let stage = Stage::on(Server::start(database).await, &["ES256", "EdDSA"]).await;
         let secret = json!({"backchannel_logout_uri": "http://127.0.0.1:1/", "client_secret": "hunter2hunter2", "id_token_signed_response_alg": "ES256"});
         stage.admin.put("/v1/issuers/main/clients/shop", secret).await.expect(201);
+        // One of each kind of secret that tokens brought.
+        let body = json!({"subject_secrets": true,
+                          "introspect_upstream": {"endpoint": "http://127.0.0.1:1/i", "client_id": "us", "client_secret": "secret-at-i"},
+                          "revocation": {"endpoint": "http://127.0.0.1:1/r", "client_id": "us", "client_secret": "secret-at-r"}});
+        stage.admin.patch("/v1/issuers/main", body).await.expect(200);
+        stage.admin.put("/v1/issuers/main/clients/blog", json!({"tokens": {"provider_client_secret": "secret-at-op"}})).await.expect(201);
+        let token = json!({"sub": "alice", "client_id": "shop", "token": "rt-sealed", "sealed": true, "offline_access": true});
+        stage.provider.post("/v1/issuers/main/refresh-tokens", token).await.expect(201);
+        let subject = json!({"sub": "alice"});
+        let own = stage.provider.post("/v1/issuers/main/subjects/secret", subject.clone()).await.expect(200);
         let main = logoutd::model::IssuerId::parse("main").unwrap();
         let shop = logoutd::model::ClientId::parse("shop").unwrap();
         let body = json!({"target": {"sid": "nobody"}, "reason": "admin"});
@@ -348,7 +358,7 @@ on_both_engines! {
         // What is made meanwhile is sealed with the new key, and what was before still opens.
         admin.post("/v1/issuers", json!({"id": "new", "issuer": "https://new.example.com", "signing_algs": ["ES256"]})).await.expect(201);
         let reseal = async |admin: &Api| crate::harness::api::send(admin.request(reqwest::Method::POST, "/v1/keys/reseal")).await.expect(200);
-        assert_eq!(reseal(&admin).await, json!({"resealed": 3, "left": 0}), "two keys and the canary");
+        assert_eq!(reseal(&admin).await, json!({"resealed": 8, "left": 0}), "two keys, five secrets of tokens and the canary");
         assert_eq!(reseal(&admin).await, json!({"resealed": 0, "left": 0}));
         let repeated = admin.post_with("/v1/issuers/main/logouts", ("Idempotency-Key", "k"), body.clone()).await;
         assert_eq!(repeated.status, 200, "{}", repeated.text);
@@ -363,6 +373,9 @@ on_both_engines! {
         let stage = Stage { provider: admin.clone(), admin, server };
         stage.register("wiki", &party.uri(), json!({})).await;
         signs_with(&stage, &party, "s-1").await;
+        // What a person's secret is derived from opens to the same.
+        let provider = stage.admin.mint(json!({"role": "provider", "issuer": "main"})).await;
+        assert_eq!(provider.post("/v1/issuers/main/subjects/secret", subject).await.expect(200), own);
         // Digests are what they were: whoever knows a secret still knows it, and a repeated request is still the same.
         let secret = json!({"backchannel_logout_uri": "http://127.0.0.1:1/", "client_secret": "hunter2hunter2", "id_token_signed_response_alg": "ES256"});
         stage.admin.put("/v1/issuers/main/clients/shop", secret).await.expect(200);

@@ -30,6 +30,7 @@ mod operators;
 mod provider;
 mod relay;
 mod replicas;
+mod residual;
 mod retention;
 mod revocation;
 mod revocations;

@@ -221,4 +221,46 @@ on_both_engines! {
             assert_eq!(execute(database, sql).await, left, "{sql}");
         }
     }
+
+    async fn what_tokens_left_is_forgotten_when_it_says_nothing_any_more_and_not_before(database) {
+        let stage = Stage::set(database).await;
+        let tools = stage.server.tools();
+        stage.register("wiki", "http://127.0.0.1:1/", json!({"tokens": {"newest_only": true, "grace_s": 60}})).await;
+        stage.login("s-1", "alice", &["wiki"]).await;
+        let soon = instant(&stage, 3600);
+        let post = async |path: &str, body: Value| {
+            let answer = stage.admin.post(&format!("/v1/issuers/main/{path}"), body).await;
+            assert!(answer.is_success(), "{path} {answer:?}");
+        };
+        post("refresh-tokens", json!({"sid": "s-1", "client_id": "wiki", "token": "rt-1"})).await;
+        post("refresh-tokens/rotate", json!({"client_id": "wiki", "token": "rt-1", "successor": "rt-2"})).await;
+        post("access-tokens", json!({"sid": "s-1", "client_id": "wiki", "token": "at-1", "expires_at": soon})).await;
+        post("denylist", json!({"jti": "at-9", "expires_at": soon})).await;
+        post("cut-offs", json!({"scope": {"sub": "bob"}, "not_before": instant(&stage, 0), "expires_at": soon})).await;
+        post("cut-offs", json!({"scope": {"sub": "carol"}, "not_before": instant(&stage, 0)})).await;
+        let rows = async || {
+            let mut counts = Vec::new();
+            for sql in [
+                "DELETE FROM access_tokens WHERE 1 = 0 OR name IS NOT NULL",
+                "DELETE FROM denylist WHERE name IS NOT NULL",
+                "DELETE FROM cut_offs WHERE ordered AND expires_at IS NOT NULL",
+                "UPDATE refresh_tokens SET sealed = NULL WHERE sealed IS NOT NULL",
+            ] {
+                counts.push(execute(database, sql).await);
+            }
+            counts
+        };
+        // While it may be asked about, all of it stays; what a grace kept goes with the grace.
+        sweep(&tools).await;
+        assert_eq!(stage.provider.introspect("at-1").await["active"], true);
+        stage.server.advance(Duration::from_secs(7200));
+        sweep(&tools).await;
+        stage.server.advance(2 * DAY);
+        sweep(&tools).await;
+        assert_eq!(rows().await, [0, 0, 0, 0]);
+        // A token that was replaced is remembered, so that its reuse is noticed, and a cut-off without an end stays.
+        assert_eq!(stage.admin.get("/v1/issuers/main/cut-offs").await.expect(200)["items"].as_array().unwrap().len(), 1);
+        stage.admin.post("/v1/issuers/main/refresh-tokens/rotate", json!({"client_id": "wiki", "token": "rt-1", "successor": "rt-3"})).await.expect(400);
+        assert_eq!(stage.provider.introspect("rt-2").await["active"], false, "a reuse ends the family, two days later too");
+    }
 }
