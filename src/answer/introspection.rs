@@ -24,8 +24,9 @@ use crate::model::client::ClientRecord;
 use crate::model::issuer::IssuerRecord;
 use crate::model::key::{KeyRecord, KeyState, SigningAlg};
 use crate::model::session::SessionName;
-use crate::model::token::TokenKind;
+use crate::model::token::{TokenEventKind, TokenKind};
 use crate::model::{Issuer, Sid, Subject, Timestamp};
+use crate::observe::TokenEventSeen;
 use crate::plan::activity::{Activity, activity};
 use crate::plan::keys::signer;
 use crate::store::TokenRecord;
@@ -117,6 +118,9 @@ pub async fn introspect(State(app): State<AppState>, headers: HeaderMap, at: Oau
     let OauthAt { asker, issuer, form, .. } = &at;
     let (token, hint) = (form.required("token")?, hinted(form.optional("token_type_hint")));
     let found = inquire(&app, issuer, token, hint, Trust::of(asker)).await?;
+    if let Some(kind) = noticed(asker, found.as_ref(), app.clock.now()) {
+        TokenEventSeen { issuer: &issuer.id, kind }.emit();
+    }
     let answer = match found.filter(|record| may_know(asker, record)) {
         Some(record) => answer(told_to(&app, issuer, asker, record).await?, &issuer.issuer, app.clock.now()),
         None => INACTIVE,
@@ -140,6 +144,16 @@ fn may_know(asker: &Asker, record: &TokenRecord) -> bool {
             Role::Client | Role::Operator | Role::Auditor => false,
         },
         Asker::Client(client) => record.client_id.as_ref() == Some(&client.client_id),
+    }
+}
+
+/// What is worth counting about a question. A window writes nothing down.
+fn noticed(asker: &Asker, found: Option<&TokenRecord>, now: Timestamp) -> Option<TokenEventKind> {
+    let Some(record) = found else { return Some(TokenEventKind::UnknownToken) };
+    match (may_know(asker, record), asker, activity(&record.facts, now)) {
+        (false, Asker::Client(_), _) => Some(TokenEventKind::ForeignClient),
+        (true, _, Activity::Inactive(why)) if why.is_after_logout() => Some(TokenEventKind::UseAfterLogout),
+        (false, Asker::Api(_), _) | (true, ..) => None,
     }
 }
 

@@ -52,8 +52,6 @@ words! {
         DeliveriesReplayed = "deliveries_replayed",
         /// A token was revoked, and its session goes on.
         TokenRevoked = "token_revoked",
-        /// A client showed another client's token to revoke it; nothing was done.
-        ForeignTokenRefused = "foreign_token_refused",
         /// A signing key was made.
         KeyCreated = "key_created",
         /// A signing key began to sign, and its predecessor ceased.

@@ -14,11 +14,14 @@ use utoipa::ToSchema;
 use crate::answer::inquiry::{Trust, hinted, inquire, names};
 use crate::http::problem::OauthErrorDocument;
 use crate::http::{AppState, Asker, Code, OauthAt, OauthError, Problem, needs};
+use crate::model::ClientId;
 use crate::model::access::Caller;
 use crate::model::audit::Act;
+use crate::model::client::ClientRecord;
 use crate::model::report::TokenName;
-use crate::model::token::TokenKind;
-use crate::store::{AuditEntry, Revocation, StoreError, TokenRecord};
+use crate::model::token::{TokenEventKind, TokenKind};
+use crate::observe::TokenEventSeen;
+use crate::store::{AuditEntry, Revocation, StoreError, TokenNotice, TokenRecord};
 use crate::token::digest_of_token;
 
 /// What is posted, as a form. A client adds `client_id`, with `client_secret` or with `client_assertion` and `client_assertion_type` where it has them.
@@ -47,22 +50,35 @@ pub struct RevocationForm {
 pub async fn revoke(State(app): State<AppState>, at: OauthAt<needs::RevokeTokens>) -> Result<Response, OauthError> {
     let OauthAt { asker, issuer, form, .. } = &at;
     let (token, hint) = (form.required("token")?, hinted(form.optional("token_type_hint")));
-    if let Some(record) = inquire(&app, issuer, token, hint, Trust::of(asker)).await? {
-        if is_its_own(asker, &record) {
-            app.store.revoke_token(order(&at, token, &record)).await.map_err(again)?;
-        } else {
-            app.store.record(entry(&at, Act::ForeignTokenRefused, token, &record)).await.map_err(again)?;
-        }
+    match inquire(&app, issuer, token, hint, Trust::of(asker)).await? {
+        None => TokenEventSeen { issuer: &issuer.id, kind: TokenEventKind::UnknownToken }.emit(),
+        Some(record) => match foreigner(asker, &record) {
+            None => drop(app.store.revoke_token(order(&at, token, &record)).await.map_err(again)?),
+            Some(client) => {
+                TokenEventSeen { issuer: &issuer.id, kind: TokenEventKind::ForeignClient }.emit();
+                app.store.note_token_event(notice(&at, &client.client_id, token)).await.map_err(again)?;
+            }
+        },
     }
     // RFC 7009 2.2: a token that is not known is as good as revoked, and there is nothing to read.
     Ok(StatusCode::OK.into_response())
 }
 
-/// RFC 7009 2.1: a client its own. An API token got here by its role.
-fn is_its_own(asker: &Asker, record: &TokenRecord) -> bool {
+/// The client that shows what is not its own (RFC 7009 2.1). An API token got here by its role.
+fn foreigner<'a>(asker: &'a Asker, record: &TokenRecord) -> Option<&'a ClientRecord> {
     match asker {
-        Asker::Api(_) => true,
-        Asker::Client(client) => record.client_id.as_ref() == Some(&client.client_id),
+        Asker::Api(_) => None,
+        Asker::Client(client) => (record.client_id.as_ref() != Some(&client.client_id)).then_some(&**client),
+    }
+}
+
+fn notice(at: &OauthAt<needs::RevokeTokens>, client_id: &ClientId, token: &str) -> TokenNotice {
+    TokenNotice {
+        issuer: at.issuer.id.clone(),
+        caller: caller(at),
+        kind: TokenEventKind::ForeignClient,
+        client_id: client_id.clone(),
+        names: names(token, Trust::of(&at.asker)),
     }
 }
 
@@ -78,22 +94,26 @@ fn order(at: &OauthAt<needs::RevokeTokens>, token: &str, record: &TokenRecord) -
         jti: record.jti.clone(),
         client_id: record.client_id.clone(),
         expires_at: record.facts.expires_at,
-        audit: entry(at, Act::TokenRevoked, token, record),
+        audit: entry(at, token, record),
     }
 }
 
 /// The token itself is nowhere kept.
-fn entry(at: &OauthAt<needs::RevokeTokens>, act: Act, token: &str, record: &TokenRecord) -> AuditEntry {
+fn entry(at: &OauthAt<needs::RevokeTokens>, token: &str, record: &TokenRecord) -> AuditEntry {
     let detail = json!({
         "kind": record.kind.as_str(),
         "client_id": record.client_id.as_ref().map(|client| client.as_str()),
         "token_sha256": digest_of_token(token.as_bytes()).to_string(),
     });
-    let caller = match &at.asker {
+    let issuer = Some(at.issuer.id.clone());
+    AuditEntry { act: Act::TokenRevoked, caller: caller(at), actor: None, issuer, event: None, detail: detail.to_string() }
+}
+
+fn caller(at: &OauthAt<needs::RevokeTokens>) -> Caller {
+    match &at.asker {
         Asker::Api(caller) => caller.clone(),
         Asker::Client(client) => Caller::client(&at.issuer.id, &client.client_id, at.remote.map(|remote| remote.to_string())),
-    };
-    AuditEntry { act, caller, actor: None, issuer: Some(at.issuer.id.clone()), event: None, detail: detail.to_string() }
+    }
 }
 
 /// RFC 7009 2.2.1: until then the token must be taken for good.

@@ -1,12 +1,15 @@
 //! Revocation: whoever holds a token gives it up, and the session it came from goes on.
 
+use std::time::Duration;
+
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::harness::api::{Answer, Api, send};
 use crate::harness::database::on_both_engines;
-use crate::harness::party::Party;
-use crate::harness::server::Stage;
+use crate::harness::party::{Party, Reply};
+use crate::harness::provider::Provider;
+use crate::harness::server::{ISSUER, Stage};
 
 const TOKENS: &str = "/v1/issuers/main/refresh-tokens";
 const SECRET: &str = "correct-horse-battery-staple";
@@ -53,8 +56,7 @@ async fn is_active(stage: &Stage, token: &str) -> Value {
 async fn trail(stage: &Stage) -> Vec<(String, String, String, String)> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let records = stage.admin.items("/v1/audit?limit=1000").await;
-    let of_tokens =
-        records.iter().rev().filter(|record| ["token_revoked", "foreign_token_refused"].contains(&record["act"].as_str().unwrap()));
+    let of_tokens = records.iter().rev().filter(|record| ["token_revoked", "token_event"].contains(&record["act"].as_str().unwrap()));
     of_tokens
         .map(|record| (text(&record["act"]), text(&record["role"]), text(&record["detail"]["kind"]), text(&record["detail"]["client_id"])))
         .collect()
@@ -98,10 +100,86 @@ on_both_engines! {
         let comparable = |answer: &Answer| answer.headers.iter().filter(|(name, _)| *name != "date").map(|(name, value)| (name.clone(), value.clone())).collect::<Vec<_>>();
         assert_eq!((foreign.status, &foreign.text, comparable(&foreign)), (unknown.status, &unknown.text, comparable(&unknown)));
         assert_eq!(is_active(&stage, "rt-wiki").await, json!(true));
-        assert_eq!(trail(&stage).await, [line("foreign_token_refused", "client", "refresh", "wiki")]);
+        assert_eq!(trail(&stage).await, [line("token_event", "client", "foreign_client", "shop")]);
+        let session = stage.provider.get("/v1/issuers/main/sessions/s-1").await.expect(200);
+        assert_eq!((&session["token_events"][0]["kind"], &session["token_events"][0]["client_id"]), (&json!("foreign_client"), &json!("shop")), "{session}");
         let record = &stage.admin.items("/v1/audit?limit=1").await[0];
         assert!(record["caller"].as_str().unwrap().ends_with("shop") && !record.to_string().contains("rt-wiki"), "{record}");
         assert_eq!(wiki.post("/main/introspect", &[("token", "rt-wiki")]).await.expect(200)["active"], true);
+    }
+
+    async fn an_access_token_goes_alone_and_with_the_family_it_was_issued_with(database) {
+        let stage = Stage::set(database).await;
+        let (wiki, _party) = Client::register(&stage, "wiki").await;
+        stage.login("s-1", "alice", &["wiki"]).await;
+        register(&stage, "s-1", "wiki", "rt-1").await;
+        let expires_at = stage.server.clock.now().plus(Duration::from_secs(3600)).to_string();
+        for token in ["at-1", "at-2"] {
+            let body = json!({"sid": "s-1", "client_id": "wiki", "token": token, "refresh_token": "rt-1", "expires_at": expires_at, "scope": "read", "aud": ["api", "files"]});
+            stage.provider.post("/v1/issuers/main/access-tokens", body).await.expect(201);
+        }
+        let gateway = stage.admin.mint(json!({"role": "gateway", "issuer": "main"})).await;
+        let known = gateway.introspect("at-1").await;
+        assert_eq!((&known["token_type"], &known["aud"], &known["scope"]), (&json!("Bearer"), &json!(["api", "files"]), &json!("read")), "{known}");
+        revoked(&wiki.post("/main/revoke", &[("token", "at-1"), ("token_type_hint", "refresh_token")]).await, "at-1");
+        assert_eq!(gateway.introspect("at-1").await, json!({"active": false}));
+        assert_eq!((is_active(&stage, "at-2").await, is_active(&stage, "rt-1").await), (json!(true), json!(true)), "alone");
+        wiki.revoke("at-1").await;
+        // A token that was replaced long ago still names its family.
+        let rotation = json!({"client_id": "wiki", "token": "rt-1", "successor": "rt-2"});
+        stage.provider.post("/v1/issuers/main/refresh-tokens/rotate", rotation).await.expect(200);
+        wiki.revoke("rt-1").await;
+        for token in ["rt-1", "rt-2", "at-1", "at-2"] {
+            assert_eq!(is_active(&stage, token).await, json!(false), "{token}");
+        }
+        let rotation = json!({"client_id": "wiki", "token": "rt-2", "successor": "rt-3"});
+        assert_eq!(stage.provider.post("/v1/issuers/main/refresh-tokens/rotate", rotation).await.status, 400);
+        let acts: Vec<_> = trail(&stage).await.into_iter().filter(|(act, ..)| act == "token_revoked").collect();
+        assert_eq!(acts, [line("token_revoked", "client", "access", "wiki"), line("token_revoked", "client", "refresh", "wiki")]);
+        let session = stage.provider.get("/v1/issuers/main/sessions/s-1").await.expect(200);
+        assert_eq!(session["state"], "live");
+    }
+
+    async fn an_access_token_that_nobody_registered_is_refused_by_its_name_until_it_expires(database) {
+        let stage = Stage::set(database).await;
+        let provider = Provider::open(&stage, json!({})).await;
+        let ((wiki, _first), (shop, _second)) = (Client::register(&stage, "wiki").await, Client::register(&stage, "shop").await);
+        stage.login("s-1", "alice", &["wiki", "shop"]).await;
+        let gateway = stage.admin.mint(json!({"role": "gateway", "issuer": "main"})).await;
+        let [one, other] = [(); 2].map(|()| provider.access_token("wiki", &json!({"sub": "alice", "sid": "s-1"})));
+        assert_eq!(gateway.introspect(&one).await["active"], true);
+        shop.revoke(&one).await;
+        assert_eq!(gateway.introspect(&one).await["active"], true, "it is not the shop's");
+        wiki.revoke(&one).await;
+        assert_eq!(gateway.introspect(&one).await, json!({"active": false}));
+        assert_eq!(gateway.introspect(&other).await["active"], true);
+        assert_eq!(stage.admin.items("/v1/issuers/main/denylist").await.len(), 1);
+        // A logout token is no token that anybody holds.
+        wiki.revoke(&provider.token("wiki", &json!({"sub": "alice", "sid": "s-1"}))).await;
+        assert_eq!(gateway.introspect(&other).await["active"], true);
+        // What anybody wrote himself, with another token's name in it, names nothing.
+        stage.provider.post(TOKENS, json!({"sid": "s-1", "client_id": "wiki", "jti": "jti-1"})).await.expect(201);
+        let forged = crate::harness::provider::sign_with(&logoutd::token::generate(logoutd::model::key::SigningAlg::Es256).unwrap(), r#"{"alg":"ES256","typ":"at+jwt"}"#, r#"{"jti":"jti-1"}"#);
+        wiki.revoke(&forged).await;
+        assert_eq!(is_active(&stage, &forged).await, json!(true), "its own issuer is believed");
+        revoked(&stage.provider.form("/main/revoke", &[("token", &forged)]).await, "by its issuer");
+        assert_eq!(is_active(&stage, &forged).await, json!(false));
+    }
+
+    async fn an_opaque_access_token_that_only_the_provider_knows_is_refused_from_then_on(database) {
+        let stage = Stage::set(database).await;
+        let (wiki, _party) = Client::register(&stage, "wiki").await;
+        let endpoint = Party::open(&stage.server.base, "main", ISSUER, "").await;
+        let upstream = json!({"endpoint": endpoint.uri(), "client_id": "logoutd", "client_secret": "secret"});
+        stage.admin.patch("/v1/issuers/main", json!({"introspect_upstream": upstream})).await.expect(200);
+        let exp = stage.server.clock.now().seconds() + 600;
+        let body = json!({"active": true, "client_id": "wiki", "exp": exp, "token_type": "Bearer"}).to_string();
+        endpoint.always(Reply::Full { status: 200, headers: vec![("Content-Type".to_owned(), "application/json".to_owned())], body });
+        let gateway = stage.admin.mint(json!({"role": "gateway", "issuer": "main"})).await;
+        assert_eq!(gateway.introspect("opaque-1").await["active"], true);
+        wiki.revoke("opaque-1").await;
+        assert_eq!(gateway.introspect("opaque-1").await, json!({"active": false}));
+        assert_eq!(gateway.introspect("opaque-2").await["active"], true);
     }
 
     async fn a_hint_changes_nothing_about_what_a_token_is(database) {
