@@ -10,9 +10,10 @@ use logoutd::model::Timestamp;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree as _;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::harness::api::Api;
+use crate::harness::api::{Api, send};
 use crate::harness::database::on_both_engines;
 use crate::harness::server::Stage;
 
@@ -398,7 +399,7 @@ impl History<'_> {
                 let (client, suspended) = (client % CLIENTS.len(), matches!(step, Step::Suspend { .. }));
                 let call = if suspended { "suspend" } else { "unsuspend" };
                 let path = self.path(&format!("clients/{}/{call}", CLIENTS[client].0));
-                assert!(self.stage.admin.send("POST", &path).await.is_success());
+                assert!(send(self.stage.admin.request(Method::POST, &path)).await.is_success());
                 self.model.suspended[client] = suspended;
             }
             Step::Revoke { family } => {
@@ -452,7 +453,7 @@ on_both_engines! {
         let stage = Stage::set(database).await;
         let histories = std::env::var("LOGOUTD_HISTORIES").ok().and_then(|text| text.parse().ok()).unwrap_or(HISTORIES_DEFAULT);
         // A seed of its own for each number of histories: the same run is repeated by the same number.
-        let seed = std::array::from_fn(|at| u8::try_from((histories as usize * 31 + at * 7) % 251).unwrap());
+        let seed: [u8; 32] = std::array::from_fn(|at| u8::try_from((histories as usize * 31 + at * 7) % 251).unwrap());
         let mut runner = TestRunner::new_with_rng(Config::default(), TestRng::from_seed(RngAlgorithm::ChaCha, &seed));
         for number in 0..histories {
             let steps = prop::collection::vec(step(), STEPS).new_tree(&mut runner).unwrap().current();
