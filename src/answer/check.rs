@@ -16,6 +16,7 @@ use axum::response::{IntoResponse, Response};
 use utoipa_axum::routes;
 
 use super::inquiry::{Trust, inquire};
+use crate::http::problem::Fault;
 use crate::http::{AppState, OauthError, Routes};
 use crate::model::check::{CheckProfile, WhenUnavailable};
 use crate::model::issuer::IssuerRecord;
@@ -70,12 +71,17 @@ pub async fn check(State(app): State<AppState>, request: Request) -> Response {
     let mut segments = request.uri().path().split('/').skip(1);
     let (iss, name) = (segments.next().unwrap_or_default(), segments.nth(1).unwrap_or_default());
     let profile = app.settings.checks.get_key_value(name).filter(|(_, profile)| profile.issuer.as_str() == iss);
-    let verdict = match profile {
+    let (verdict, fault) = match profile {
         Some((_, profile)) if is_known(profile, &request) => judged(&app, profile, request.headers()).await,
-        Some(_) | None => Verdict::Stranger,
+        Some(_) | None => (Verdict::Stranger, None),
     };
     RequestChecked { profile: profile.map(|(name, _)| name.as_str()), outcome: verdict.outcome() }.emit();
-    verdict.response(iss)
+    let mut response = verdict.response(iss);
+    // The gateway is told nothing of it; the log is.
+    if let Some(fault) = fault {
+        response.extensions_mut().insert(fault);
+    }
+    response
 }
 
 /// What is answered, and why.
@@ -151,20 +157,22 @@ fn shown(headers: &HeaderMap) -> Shown<'_> {
     if !body.is_empty() && token.len() <= JWT_OCTETS_MAX && body.bytes().all(letter) { Shown::Token(token) } else { Shown::Unreadable }
 }
 
-async fn judged(app: &AppState, profile: &CheckProfile, headers: &HeaderMap) -> Verdict {
+async fn judged(app: &AppState, profile: &CheckProfile, headers: &HeaderMap) -> (Verdict, Option<Fault>) {
     let token = match shown(headers) {
-        Shown::Nothing => return Verdict::NoToken,
-        Shown::Unreadable => return Verdict::BadToken("malformed"),
+        Shown::Nothing => return (Verdict::NoToken, None),
+        Shown::Unreadable => return (Verdict::BadToken("malformed"), None),
         Shown::Token(token) => token,
     };
-    match tokio::time::timeout(PATIENCE, looked_up(app, profile, token)).await {
-        Ok(Ok(verdict)) => verdict,
-        // The log was told by whoever had no answer.
-        Ok(Err(_)) | Err(_) => match profile.when_unavailable {
-            WhenUnavailable::Closed => Verdict::Unavailable,
-            WhenUnavailable::Open => unseen(app, profile, token),
-        },
-    }
+    let fault = match tokio::time::timeout(PATIENCE, looked_up(app, profile, token)).await {
+        Ok(Ok(verdict)) => return (verdict, None),
+        Ok(Err(error)) => error.problem().fault().cloned(),
+        Err(_) => None,
+    };
+    let verdict = match profile.when_unavailable {
+        WhenUnavailable::Closed => Verdict::Unavailable,
+        WhenUnavailable::Open => unseen(app, profile, token),
+    };
+    (verdict, fault)
 }
 
 async fn looked_up(app: &AppState, profile: &CheckProfile, token: &str) -> Result<Verdict, OauthError> {
@@ -182,10 +190,10 @@ async fn looked_up(app: &AppState, profile: &CheckProfile, token: &str) -> Resul
     })
 }
 
-/// An access token: registered, or good by its own words or its provider's. A refresh token is none, whatever it looks like.
+/// An access token. A refresh token is none, whatever it looks like.
 async fn known(app: &AppState, issuer: &IssuerRecord, token: &str) -> Result<Option<TokenRecord>, OauthError> {
-    let found = inquire(app, issuer, token, TokenKind::Access, Trust::Nothing).await?;
-    Ok(found.filter(|record| record.kind == TokenKind::Access))
+    let record = inquire(app, issuer, token, TokenKind::Access, Trust::Nothing).await?;
+    Ok(record.filter(|record| record.kind == TokenKind::Access))
 }
 
 /// While nothing can be looked up: a token that its provider signed and that is in time, by keys that were known.

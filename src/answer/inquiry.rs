@@ -10,6 +10,7 @@ use crate::model::issuer::IssuerRecord;
 use crate::model::report::TokenName;
 use crate::model::token::{TokenFacts, TokenKind};
 use crate::store::{StoreError, TokenRecord};
+use crate::token::access_token::own_end;
 use crate::token::{digest_of_token, jwt_id};
 
 /// What is believed of a token before it is looked at.
@@ -68,7 +69,7 @@ pub async fn inquire(
     let (digest, jti) = names.split_at(1);
     for kind in [hint, other] {
         if let Some(record) = registered(app, issuer, kind, digest).await? {
-            return Ok(Some(with_own_jti(app, issuer, token, record).await?));
+            return Ok(Some(with_own_words(app, issuer, token, record).await?));
         }
     }
     for kind in [TokenKind::Refresh, TokenKind::Access] {
@@ -79,8 +80,15 @@ pub async fn inquire(
     access::access_token(app, issuer, token).await
 }
 
-/// What was registered by its octets says the truth about its own `jti`, which may be on the denylist.
-async fn with_own_jti(app: &AppState, issuer: &IssuerRecord, token: &str, record: TokenRecord) -> Result<TokenRecord, StoreError> {
+/// What was registered by its octets says the truth about its own `jti`, which may be on the denylist, and an access token about its own end, which may
+/// come before the one it was registered with.
+async fn with_own_words(app: &AppState, issuer: &IssuerRecord, token: &str, record: TokenRecord) -> Result<TokenRecord, StoreError> {
+    let ends_at = match record.kind {
+        TokenKind::Access => own_end(token),
+        TokenKind::Refresh => None,
+    };
+    let expires_at = record.facts.expires_at.into_iter().chain(ends_at).min();
+    let record = TokenRecord { facts: TokenFacts { expires_at, ..record.facts }, ..record };
     let Some(jti) = jwt_id(token) else { return Ok(record) };
     let denied_until = record.facts.denied_until.max(app.store.denied_jti(&issuer.id, &jti).await?);
     let facts = TokenFacts { denied_until, ..record.facts };

@@ -395,6 +395,11 @@ impl Problem {
         self.0.detail.as_deref()
     }
 
+    /// What the log is to be told, where it is our fault.
+    pub fn fault(&self) -> Option<&Fault> {
+        self.0.fault.as_ref()
+    }
+
     /// The parts of the request at fault.
     pub fn errors(&self) -> &[FieldError] {
         &self.0.errors

@@ -92,6 +92,11 @@ pub fn looks_like_a_jwt(text: &str) -> bool {
     text.starts_with("ey") && text.bytes().filter(|octet| *octet == b'.').count() == 2
 }
 
+/// When something shaped like a signed JWT says that it ends. **Nothing is verified**: fit to make a token that is known shorter-lived, and for nothing else.
+pub fn own_end(text: &str) -> Option<Timestamp> {
+    numeric_date(Jws::read(text).ok()?.claims.get("exp"))
+}
+
 /// Takes a token apart whose header and claims could be an access token's.
 pub fn inspect(text: &str, typ: AccessTokenTyp) -> Result<Unverified, Refused> {
     let token = Jws::read(text)?;
@@ -497,6 +502,14 @@ mod tests {
             assert_eq!(refusal(&token), Some(Refused::Malformed), "{token:.60}");
         }
         assert_eq!(refusal("a.b.c.d.e"), Some(Refused::Encrypted));
+    }
+
+    #[test]
+    fn what_is_no_jwt_has_no_end_of_its_own() {
+        assert_eq!(own_end(&signed(&header(), &claims())), Some(NOW.plus(Duration::from_secs(300))));
+        for endless in [signed(&header(), &without("exp")), signed(&header(), &with("exp", json!("soon"))), "opaque".to_owned()] {
+            assert_eq!(own_end(&endless), None);
+        }
     }
 
     #[test]

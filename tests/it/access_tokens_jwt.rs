@@ -220,7 +220,7 @@ on_both_engines! {
         stage.server.advance(Duration::from_secs(5));
         let not_before = stage.server.clock.now().to_string();
         let order = json!({"scope": {"client_id": "wiki"}, "not_before": not_before});
-        assert!(stage.admin.post("/v1/issuers/main/cut-offs", order).await.is_success());
+        stage.admin.post("/v1/issuers/main/cut-offs", order).await.expect(201);
         assert_eq!(status(&stage, &other).await, 401, "it was issued before");
         stage.server.advance(Duration::from_secs(5));
         assert_eq!(status(&stage, &access(json!({}))).await, 200);
@@ -230,20 +230,23 @@ on_both_engines! {
         let stage = stage(database).await;
         let provider = Provider::open(&stage, json!({})).await;
         let register = async |more: Value| {
-            let mut body = json!({"sid": "s-1", "client_id": "wiki"});
+            let expires_at = stage.server.clock.now().plus(Duration::from_secs(3600)).to_string();
+            let mut body = json!({"sid": "s-1", "client_id": "wiki", "expires_at": expires_at});
             body.as_object_mut().unwrap().extend(more.as_object().cloned().unwrap());
-            assert!(stage.provider.post("/v1/issuers/main/access-tokens", body).await.is_success());
+            stage.provider.post("/v1/issuers/main/access-tokens", body).await.expect(201);
         };
-        let in_seconds = |seconds| stage.server.clock.now().plus(Duration::from_secs(seconds)).to_string();
-        register(json!({"jti": "long", "expires_at": in_seconds(3600)})).await;
-        register(json!({"jti": "short", "expires_at": in_seconds(20)})).await;
+        let soon = stage.server.clock.now().plus(Duration::from_secs(20)).to_string();
+        register(json!({"jti": "long"})).await;
+        register(json!({"jti": "short", "expires_at": soon})).await;
         register(json!({"jti": "others", "client_id": "shop"})).await;
-        register(json!({"token": "opaque-at", "aud": ["api"], "scope": "read", "expires_at": in_seconds(3600)})).await;
+        register(json!({"token": "opaque-at", "aud": ["api"], "scope": "read"})).await;
+        let whole = provider.access_token("wiki", &json!({"sid": "s-1", "exp": provider.seconds() + 20}));
+        register(json!({"token": whole})).await;
         let access = |jti: &str, seconds: i64| {
             provider.access_token("wiki", &json!({"jti": jti, "sub": "alice", "sid": "s-1", "exp": provider.seconds() + seconds}))
         };
         let (long, short, brief) = (access("long", 3600), access("short", 3600), access("long", 20));
-        for token in [&long, &short, &brief, "opaque-at"] {
+        for token in [&long, &short, &brief, &whole, "opaque-at"] {
             assert_eq!(status(&stage, token).await, 200, "{token}");
         }
         assert_eq!(status(&stage, &access("others", 3600)).await, 401, "registered for another client");
@@ -251,6 +254,7 @@ on_both_engines! {
         assert_eq!(status(&stage, &unsigned).await, 401, "to be registered by a name is no signature");
         stage.server.advance(Duration::from_secs(21));
         assert_eq!([status(&stage, &long).await, status(&stage, &short).await, status(&stage, &brief).await], [200, 401, 401]);
+        assert_eq!(status(&stage, &whole).await, 401, "it ends before its registration says");
         stage.logout(json!({"sid": "s-1"})).await;
         for token in [&long, "opaque-at"] {
             assert_eq!(status(&stage, token).await, 401, "{token}");

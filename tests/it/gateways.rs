@@ -1,7 +1,13 @@
-//! The very requests that plugins of gateways send to the introspection endpoint: Kong's two and MuleSoft's, with the credentials each can be given.
+//! The very requests that plugins of gateways send to the introspection endpoint: Kong's two and MuleSoft's, with the credentials each can be given; and
+//! the recipes in `examples/gateways`, as far as they can be read here.
+
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use logoutd::config::{Arguments, Config};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -15,6 +21,36 @@ async fn posted(stage: &Stage, authorization: &str, form: &str) -> Answer {
     let request = stage.server.nobody().request(Method::POST, "/main/introspect");
     let request = request.header("Authorization", authorization).header("Accept", "application/json").header("Connection", "keep-alive");
     send(request.header("Content-Type", "application/x-www-form-urlencoded").body(form.to_owned())).await
+}
+
+fn recipes() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/gateways")
+}
+
+#[test]
+fn the_sample_configuration_is_one() {
+    let mut key = tempfile::NamedTempFile::new().unwrap();
+    key.write_all(b"key-of-the-gateway-0123456789-abcdefghij\n").unwrap();
+    let text = fs::read_to_string(recipes().join("logoutd.toml")).unwrap();
+    assert!(text.contains("/etc/logoutd/gateway.key"));
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(text.replace("/etc/logoutd/gateway.key", key.path().to_str().unwrap()).as_bytes()).unwrap();
+    let config = Config::load(&Arguments { config: Some(file.path().to_owned()), ..Arguments::default() }, []).unwrap();
+    assert_eq!(config.checks.iter().map(|check| check.name.as_str()).collect::<Vec<_>>(), ["api", "traefik"]);
+}
+
+#[test]
+fn every_recipe_is_in_the_table_and_names_what_a_request_may_not_bring() {
+    let table = fs::read_to_string(recipes().join("README.md")).unwrap();
+    for file in
+        ["nginx.conf", "Caddyfile", "traefik.yml", "envoy.yaml", "kong/logoutd-check/handler.lua", "kong/enterprise.yml", "mulesoft.yaml"]
+    {
+        let recipe = fs::read_to_string(recipes().join(file)).unwrap().to_ascii_lowercase();
+        for name in ["x-subject", "x-session-id", "x-client-id", "x-scope"] {
+            assert!(recipe.contains(name), "{file} leaves {name} as it came");
+        }
+        assert!(table.contains(&format!("]({})", file.trim_end_matches("/handler.lua"))), "{file} is not in the table");
+    }
 }
 
 on_both_engines! {
