@@ -53,7 +53,11 @@ pub async fn revoke(State(app): State<AppState>, at: OauthAt<needs::RevokeTokens
     match inquire(&app, issuer, token, hint, Trust::of(asker)).await? {
         None => TokenEventSeen { issuer: &issuer.id, kind: TokenEventKind::UnknownToken }.emit(),
         Some(record) => match foreigner(asker, &record) {
-            None => drop(app.store.revoke_token(order(&at, token, &record)).await.map_err(again)?),
+            None => {
+                app.store.revoke_token(order(&at, token, &record)).await.map_err(again)?;
+                // Its provider may have to be told.
+                app.doorbell.notify_one();
+            }
             Some(client) => {
                 TokenEventSeen { issuer: &issuer.id, kind: TokenEventKind::ForeignClient }.emit();
                 app.store.note_token_event(notice(&at, &client.client_id, token)).await.map_err(again)?;

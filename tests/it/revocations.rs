@@ -213,4 +213,22 @@ on_both_engines! {
         assert_eq!((&one["state"], &one["reason"]), (&json!("cancelled"), &json!("undone")), "{one}");
         assert_eq!(sealed(database).await, 0);
     }
+
+    async fn a_token_its_client_revokes_is_revoked_at_the_provider_under_an_event_of_its_own(database) {
+        let stage = Stage::set(database).await;
+        let provider = provider(&stage, json!({})).await;
+        let _wiki = signed_in(&stage, "rt-1").await;
+        let answer = stage.admin.form("/main/revoke", &[("token", "rt-1")]).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        assert_eq!(form(&provider.only_call().await)[0].1, "rt-1");
+        assert_eq!(settled(&stage).await["state"], "delivered");
+        let logouts = stage.admin.items("/v1/issuers/main/logouts").await;
+        assert_eq!(logouts.len(), 1, "{logouts:?}");
+        assert_eq!((&logouts[0]["target"], &logouts[0]["refresh_tokens_revoked"]), (&json!({"revocation": true}), &json!(1)));
+        assert_eq!(stage.provider.get("/v1/issuers/main/sessions/s-1").await.expect(200)["state"], "live");
+        // The provider knows what it revokes itself.
+        registered(&stage, json!({"sid": "s-1", "client_id": "wiki", "token": "rt-2", "sealed": true})).await;
+        assert_eq!(stage.provider.form("/main/revoke", &[("token", "rt-2")]).await.status, 200);
+        assert_eq!((revocations(&stage).await.len(), stage.admin.items("/v1/issuers/main/logouts").await.len()), (1, 1));
+    }
 }

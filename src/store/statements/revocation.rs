@@ -4,7 +4,7 @@
 //! on the last of a client's families in their session. An access token goes alone: by its row, or where it has none by its `jti`, or by its digest.
 
 use super::tokens::stored_name;
-use super::{Builder, Conn, dialect, push_list, registry, subject_lock};
+use super::{Builder, Conn, dialect, push_list, registry, revocation_notices, subject_lock};
 use crate::model::report::TokenName;
 use crate::model::token::TokenKind;
 use crate::model::{DenialId, IssuerId, Jti, Subject, Timestamp};
@@ -42,7 +42,12 @@ async fn refresh_token(conn: &mut Conn, context: &Context, order: &Revocation) -
         dialect::own_names(conn, &order.issuer, &[subject_lock(&Subject::stored(sub))]).await?;
     }
     let now = dialect::now(conn, &context.clock).await?;
-    revoke_grant(conn, &grant, now).await
+    let revoked = revoke_grant(conn, &grant, now).await?;
+    match revoked {
+        Revoked::Now => revocation_notices::alone(conn, context, &order.issuer, grant, &order.audit.caller, now).await?,
+        Revoked::Before => {}
+    }
+    Ok(revoked)
 }
 
 fn grant_of(order: &Revocation) -> Builder {

@@ -5,13 +5,16 @@
 
 use std::collections::BTreeMap;
 
-use super::ending::Scene;
+use super::ending::{self, Ended, NewEvent, Scene, Secrets, Terms};
 use super::joins::class_number;
-use super::{Builder, Conn, duration_ms, push_list, push_text};
+use super::{Builder, Conn, duration_ms, expiry, push_list, push_text};
+use crate::model::access::{Caller, Role};
 use crate::model::client::DeliverySettings;
-use crate::model::delivery::{DeliveryKind, Lane, Leased};
-use crate::model::effects::ProviderWord;
-use crate::model::{DeliveryId, IssuerId, Timestamp};
+use crate::model::delivery::{Class, DeliveryKind, Lane, Leased};
+use crate::model::effects::{Offline, ProviderWord};
+use crate::model::event::TARGET_REVOCATION;
+use crate::model::trigger::Reason;
+use crate::model::{DeliveryId, EventId, IssuerId, Timestamp};
 use crate::store::{Context, RevocationFacts, StoreError};
 
 /// Tells the provider of the tokens of these grants, unless it revoked them itself, or is not to hear of what ended.
@@ -25,6 +28,39 @@ pub(super) async fn tell(conn: &mut Conn, context: &Context, act: Scene<'_>, gra
         insert(conn, context, act, &tokens).await?;
     }
     Ok(())
+}
+
+/// Tells the provider of the token of a grant that was revoked without a logout, under an event that says just that; none where there is nothing to
+/// tell it, or where it is the one who revoked.
+pub(super) async fn alone(
+    conn: &mut Conn,
+    context: &Context,
+    issuer: &IssuerId,
+    grant: String,
+    caller: &Caller,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let tokens = match caller.role {
+        Role::Provider => Vec::new(),
+        Role::Gateway | Role::Client | Role::Operator | Role::Auditor | Role::Admin => sayable(conn, issuer, &[grant]).await?,
+    };
+    if tokens.is_empty() {
+        return Ok(());
+    }
+    let event: EventId = context.entropy.id(now);
+    let terms = Terms {
+        begun_before: None,
+        offline: Offline::Spared,
+        class: Class::Interactive,
+        compromise: false,
+        provider: ProviderWord::Due,
+        secrets: Secrets::Kept,
+    };
+    let act = Scene { issuer, event: &event, at: now, now, terms, owned: &[] };
+    let new = NewEvent { reason: Reason::Other.as_str(), ..expiry::new_event(TARGET_REVOCATION, &caller.identity) };
+    ending::insert_event(conn, act, new).await?;
+    ending::count_on_receipt(conn, &event, Ended { tokens: tokens.len() as u64, ..Ended::default() }).await?;
+    insert(conn, context, act, &tokens).await
 }
 
 /// A token's row, and its client.
