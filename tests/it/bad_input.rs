@@ -83,7 +83,7 @@ fn full_bodies() -> Vec<(Method, &'static str, Value)> {
     let token = json!({"token": "rt", "issued_at": t, "expires_at": "2099-01-01T00:00:00Z", "offline_access": true, "scope": "openid",
         "sealed": true});
     let access =
-        json!({"client_id": "c", "token": "at", "issued_at": t, "expires_at": "2099-01-01T00:00:00Z", "scope": "openid", "aud": ["api"]});
+        json!({"client_id": "c", "token": "at", "issued_at": t, "expires_at": "2099-01-01T00:00:00Z", "scope": "openid", "aud": "api"});
     let participant = json!({"client_id": "wiki", "sid": "w", "sub": "p", "joined_at": t, "refresh_token": token});
     let session = json!({"sub": "bob", "started_at": t, "expires_at": "2099-01-01T00:00:00Z", "idle_expires_at": "2099-01-01T00:00:00Z",
         "aliases": ["email:bob@example.org"], "device": {"id": "d", "label": "l", "ip": "192.0.2.1", "user_agent": "u"}, "participants": [participant]});
@@ -552,7 +552,9 @@ on_both_engines! {
             let shown = String::from_utf8_lossy(&octets[..octets.len().min(2000)]).into_owned();
             let answer = raw(&stage.admin, method.clone(), path, "application/json", octets).await;
             assert!(answer.status < 500, "seed {seed}, round {round}: {method} {path} {shown}: {}", answer.text);
-            if answer.status >= 400 {
+            // What a provider passes on to its client as it is.
+            let passed_on = *path == ROTATE && answer.body == json!({"error": "invalid_grant"});
+            if answer.status >= 400 && !passed_on {
                 assert_eq!(answer.header("content-type"), "application/problem+json", "seed {seed}, round {round}: {method} {path} {shown}");
                 assert_eq!(answer.body["status"], json!(answer.status));
             }
