@@ -1,4 +1,6 @@
 //! Families of refresh tokens: replaced one by one, ended as one, whoever shows an old one.
+//!
+//! `LOGOUTD_REFRESHES` says how many refreshes meet logouts at the same moment; `.ci/full rotation` asks for ten thousand.
 
 use std::time::Duration;
 
@@ -512,7 +514,7 @@ on_both_engines! {
     }
 
     async fn refreshes_and_logouts_in_any_number_at_once_leave_no_good_token_of_an_ended_session(database) {
-        let refreshes: usize = std::env::var("LOGOUTD_TEST_REFRESHES").ok().map_or(600, |count| count.parse().unwrap());
+        let refreshes: usize = std::env::var("LOGOUTD_REFRESHES").ok().map_or(600, |count| count.parse().unwrap());
         let sessions = refreshes / 20;
         let bench = std::sync::Arc::new(Bench::on(database).await);
         with_grace(&bench).await;
