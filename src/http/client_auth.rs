@@ -348,6 +348,9 @@ async fn proof(
     if let Some(jwks) = &client.jwks {
         return Ok(held(&JwkSet::parse(jwks).map_err(Problem::internal)?.keys));
     }
+    if client.jwks_uri.is_none() {
+        return Ok(Err(AssertionRefused::UnknownKey));
+    }
     // A key may be new, or have changed under its name.
     let lacks = |keys: &[PublicJwk]| matches!(held(keys), Err(AssertionRefused::UnknownKey | AssertionRefused::Signature));
     let keys: Arc<Vec<PublicJwk>> = desk

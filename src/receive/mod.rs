@@ -1,6 +1,6 @@
 //! The doors: each reads one kind of request into reports, a trigger or a word about deliveries, commits it, and answers.
 //!
-//! Owns the wire forms of what providers report and of what their logout tokens are posted in, of what a logout names and of what operators say about deliveries. Never sends anything, never decides
+//! Owns the wire forms of what providers report, of what their logout tokens are posted in, of tokens that are given up, of what a logout names and of what operators say about deliveries. Never sends anything, never decides
 //! what an end reaches and never keeps a token: what comes by value is digested while it is read, and sealed where it has to be shown again.
 //!
 //! Why a bulk call with one malformed item is refused as a whole: its sender is broken, and would take the status of the call for success. An item that
