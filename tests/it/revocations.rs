@@ -147,7 +147,7 @@ on_both_engines! {
         assert_eq!(form(&call), pairs(&[("token", "rt-1"), ("token_type_hint", "refresh_token")]));
 
         let endpoint = format!("http://{}/revoke", provider.address());
-        stage.admin.patch("/v1/issuers/main", json!({"revocation": {"endpoint": endpoint, "token_endpoint_auth_method": "client_secret_post"}})).await.expect(200);
+        stage.admin.patch("/v1/issuers/main", json!({"revocation": {"endpoint": endpoint, "client_secret": null, "token_endpoint_auth_method": "client_secret_post"}})).await.expect(200);
         let secret = json!({"tokens": {"provider_client_secret": "own secret"}});
         let _shop = stage.party("shop", secret).await;
         stage.login("s-2", "bob", &["shop"]).await;
