@@ -39,7 +39,7 @@
 //! | [`plan`] | every decision |
 //! | [`store`] | the vault: every SQL statement, on SQLite and PostgreSQL |
 //! | [`egress`] | the only way out, and its guard |
-//! | [`issuers`] | the address book: what providers publish about themselves, and their keys |
+//! | [`issuers`] | the address book: what providers publish about themselves, their keys, what they say of their tokens; and the keys of clients |
 //! | [`observe`] | the names of everything that happens; metrics and logs |
 //! | [`http`] | the façade: router, authentication, limits, problem documents |
 //! | [`receive`] | the doors: reports, lists of what lives, tokens and their rotation and revocation, logouts and their undoing, providers' logout tokens, and what is said about deliveries |
@@ -57,7 +57,8 @@
 //!
 //! *issuer* · *subject* (`sub`) · *session id* (`sid`) · *client*, a registered relying party · *participant*, a client in a session with the `sub` and
 //! `sid` it saw · *grant*, a family of refresh tokens · *trigger*, a verified reason to act · *event*, a committed trigger, on the API a *logout* ·
-//! *target*, what a logout names · *delivery*, the duty to tell one client one thing, or the provider that a session ended: a *notice* · *attempt*,
+//! *target*, what a logout names · *delivery*, the duty to tell one client one thing, or the provider that a session ended or a
+//! token was revoked: a *notice* · *attempt*,
 //! *outcome* · *lease* · *settled*: delivered, rejected, expired, superseded, cancelled or unreachable · *receipt* · *cut-off*, a not-before instant ·
 //! *late joiner*, a participant reported after its logout.
 //!
@@ -71,10 +72,10 @@
 //! whatever is registered carries · *chore*, a function that looks for what is due and may be called at any time · *bell*, what wakes somebody and says
 //! nothing · *replica*, one of the processes that share a database · *share*, a replica's part of a number that all share.
 //!
-//! *generation*, how often a family was *rotated*: only its newest token is good, and the *reuse* of an older one is a compromise · *ordered*, of a cut-off
-//! that somebody asked for: it ends tokens and no session · *denial*, a name on the denylist · *asker*, who wants to know whether a token is good · *profile*,
-//! what forward-auth demands in one place · *residual*, what may still work elsewhere after an end · *token event*, something noticed about a token that
-//! should not happen.
+//! *generation*, how often a family was *rotated*: each token has one *successor*, within a *grace* the same for all who ask, and the *reuse* of an older one
+//! is a compromise · *ordered*, of a cut-off that somebody asked for: it ends tokens and no session · *denial*, a name on the denylist · *asker*, who wants
+//! to know whether a token is good · *assertion*, a JWT by which a client says who it is · *profile*, what forward-auth demands in one place · *residual*,
+//! what may still work elsewhere after an end · *token event*, something noticed about a token that should not happen.
 //!
 //! *relay*, a provider's logout token for one of its clients, and its passing on: *verbatim* as it came, or one of *ours* in its place · *cascade*, a
 //! provider's logout token for this server · *join*, of tokens about one session in one receipt · *echo*, a token that says what is being told already.

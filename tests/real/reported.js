@@ -216,12 +216,13 @@ async function scenario({ logoutd, provider, token, reporter, heard, sessions, w
   // --- Refresh tokens that are used once.
   const atWork = new Browser();
   let successor;
-  await must('the wiki uses the refresh token of carol at work, and its successor is active here', async () => {
+  await must('the wiki uses the refresh token of carol at work, and its successor takes its place here', async () => {
     const { refreshToken } = await signIn(atWork, wiki, 'carol');
     successor = await refresh(refreshToken);
     assert.equal(successor.status, 200);
     await everythingReported();
     await active(successor.body.refresh_token, true);
+    await active(refreshToken, false);
     assert.equal((await refresh(refreshToken)).status, 400);
   });
   await check('the old one used again is told as a reuse: the successor dies and the wiki is told', async () => {

@@ -6,7 +6,8 @@
 //
 //   authorization.success   a person signed in, or went on to one more application    session, participant
 //   session.saved           the provider gave a session more time                     session
-//   refresh_token.saved     an application was given a refresh token, or the next one refresh_token
+//   refresh_token.consumed  a refresh token was used up                               (said with its successor)
+//   refresh_token.saved     an application was given a refresh token, or the next one refresh_token, rotated
 //   session.destroyed       a session ended at the provider                           logout of the session
 //   end_session.success     a person left one application and stays signed in         logout of the participation
 //   grant.revoked           a refresh token was used twice (at the token endpoint)    logout of the participation
@@ -21,6 +22,8 @@ import { setTimeout as pause } from 'node:timers/promises';
 /** Reports in one call; logoutd takes up to 1,000. */
 const BATCH_MAX = 100;
 const RETRY_FIRST_MS = 100;
+/** Used tokens that are remembered at once. */
+const USED_MAX = 1_000;
 /** The longest that `Retry-After` is obeyed. */
 const RETRY_AFTER_MAX_MS = 60_000;
 /** Answers that would be the same the next time; every other failure is tried again. */
@@ -68,18 +71,30 @@ export function attachLogoutd(provider, options) {
     if (session.accountId) queue.add(report(sessionOf(session)));
   });
 
+  // What was used up, by its grant, until its successor is saved a moment later.
+  const used = new Map();
+  on('refresh_token.consumed', (token) => {
+    used.set(token.grantId, digest(token));
+    // Of those whose successor never came.
+    if (used.size > USED_MAX) used.delete(used.keys().next().value);
+  });
+
   on('refresh_token.saved', (token) => {
-    queue.add(report({
+    const predecessor = token.rotations ? used.get(token.grantId) : undefined;
+    used.delete(token.grantId);
+    const life = { client_id: token.clientId, issued_at: instant(now()), expires_at: instant(now() + token.remainingTTL) };
+    const registration = report({
       op: 'refresh_token',
       // Of a grant that was made without a browser, as by CIBA, only the person is known.
       ...(token.sessionUid ? { sid: token.sessionUid } : { sub: token.accountId }),
-      client_id: token.clientId,
-      token_sha256: createHash('sha256').update(token.jti).digest('base64url'),
-      issued_at: instant(now()),
-      expires_at: instant(now() + token.remainingTTL),
+      ...life,
+      token_sha256: digest(token),
       offline_access: token.scopes.has('offline_access'),
       ...(token.scope && { scope: token.scope }),
-    }));
+    });
+    if (!predecessor) queue.add(registration);
+    // Where logoutd has never heard of the predecessor, the successor begins a family.
+    else queue.add({ ...report({ op: 'rotated', ...life, token_sha256: predecessor, successor_sha256: digest(token) }), otherwise: registration });
   });
 
   on('session.destroyed', (session) => {
@@ -101,6 +116,10 @@ export function attachLogoutd(provider, options) {
   });
 
   return queue;
+}
+
+function digest(token) {
+  return createHash('sha256').update(token.jti).digest('base64url');
 }
 
 function sessionOf(session) {
@@ -300,6 +319,10 @@ class Queue {
   }
 
   #answered(entry, result) {
+    if (result.status === 404 && entry.otherwise) {
+      this.add(entry.otherwise);
+      return;
+    }
     if (result.status >= 300) {
       this.refuse(entry, result);
       return;
