@@ -337,7 +337,7 @@ on_both_engines! {
                           "introspect_upstream": {"endpoint": "http://127.0.0.1:1/i", "client_id": "us", "client_secret": "secret-at-i"},
                           "revocation": {"endpoint": "http://127.0.0.1:1/r", "client_id": "us", "client_secret": "secret-at-r"}});
         stage.admin.patch("/v1/issuers/main", body).await.expect(200);
-        stage.admin.put("/v1/issuers/main/clients/blog", json!({"tokens": {"provider_client_secret": "secret-at-op"}})).await.expect(201);
+        stage.admin.put("/v1/issuers/main/clients/blog", json!({"id_token_signed_response_alg": "ES256", "tokens": {"provider_client_secret": "secret-at-op"}})).await.expect(201);
         let token = json!({"sub": "alice", "client_id": "shop", "token": "rt-sealed", "sealed": true, "offline_access": true});
         stage.provider.post("/v1/issuers/main/refresh-tokens", token).await.expect(201);
         let subject = json!({"sub": "alice"});
