@@ -11,6 +11,7 @@ use crate::harness::server::Stage;
 on_both_engines! {
     async fn each_line_of_a_receipt_says_until_when_a_token_may_still_work(database) {
         let stage = Stage::set(database).await;
+        let mut parties = Vec::new();
         for (client_id, tokens) in [
             ("asks", json!({"gateway_cache_s": 0})),
             ("keeps", json!({"gateway_cache_s": 600})),
@@ -18,7 +19,7 @@ on_both_engines! {
             ("silent", json!({})),
             ("registers", json!({})),
         ] {
-            stage.party(client_id, json!({"tokens": tokens})).await;
+            parties.push(stage.party(client_id, json!({ "tokens": tokens })).await);
         }
         stage.login("s-1", "alice", &["asks", "keeps", "bounded", "silent", "registers"]).await;
         let last = stage.server.clock.now().plus(Duration::from_secs(900));
