@@ -343,7 +343,7 @@ on_both_engines! {
         refused(&post(&stage.server.nobody(), "/main/revoke", None, &[("token", "t"), ("client_id", "wiki"), ("client_secret", SECRET)]).await, 429, "temporarily_unavailable", "at another door");
         // Another client, and the same from elsewhere, are.
         answered(&ask(&stage, Some(&basic("shop", SECRET)), &[]).await, "another client");
-        let elsewhere = stage.server.nobody().from_address("127.0.0.9".parse().unwrap());
+        let elsewhere = stage.server.nobody().at_address("127.0.0.9".parse().unwrap());
         answered(&post(&elsewhere, "/main/introspect", Some(&basic("wiki", SECRET)), &[("token", "t")]).await, "another source");
         assert_eq!(stage.provider.introspect("t").await, json!({"active": false}), "nor is an API token");
         stage.server.advance(Duration::from_secs(60));

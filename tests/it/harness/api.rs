@@ -48,7 +48,7 @@ impl Api {
 
     /// The same caller at another address of this machine.
     #[expect(clippy::disallowed_methods, reason = "callers are other programs, with clients of their own")]
-    pub(crate) fn from_address(&self, address: std::net::IpAddr) -> Self {
+    pub(crate) fn at_address(&self, address: std::net::IpAddr) -> Self {
         let http = reqwest::Client::builder().no_proxy().timeout(DEADLINE).local_address(address).build().unwrap();
         Self { http, ..self.clone() }
     }
