@@ -23,13 +23,15 @@ use crate::model::issuer::IssuerRecord;
 use crate::model::token::TokenKind;
 use crate::observe::{AuthenticationFailed, CheckOutcome, Refusal, RequestChecked};
 use crate::plan::activity::{Activity, activity};
-use crate::store::TokenRecord;
+use crate::store::{CANARY, TokenRecord};
 use crate::token::access_token::{Refused, Rules, inspect, verify};
 use crate::token::digest::JWT_OCTETS_MAX;
 use crate::token::{digest_of_token, digests_match};
 
 /// How long a gateway waits at most: somebody waits behind it.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long the database has to show that it is there.
+const DATABASE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What the gateway's own key comes in.
 const KEY: &str = "logoutd-key";
@@ -170,9 +172,15 @@ async fn judged(app: &AppState, profile: &CheckProfile, headers: &HeaderMap) -> 
     };
     let verdict = match profile.when_unavailable {
         WhenUnavailable::Closed => Verdict::Unavailable,
+        // Only the database's absence opens: while it answers, a provider that is away is no reason to believe a token that may be revoked.
+        WhenUnavailable::Open if database_answers(app).await => Verdict::Unavailable,
         WhenUnavailable::Open => unseen(app, profile, token),
     };
     (verdict, fault)
+}
+
+async fn database_answers(app: &AppState) -> bool {
+    matches!(tokio::time::timeout(DATABASE_PATIENCE, app.store.meta(CANARY)).await, Ok(Ok(_)))
 }
 
 async fn looked_up(app: &AppState, profile: &CheckProfile, token: &str) -> Result<Verdict, OauthError> {
@@ -181,7 +189,8 @@ async fn looked_up(app: &AppState, profile: &CheckProfile, token: &str) -> Resul
         return Ok(Verdict::Stranger);
     };
     if profile.when_unavailable == WhenUnavailable::Open {
-        app.recall.note(app, &issuer, app.clock.now()).await;
+        // Beside the request: the provider may take its time.
+        app.recall.note_beside(app, &issuer, app.clock.now());
     }
     let Some(record) = known(app, &issuer, token).await? else { return Ok(Verdict::BadToken("unknown")) };
     Ok(match activity(&record.facts, app.clock.now()) {

@@ -11,7 +11,7 @@ use crate::model::report::TokenName;
 use crate::model::token::{TokenFacts, TokenKind};
 use crate::store::{StoreError, TokenRecord};
 use crate::token::access_token::own_end;
-use crate::token::{digest_of_token, jwt_id};
+use crate::token::{digest_of_token, jwt_id, other_spelling};
 
 /// What is believed of a token before it is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,9 +67,13 @@ pub async fn inquire(
     };
     // Octets are one token's. A `jti` may be two tokens', and is then the refresh token's whatever the hint: it goes second, and in one order.
     let (digest, jti) = names.split_at(1);
-    for kind in [hint, other] {
-        if let Some(record) = registered(app, issuer, kind, digest).await? {
-            return Ok(Some(with_own_words(app, issuer, token, record).await?));
+    // Whoever holds a token that ECDSA signed can write it in a second way: what is known of one is known of both.
+    let twin = other_spelling(token).map(|twin| TokenName::Digest(digest_of_token(twin.as_bytes())));
+    for digest in [digest, twin.as_slice()] {
+        for kind in [hint, other] {
+            if let Some(record) = registered(app, issuer, kind, digest).await? {
+                return Ok(Some(with_own_words(app, issuer, token, record).await?));
+            }
         }
     }
     for kind in [TokenKind::Refresh, TokenKind::Access] {

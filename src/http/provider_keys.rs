@@ -2,8 +2,8 @@
 //! away, without those that nobody shall believe.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::state::AppState;
@@ -150,28 +150,45 @@ pub struct Recalled {
 
 /// What is recalled, by issuer. Lost with the process.
 #[derive(Debug, Default)]
-pub struct Recall(Mutex<HashMap<IssuerId, Arc<Recalled>>>);
+pub struct Recall {
+    known: Mutex<HashMap<IssuerId, Arc<Recalled>>>,
+    /// Those that are being noted.
+    noting: Mutex<HashSet<IssuerId>>,
+}
 
 impl Recall {
     /// What was known last.
     pub fn of(&self, issuer: &IssuerId) -> Option<Arc<Recalled>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(issuer).cloned()
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).get(issuer).cloned()
     }
 
-    /// Notes what is known now, unless that was done a moment ago. An issuer whose keys cannot be had stays as it is.
-    pub async fn note(&self, app: &AppState, issuer: &IssuerRecord, now: Timestamp) {
+    /// Notes what is known now, in a task of its own, unless that was done a moment ago or is being done.
+    pub fn note_beside(&self, app: &AppState, issuer: &IssuerRecord, now: Timestamp) {
         let current = |recalled: &Arc<Recalled>| recalled.at.plus(RECALLED_FOR) > now && recalled.issuer == *issuer;
-        if self.of(&issuer.id).as_ref().is_some_and(current) {
+        if self.of(&issuer.id).as_ref().is_some_and(current) || !self.noting().insert(issuer.id.clone()) {
             return;
         }
+        let (app, issuer) = (app.clone(), issuer.clone());
+        drop(app.tasks.clone().spawn("recall", async move {
+            app.recall.note(&app, &issuer, now).await;
+            app.recall.noting().remove(&issuer.id);
+        }));
+    }
+
+    fn noting(&self) -> MutexGuard<'_, HashSet<IssuerId>> {
+        self.noting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An issuer whose keys cannot be had stays as it is.
+    async fn note(&self, app: &AppState, issuer: &IssuerRecord, now: Timestamp) {
         let Ok(unwanted) = Unwanted::of(app, issuer).await else { return };
         let Ok((keys, _)) = keys(app, issuer, None, now).await else { return };
         let recalled = Recalled { issuer: issuer.clone(), keys: unwanted.left_out(&keys).into_owned(), at: now };
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(issuer.id.clone(), Arc::new(recalled));
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(issuer.id.clone(), Arc::new(recalled));
     }
 
     /// Forgets an issuer that is gone.
     pub fn forget(&self, issuer: &IssuerId) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(issuer);
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).remove(issuer);
     }
 }

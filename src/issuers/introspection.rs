@@ -83,7 +83,8 @@ impl AddressBook {
     }
 
     async fn ask_in_turn(&self, question: &Question<'_>) -> Result<Vec<u8>, Silence> {
-        let _place = self.questions.acquire().await.map_err(|_| Silence::Busy)?;
+        let entry = self.entry(&question.issuer.id);
+        let _place = entry.questions.acquire().await.map_err(|_| Silence::Busy)?;
         let form = Form::of(question);
         let authorization = form.basic.as_ref().map(|basic| Zeroizing::new(format!("Basic {}", basic.as_str())));
         let mut headers = vec![("content-type", "application/x-www-form-urlencoded"), ("accept", "application/json")];

@@ -99,11 +99,18 @@ pub enum Freshness {
 }
 
 /// What is known of one provider.
-#[derive(Default)]
 struct Entry {
     known: Mutex<Known>,
+    /// Places for questions about tokens: a provider that hangs holds up its own.
+    questions: Semaphore,
     /// Whoever asks holds it: the others wait for the answer, if they need one.
     asking: tokio::sync::Mutex<()>,
+}
+
+impl Default for Entry {
+    fn default() -> Self {
+        Self { known: Mutex::default(), questions: Semaphore::new(QUESTIONS_MAX), asking: tokio::sync::Mutex::default() }
+    }
 }
 
 #[derive(Default)]
@@ -118,8 +125,6 @@ struct Known {
 pub struct AddressBook {
     egress: Arc<Egress>,
     entries: Mutex<HashMap<IssuerId, Arc<Entry>>>,
-    /// Places for questions about tokens.
-    questions: Semaphore,
     clients: ClientKeys,
 }
 
@@ -132,7 +137,7 @@ impl std::fmt::Debug for AddressBook {
 impl AddressBook {
     /// An empty one.
     pub fn new(egress: Arc<Egress>) -> Self {
-        Self { egress, entries: Mutex::default(), questions: Semaphore::new(QUESTIONS_MAX), clients: ClientKeys::default() }
+        Self { egress, entries: Mutex::default(), clients: ClientKeys::default() }
     }
 
     /// Asks the provider now: its metadata where they are to be believed (Discovery 4), then its keys. Nothing keeps it from asking too often.

@@ -115,19 +115,23 @@ pub(super) fn apply(said: &TokenSettings, record: IssuerRecord, before: &IssuerR
     let introspect_upstream = match &said.introspect_upstream {
         Said::Nothing => was.introspect_upstream.clone(),
         Said::Null => None,
-        Said::Value(terms) => Some(introspection(terms, &record, was.introspect_upstream.as_ref(), app)?),
+        Said::Value(terms) => Some(introspection(terms, (before, &record), was.introspect_upstream.as_ref(), app)?),
     };
     let revocation = match &said.revocation {
         Said::Nothing => before.revocation.clone(),
         Said::Null => None,
         Said::Value(terms) => {
-            Some(terms.endpoint("/revocation", &record, before.revocation.as_ref(), Sealed::revocation(&record.id), app)?)
+            Some(terms.endpoint("/revocation", (before, &record), before.revocation.as_ref(), Sealed::revocation(&record.id), app)?)
         }
     };
     for (at, endpoint) in
         [("/introspect_upstream", introspect_upstream.as_ref().map(|upstream| &upstream.endpoint)), ("/revocation", revocation.as_ref())]
     {
         let Some(endpoint) = endpoint else { continue };
+        // A discovered endpoint is wherever the issuer is.
+        if endpoint.url.is_none() && endpoint.sealed.is_some() && record.issuer != before.issuer && !is_said_anew(at, said) {
+            return Err(Problem::invalid(format!("{at}/client_secret"), "must be said anew, since it would go to another host"));
+        }
         match &endpoint.url {
             // Also where only the networks changed.
             Some(url) => check(app, &format!("{at}/endpoint"), url, &record.network)?,
@@ -153,7 +157,7 @@ pub(super) fn apply(said: &TokenSettings, record: IssuerRecord, before: &IssuerR
 
 fn introspection(
     terms: &UpstreamIntrospectionTerms,
-    record: &IssuerRecord,
+    (before_record, record): (&IssuerRecord, &IssuerRecord),
     before: Option<&IntrospectUpstream>,
     app: &AppState,
 ) -> Result<IntrospectUpstream, Problem> {
@@ -164,10 +168,19 @@ fn introspection(
             "must be said: an introspection endpoint answers nobody it does not know",
         ));
     }
-    let before = before.map(|before| &before.endpoint);
+    let was = before.map(|before| &before.endpoint);
     let terms = EndpointTerms { endpoint, client_id, client_secret, token_endpoint_auth_method };
-    let endpoint = terms.endpoint("/introspect_upstream", record, before, Sealed::introspection(&record.id), app)?;
+    let endpoint = terms.endpoint("/introspect_upstream", (before_record, record), was, Sealed::introspection(&record.id), app)?;
     Ok(IntrospectUpstream { endpoint, when_away: when_away.map_or(WhenAway::Unavailable, |text| text.0) })
+}
+
+/// Whether the secret of an endpoint is said in this request.
+fn is_said_anew(at: &str, said: &TokenSettings) -> bool {
+    match (at, &said.introspect_upstream, &said.revocation) {
+        ("/introspect_upstream", Said::Value(terms), _) => matches!(terms.client_secret, Said::Value(_)),
+        ("/revocation", _, Said::Value(terms)) => matches!(terms.client_secret, Said::Value(_)),
+        _ => false,
+    }
 }
 
 fn root(app: &AppState, issuer: &IssuerId) -> String {
@@ -198,7 +211,7 @@ impl EndpointTerms {
     fn endpoint(
         &self,
         at: &str,
-        record: &IssuerRecord,
+        (before_record, record): (&IssuerRecord, &IssuerRecord),
         before: Option<&ProviderEndpoint>,
         place: Sealed<'_>,
         app: &AppState,
@@ -209,13 +222,13 @@ impl EndpointTerms {
         let at_secret = format!("{at}/client_secret");
         let sealed = match &self.client_secret {
             Said::Null => None,
-            Said::Nothing => match before.filter(|before| before.sealed.is_some()) {
+            Said::Nothing => match before.filter(|was| was.sealed.is_some()) {
                 None => None,
                 // Who may change where a secret goes does not learn it.
-                Some(before) if origin(before.url.as_ref(), record) != origin(url.as_ref(), record) || before.client_id != client_id => {
+                Some(was) if origin(was.url.as_ref(), before_record) != origin(url.as_ref(), record) || was.client_id != client_id => {
                     return Err(Problem::invalid(at_secret, "must be said anew, since it would go to another host or be another's"));
                 }
-                Some(before) => before.sealed.clone(),
+                Some(was) => was.sealed.clone(),
             },
             Said::Value(_) if client_id.is_none() => return Err(Problem::invalid(at_secret, "needs a client_id")),
             Said::Value(secret) => Some(seal_secret(&at_secret, secret, place, app)?),

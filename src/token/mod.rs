@@ -23,6 +23,7 @@ pub mod keys;
 pub mod logout_token;
 pub mod sealing;
 pub mod security_event;
+mod spelling;
 pub mod subject_secret;
 pub mod verify;
 
@@ -36,6 +37,7 @@ pub use keys::{NewKey, SigningCost, SigningKey, generate};
 pub use logout_token::{LogoutToken, Named, Nameless};
 pub use sealing::{By, Sealed, SealingKey, Unsealable};
 pub use security_event::SessionRevoked;
+pub use spelling::other_spelling;
 pub use subject_secret::subject_secret;
 
 use crate::model::key::SigningAlg;

@@ -191,7 +191,7 @@ pub(super) fn push_latest(sql: &mut Builder, issuer: &IssuerId, scopes: &[&str],
                              AND o.except_names IS NOT DISTINCT FROM c.except_names AND o.lifted_at IS NULL
                              AND COALESCE(o.epoch, 0) >= COALESCE(c.epoch, 0)
                              AND o.ordered = c.ordered AND (o.expires_at IS NULL OR o.expires_at >= c.expires_at)
-                             AND (o.not_before > c.not_before OR (o.not_before = c.not_before AND o.id > c.id)))",
+                             AND o.not_before >= c.not_before AND (o.not_before > c.not_before OR (o.not_before = c.not_before AND o.id > c.id)))",
     );
 }
 

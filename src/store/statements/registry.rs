@@ -167,9 +167,10 @@ pub(in crate::store) async fn change_issuer(
     if version != issuer.version {
         return Ok(Ending::Undo(Change::Stale));
     }
-    if name != issuer.issuer.as_str() && (has_sessions(conn, &issuer.id).await? || name_taken(conn, issuer).await?) {
+    if name != issuer.issuer.as_str() && (has_anything(conn, &issuer.id).await? || name_taken(conn, issuer).await?) {
         return Ok(Ending::Undo(Change::Conflict));
     }
+    forget_if_told_elsewhere(conn, issuer, &name).await?;
     if name != issuer.issuer.as_str() {
         // What another provider published says nothing about this one.
         sqlx::query("DELETE FROM provider_documents WHERE issuer_id = $1").bind(issuer.id.as_str()).execute(&mut *conn).await?;
@@ -242,12 +243,36 @@ async fn write_settings(conn: &mut Conn, issuer: &IssuerRecord) -> Result<(), St
     Ok(())
 }
 
-async fn has_sessions(conn: &mut Conn, issuer: &IssuerId) -> Result<bool, StoreError> {
-    let found: Option<i64> = sqlx::query_scalar("SELECT CAST(1 AS BIGINT) FROM sessions WHERE issuer_id = $1 LIMIT 1")
-        .bind(issuer.as_str())
-        .fetch_optional(conn)
-        .await?;
+/// Sessions, or grants that belong to none.
+async fn has_anything(conn: &mut Conn, issuer: &IssuerId) -> Result<bool, StoreError> {
+    let found: Option<i64> = sqlx::query_scalar(
+        "SELECT CAST(1 AS BIGINT) WHERE EXISTS (SELECT 1 FROM sessions WHERE issuer_id = $1) OR EXISTS (SELECT 1 FROM grants WHERE issuer_id = $1)",
+    )
+    .bind(issuer.as_str())
+    .fetch_optional(conn)
+    .await?;
     Ok(found.is_some())
+}
+
+/// What was sealed to be shown to one endpoint is not shown to another: whoever may say where it is does not learn it. `name` is what it was called.
+async fn forget_if_told_elsewhere(conn: &mut Conn, issuer: &IssuerRecord, name: &str) -> Result<(), StoreError> {
+    let (told, discovery): (Option<String>, bool) =
+        sqlx::query_as("SELECT revocation, discovery FROM issuers WHERE id = $1").bind(issuer.id.as_str()).fetch_one(&mut *conn).await?;
+    let Some(told) = told else { return Ok(()) };
+    let before = policies::read_endpoint(&told, None)?.url;
+    let after = issuer.revocation.as_ref().map(|endpoint| endpoint.url.as_ref());
+    let same =
+        after == Some(before.as_ref()) && (before.is_some() || (name == issuer.issuer.as_str() && discovery == issuer.source.discovery));
+    if same {
+        return Ok(());
+    }
+    for statement in [
+        "UPDATE clients SET provider_secret_sealed = NULL WHERE issuer_id = $1 AND provider_secret_sealed IS NOT NULL",
+        "UPDATE refresh_tokens SET sealed = NULL, sealed_until = NULL WHERE issuer_id = $1 AND sealed IS NOT NULL",
+    ] {
+        sqlx::query(statement).bind(issuer.id.as_str()).execute(&mut *conn).await?;
+    }
+    Ok(())
 }
 
 async fn name_taken(conn: &mut Conn, issuer: &IssuerRecord) -> Result<bool, StoreError> {

@@ -19,12 +19,14 @@ use crate::store::{Context, RevocationFacts, StoreError};
 
 /// Tells the provider of the tokens of these grants, unless it revoked them itself, or is not to hear of what ended.
 pub(super) async fn tell(conn: &mut Conn, context: &Context, act: Scene<'_>, grants: &[String]) -> Result<(), StoreError> {
-    match act.terms.provider {
-        ProviderWord::Due => {}
-        ProviderWord::Kept | ProviderWord::Known => return Ok(()),
-    }
     for chunk in grants.chunks(super::ROWS_MAX) {
-        let tokens = sayable(conn, act.issuer, chunk).await?;
+        let tokens = match act.terms.provider {
+            ProviderWord::Due => sayable(conn, act.issuer, chunk).await?,
+            ProviderWord::Kept | ProviderWord::Known => Vec::new(),
+        };
+        if tokens.is_empty() {
+            unseal(conn, chunk).await?;
+        }
         insert(conn, context, act, &tokens).await?;
     }
     Ok(())
@@ -42,10 +44,12 @@ pub(super) async fn alone(
 ) -> Result<(), StoreError> {
     let tokens = match caller.role {
         Role::Provider => Vec::new(),
-        Role::Gateway | Role::Client | Role::Operator | Role::Auditor | Role::Admin => sayable(conn, issuer, &[grant]).await?,
+        Role::Gateway | Role::Client | Role::Operator | Role::Auditor | Role::Admin => {
+            sayable(conn, issuer, std::slice::from_ref(&grant)).await?
+        }
     };
     if tokens.is_empty() {
-        return Ok(());
+        return unseal(conn, &[grant]).await;
     }
     let event: EventId = context.entropy.id(now);
     let terms = Terms {
@@ -61,6 +65,17 @@ pub(super) async fn alone(
     ending::insert_event(conn, act, new).await?;
     ending::count_on_receipt(conn, &event, Ended { tokens: tokens.len() as u64, ..Ended::default() }).await?;
     insert(conn, context, act, &tokens).await
+}
+
+/// What nobody has to be told of need not be kept to be shown.
+async fn unseal(conn: &mut Conn, grants: &[String]) -> Result<(), StoreError> {
+    if grants.is_empty() {
+        return Ok(());
+    }
+    let mut sql = Builder::new("UPDATE refresh_tokens SET sealed = NULL, sealed_until = NULL WHERE sealed IS NOT NULL AND grant_id IN ");
+    push_list(&mut sql, grants.iter().map(String::as_str));
+    sql.build().execute(conn).await?;
+    Ok(())
 }
 
 /// A token's row, and its client.

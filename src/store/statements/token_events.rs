@@ -3,6 +3,7 @@
 //! Noted last in its transaction, so that what was refused and undone leaves its trace all the same.
 
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use super::{Builder, Conn, count, families, word};
 use crate::model::access::Caller;
@@ -12,6 +13,9 @@ use crate::model::report::TokenName;
 use crate::model::token::{TokenEventKind, TokenEventView};
 use crate::model::{ClientId, IssuerId, SessionId, Timestamp};
 use crate::store::{AuditEntry, Context, Ending, Noticed, Seen, StoreError, TokenNotice};
+
+/// How often the same is put on the trail at most.
+const ON_TRAIL_EVERY: Duration = Duration::from_mins(1);
 
 /// What one transaction notices on its way.
 #[derive(Default)]
@@ -44,8 +48,10 @@ pub(super) async fn write(
     now: Timestamp,
 ) -> Result<(), StoreError> {
     for one in noticed {
-        if let Some(session) = &one.session {
-            counted(conn, issuer, session, one, now).await?;
+        let before = counted(conn, issuer, one, now).await?;
+        // The first of its kind in a while is on the trail; whoever repeats it is counted, and cannot fill the trail.
+        if before.is_some_and(|before| now < before.plus(ON_TRAIL_EVERY)) {
+            continue;
         }
         let detail = serde_json::json!({
             "kind": one.kind.as_str(), "client_id": one.client_id.as_str(), "session": one.session.as_ref().map(SessionId::as_str),
@@ -63,19 +69,28 @@ pub(super) async fn write(
     Ok(())
 }
 
-async fn counted(conn: &mut Conn, issuer: &IssuerId, session: &SessionId, one: &Noticed, now: Timestamp) -> Result<(), StoreError> {
+/// Counts it for its session, or what belongs to none for the issuer; answers when the last one of its kind was seen.
+async fn counted(conn: &mut Conn, issuer: &IssuerId, one: &Noticed, now: Timestamp) -> Result<Option<Timestamp>, StoreError> {
+    // No session has such an id.
+    let session = one.session.as_ref().map_or_else(|| format!("issuer {issuer}"), SessionId::to_string);
+    let before: Option<i64> = sqlx::query_scalar("SELECT last_at FROM token_events WHERE session_id = $1 AND kind = $2 AND client_id = $3")
+        .bind(&session)
+        .bind(one.kind.as_str())
+        .bind(one.client_id.as_str())
+        .fetch_optional(&mut *conn)
+        .await?;
     sqlx::query(
         "INSERT INTO token_events (issuer_id, session_id, kind, client_id, seen, last_at) VALUES ($1, $2, $3, $4, 1, $5)
          ON CONFLICT (session_id, kind, client_id) DO UPDATE SET seen = token_events.seen + 1, last_at = excluded.last_at",
     )
     .bind(issuer.as_str())
-    .bind(session.as_str())
+    .bind(&session)
     .bind(one.kind.as_str())
     .bind(one.client_id.as_str())
     .bind(now.millis())
     .execute(conn)
     .await?;
-    Ok(())
+    Ok(before.map(Timestamp::from_millis))
 }
 
 /// Notes what a door noticed about a token, in a transaction of its own.

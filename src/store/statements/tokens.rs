@@ -4,7 +4,7 @@ use super::cut_offs::{self, Known, Which};
 use super::{Builder, Conn, instant, policies, push_list};
 use crate::model::issuer::{AccessTokens, Age, Expiry, IssuerRecord};
 use crate::model::report::TokenName;
-use crate::model::token::{AccessClaims, GrantFact, Newest, SessionFact, TokenFacts, TokenKind, UnknownSession};
+use crate::model::token::{AccessClaims, GrantFact, Newest, SessionFact, TokenFacts, TokenKind, TokenPolicy, UnknownSession};
 use crate::model::{ClientId, IssuerId, Jti, Sid, Subject, Timestamp};
 use crate::store::{StoreError, TokenRecord};
 
@@ -56,7 +56,7 @@ const SESSION: &str = "s.id AS session_id, s.sid, s.sub AS session_sub, s.starte
 /// A refresh token with its grant, its client and its session. A token's grant is what its session's end revokes, so that a session found ended here and
 /// a grant found revoked say the same thing; both are looked at.
 const REFRESH: &str = "SELECT t.name, g.client_id, g.sub, g.offline, t.scope, t.issued_at, t.expires_at, t.superseded_at, g.revoked_at,
-       c.suspended_at, c.tokens AS policy, g.epoch AS token_epoch, g.session_id, s.sid, s.sub AS session_sub, s.started_at,
+       COALESCE(c.suspended_at, c.deleted_at) AS suspended_at, c.tokens AS policy, g.epoch AS token_epoch, g.session_id, s.sid, s.sub AS session_sub, s.started_at,
        s.expires_at AS session_expires_at, s.idle_expires_at AS session_idle_at, s.device_id, s.epoch AS session_epoch, s.ended_at,
        (SELECT n.name FROM newest_tokens AS n WHERE n.issuer_id = g.issuer_id AND n.client_id = g.client_id AND n.sub = g.sub AND n.kind = 'refresh') AS newest,
        (SELECT d.expires_at FROM denylist AS d WHERE d.issuer_id = g.issuer_id AND d.kind = 'sid' AND d.name = s.sid) AS denied_sid
@@ -68,7 +68,7 @@ const REFRESH: &str = "SELECT t.name, g.client_id, g.sub, g.offline, t.scope, t.
 
 /// A registered access token with the grant it was issued with, its client and its session.
 const ACCESS: &str = "SELECT t.name, t.client_id, t.sub, t.scope, t.aud, t.issued_at, t.expires_at, t.revoked_at AS token_revoked_at, g.revoked_at,
-       c.suspended_at, c.tokens AS policy, t.session_id, s.sid, s.sub AS session_sub, s.started_at,
+       COALESCE(c.suspended_at, c.deleted_at) AS suspended_at, c.tokens AS policy, t.session_id, s.sid, s.sub AS session_sub, s.started_at,
        s.expires_at AS session_expires_at, s.idle_expires_at AS session_idle_at, s.device_id, s.epoch AS session_epoch, s.ended_at,
        (SELECT CASE WHEN count(*) = count(p.ended_by) THEN max(p.ended_at) END FROM participants AS p
          WHERE p.session_id = t.session_id AND p.client_id = t.client_id AND (p.ended_at IS NULL OR p.ended_by IS NOT NULL)) AS parted_at,
@@ -81,7 +81,7 @@ const ACCESS: &str = "SELECT t.name, t.client_id, t.sub, t.scope, t.aud, t.issue
  WHERE t.issuer_id = ";
 
 /// What is known of an access token that nobody registered, by the session, the client and the names it says.
-const CLAIMED: &str = "SELECT c.suspended_at, c.tokens AS policy,
+const CLAIMED: &str = "SELECT COALESCE(c.suspended_at, c.deleted_at) AS suspended_at, c.tokens AS policy,
        (SELECT CASE WHEN count(*) = count(p.ended_by) THEN max(p.ended_at) END FROM participants AS p
          WHERE p.session_id = k.session_id AND p.client_id = k.client_id AND (p.ended_at IS NULL OR p.ended_by IS NOT NULL)) AS parted_at,
        (SELECT CASE WHEN count(*) = count(g.revoked_at) THEN max(g.revoked_at) END
@@ -101,7 +101,8 @@ pub(in crate::store) async fn refresh(
 ) -> Result<Option<TokenRecord>, StoreError> {
     let mut sql = named(REFRESH, &issuer.id, names);
     let Some(row): Option<Row> = sql.build_query_as().fetch_optional(&mut *conn).await? else { return Ok(None) };
-    let denied_jti = denied(conn, &issuer.id, row.jti().as_ref()).await?;
+    let jti = row.jti().or_else(|| names.iter().find_map(jti_of));
+    let denied_jti = denied(conn, &issuer.id, jti.as_ref()).await?;
     record(conn, issuer, TokenKind::Refresh, None, Row { denied_jti, ..row }).await.map(Some)
 }
 
@@ -166,13 +167,21 @@ pub(in crate::store) async fn claimed(conn: &mut Conn, issuer: &IssuerRecord, cl
         .bind(claims.jti.as_ref().map(Jti::as_str))
         .fetch_one(&mut *conn)
         .await?;
-    let session = session.unwrap_or_else(|| Row { sid: claims.sid.as_ref().map(|sid| sid.as_str().to_owned()), ..Row::default() });
+    let session = match session {
+        Some(session) => session,
+        None => Row {
+            sid: claims.sid.as_ref().map(|sid| sid.as_str().to_owned()),
+            session_sub: provider_sub(conn, &issuer.id, claims).await?,
+            ..Row::default()
+        },
+    };
+    let policy = known.policy.as_deref().map(policies::read_client).transpose()?;
     let row = Row {
         client_id: claims.client_id.as_ref().map(|client| client.as_str().to_owned()),
         sub: claims.sub.as_ref().map(|sub| sub.as_str().to_owned()),
         scope: claims.scope.clone(),
         issued_at: claims.issued_at.map(Timestamp::millis),
-        expires_at: Some(claims.expires_at.millis()),
+        expires_at: Some(capped(claims, policy.as_ref()).millis()),
         // Those issued after the last of its families was revoked belong to one that is not registered yet.
         revoked_at: known.revoked_at.filter(|at| claims.issued_at.is_none_or(|iat| iat.seconds() <= Timestamp::from_millis(*at).seconds())),
         suspended_at: known.suspended_at,
@@ -192,10 +201,17 @@ pub(in crate::store) async fn claimed(conn: &mut Conn, issuer: &IssuerRecord, cl
     Ok(record)
 }
 
+/// When it expires, and no later than its client's tokens may.
+fn capped(claims: &AccessClaims, policy: Option<&TokenPolicy>) -> Timestamp {
+    let longest = policy.and_then(|policy| policy.access_token_max).zip(claims.issued_at).map(|(max, iat)| iat.plus(max));
+    longest.map_or(claims.expires_at, |longest| longest.min(claims.expires_at))
+}
+
 /// How many sessions of one name are looked at: providers use a `sid` again after logout.
 const OF_ONE_NAME_MAX: i64 = 8;
 
-/// The session a token's `sid` means: by the name its client saw, else by the provider's; of several the latest that had begun when it was issued.
+/// The session a token's `sid` means: by the name its client saw, else by the provider's where it is the same person's; of several the latest that had
+/// begun when it was issued, else the first. Of a token that does not say when it was issued, one that ended: its name may have come back since.
 async fn session_of(conn: &mut Conn, issuer: &IssuerId, claims: &AccessClaims, sid: &Sid) -> Result<Option<Row>, StoreError> {
     let mut found = Vec::new();
     if let Some(client) = &claims.client_id {
@@ -203,20 +219,45 @@ async fn session_of(conn: &mut Conn, issuer: &IssuerId, claims: &AccessClaims, s
             "SELECT {SESSION} FROM sessions AS s WHERE s.id IN (SELECT p.session_id FROM participants AS p WHERE p.issuer_id = "
         ));
         sql.push_bind(issuer.as_str().to_owned()).push(" AND p.client_id = ").push_bind(client.as_str().to_owned());
-        sql.push(" AND p.sid = ").push_bind(sid.as_str().to_owned()).push(") ORDER BY s.created_at DESC, s.id DESC LIMIT ");
+        sql.push(" AND p.sid = ").push_bind(sid.as_str().to_owned());
+        if let Some(sub) = &claims.sub {
+            sql.push(" AND (p.sub IS NULL OR p.sub = ").push_bind(sub.as_str().to_owned()).push(")");
+        }
+        sql.push(") ORDER BY s.created_at DESC, s.id DESC LIMIT ");
         found = sql.push_bind(OF_ONE_NAME_MAX).build_query_as::<Row>().fetch_all(&mut *conn).await?;
     }
     if found.is_empty() {
         let mut sql = Builder::new(format!("SELECT {SESSION} FROM sessions AS s WHERE s.issuer_id = "));
         sql.push_bind(issuer.as_str().to_owned()).push(" AND s.sid = ").push_bind(sid.as_str().to_owned());
+        if let Some(sub) = &claims.sub {
+            sql.push(" AND (s.sub IS NULL OR s.sub = ").push_bind(sub.as_str().to_owned());
+            sql.push(" OR EXISTS (SELECT 1 FROM participants AS p WHERE p.session_id = s.id AND p.client_id = ");
+            sql.push_bind(claims.client_id.as_ref().map_or(String::new(), ClientId::to_string));
+            sql.push(" AND p.sub = ").push_bind(sub.as_str().to_owned()).push("))");
+        }
         sql.push(" ORDER BY s.created_at DESC, s.id DESC LIMIT ");
         found = sql.push_bind(OF_ONE_NAME_MAX).build_query_as::<Row>().fetch_all(conn).await?;
     }
-    let had_begun = |row: &&Row| {
-        let begun = row.started_at.map(|at| Timestamp::from_millis(at).seconds());
-        begun.zip(claims.issued_at).is_none_or(|(begun, iat)| begun <= iat.seconds())
+    let meant = match claims.issued_at {
+        Some(iat) => found.iter().find(|row| row.started_at.is_none_or(|at| Timestamp::from_millis(at).seconds() <= iat.seconds())),
+        None => found.iter().find(|row| row.ended_at.is_some()),
     };
-    Ok(found.iter().find(had_begun).or_else(|| found.first()).cloned())
+    Ok(meant.or_else(|| found.last()).cloned())
+}
+
+/// Whom a client's own name for a subject means at the provider, by the latest participation of that name.
+async fn provider_sub(conn: &mut Conn, issuer: &IssuerId, claims: &AccessClaims) -> Result<Option<String>, StoreError> {
+    let (Some(client), Some(sub)) = (&claims.client_id, &claims.sub) else { return Ok(None) };
+    let found: Option<Option<String>> = sqlx::query_scalar(
+        "SELECT s.sub FROM participants AS p JOIN sessions AS s ON s.id = p.session_id
+          WHERE p.issuer_id = $1 AND p.client_id = $2 AND p.sub = $3 ORDER BY p.joined_at DESC, p.id DESC LIMIT 1",
+    )
+    .bind(issuer.as_str())
+    .bind(client.as_str())
+    .bind(sub.as_str())
+    .fetch_optional(conn)
+    .await?;
+    Ok(found.flatten())
 }
 
 impl Row {
