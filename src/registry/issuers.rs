@@ -86,7 +86,8 @@ pub struct NewIssuer {
     #[serde(default)]
     #[schema(value_type = Option<UpstreamIntrospectionTerms>)]
     introspect_upstream: Said<UpstreamIntrospectionTerms>,
-    /// Where refresh tokens that were registered `sealed` are revoked too when they are revoked here; null for nowhere.
+    /// Where refresh tokens that were registered `sealed` are revoked too when they are revoked here; null for nowhere. Where it comes to lead elsewhere,
+    /// the tokens that are kept sealed, and the secrets of clients at the provider, are forgotten.
     #[serde(default)]
     #[schema(value_type = Option<EndpointTerms>)]
     revocation: Said<EndpointTerms>,
@@ -141,7 +142,8 @@ pub struct ChangedIssuer {
     #[serde(default)]
     #[schema(value_type = Option<UpstreamIntrospectionTerms>)]
     introspect_upstream: Said<UpstreamIntrospectionTerms>,
-    /// Where refresh tokens that were registered `sealed` are revoked too when they are revoked here; null for nowhere.
+    /// Where refresh tokens that were registered `sealed` are revoked too when they are revoked here; null for nowhere. Where it comes to lead elsewhere,
+    /// the tokens that are kept sealed, and the secrets of clients at the provider, are forgotten.
     #[serde(default)]
     #[schema(value_type = Option<EndpointTerms>)]
     revocation: Said<EndpointTerms>,

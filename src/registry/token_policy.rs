@@ -46,7 +46,8 @@ pub struct TokenTerms {
     /// How long its gateways keep an answer about a token, in seconds. Left out: nobody asks here about its access tokens, or it is not known.
     #[schema(maximum = 2_678_400)]
     gateway_cache_s: Option<u64>,
-    /// Its own secret at the provider, by which its refresh tokens are revoked there. Never shown; left out it stays, null removes it.
+    /// Its own secret at the provider, by which its refresh tokens are revoked there. Never shown; left out it stays, null removes it. It is
+    /// forgotten when the issuer's `revocation` comes to lead elsewhere.
     #[serde(default)]
     #[schema(value_type = Option<String>, write_only)]
     provider_client_secret: Said<String>,

@@ -6,7 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use logoutd::config::Mode;
 use logoutd::model::key::SigningAlg;
-use logoutd::token::generate;
+use logoutd::token::{generate, other_spelling};
 use serde_json::{Value, json};
 
 use crate::harness::api::send;
@@ -270,5 +270,67 @@ on_both_engines! {
         let whole = signed("rt-2");
         stage.provider.post("/v1/issuers/main/refresh-tokens", json!({"sid": "s-1", "client_id": "wiki", "token": whole})).await.expect(201);
         assert_eq!([status(&stage, &signed("rt-1")).await, status(&stage, &whole).await, status(&stage, &signed("at-1")).await], [401, 401, 200]);
+    }
+
+    async fn whoever_writes_a_token_in_the_other_way_its_signature_allows_has_the_same_token(database) {
+        let stage = stage(database).await;
+        let provider = Provider::open(&stage, json!({})).await;
+        let access = |more: Value| provider.access_token("wiki", &more);
+        let (revoked, ended, nameless) = (access(json!({})), access(json!({})), access(json!({"jti": null})));
+        let expires_at = stage.server.clock.now().plus(Duration::from_secs(300)).to_string();
+        for token in [&revoked, &ended] {
+            let body = json!({"sid": "s-1", "client_id": "wiki", "token": token, "expires_at": expires_at});
+            stage.provider.post("/v1/issuers/main/access-tokens", body).await.expect(201);
+        }
+        let both = async |token: &str| [status(&stage, token).await, status(&stage, &other_spelling(token).unwrap()).await];
+        assert_eq!([both(&revoked).await, both(&ended).await, both(&nameless).await], [[200, 200]; 3]);
+        for token in [&revoked, &nameless] {
+            assert_eq!(stage.provider.form("/main/revoke", &[("token", token)]).await.status, 200);
+            assert_eq!(both(token).await, [401, 401]);
+        }
+        assert_eq!(both(&ended).await, [200, 200]);
+        stage.logout(json!({"sid": "s-1"})).await;
+        assert_eq!(both(&ended).await, [401, 401]);
+    }
+
+    async fn a_session_name_that_comes_back_gives_no_token_of_its_first_holder_new_life(database) {
+        let stage = stage(database).await;
+        let provider = Provider::open(&stage, json!({})).await;
+        let (undated, dated) = (json!({"sub": "alice", "sid": "s-1", "iat": null}), json!({"sub": "alice", "sid": "s-1"}));
+        let tokens = [provider.access_token("wiki", &undated), provider.access_token("wiki", &dated)];
+        stage.server.advance(Duration::from_secs(5));
+        stage.logout(json!({"sid": "s-1"})).await;
+        stage.server.advance(Duration::from_secs(5));
+        let body = json!({"sub": "mallory", "started_at": stage.server.clock.now().to_string(), "participants": [{"client_id": "wiki"}]});
+        stage.provider.put("/v1/issuers/main/sessions/s-1", body).await.expect(201);
+        for token in &tokens {
+            assert_eq!(status(&stage, token).await, 401);
+        }
+        assert_eq!(status(&stage, &provider.access_token("wiki", &json!({"sub": "mallory", "sid": "s-1"}))).await, 200);
+    }
+
+    async fn a_token_that_names_its_subject_as_its_client_does_dies_with_the_person(database) {
+        let stage = stage(database).await;
+        let provider = Provider::open(&stage, json!({})).await;
+        let body = json!({"sub": "carol", "participants": [{"client_id": "wiki", "sub": "pairwise-of-carol"}]});
+        stage.provider.put("/v1/issuers/main/sessions/s-2", body).await.expect(201);
+        let token = provider.access_token("wiki", &json!({"sub": "pairwise-of-carol"}));
+        assert_eq!(status(&stage, &token).await, 200);
+        stage.server.advance(Duration::from_secs(5));
+        stage.logout(json!({"sub": "carol"})).await;
+        assert_eq!(status(&stage, &token).await, 401);
+    }
+
+    async fn what_nobody_registered_lives_no_longer_than_its_client_s_tokens_may_and_ends_with_the_client(database) {
+        let stage = stage(database).await;
+        let provider = Provider::open(&stage, json!({})).await;
+        stage.register("brief", "http://127.0.0.1:1/", json!({"tokens": {"access_token_max_s": 60}})).await;
+        let token = provider.access_token("brief", &json!({}));
+        let other = provider.access_token("shop", &json!({}));
+        assert_eq!([status(&stage, &token).await, status(&stage, &other).await], [200, 200]);
+        stage.server.advance(Duration::from_secs(61));
+        assert_eq!([status(&stage, &token).await, status(&stage, &other).await], [401, 200]);
+        stage.admin.delete("/v1/issuers/main/clients/shop").await.expect(204);
+        assert_eq!(status(&stage, &other).await, 401);
     }
 }

@@ -231,4 +231,26 @@ on_both_engines! {
         assert_eq!(stage.provider.form("/main/revoke", &[("token", "rt-2")]).await.status, 200);
         assert_eq!((revocations(&stage).await.len(), stage.admin.items("/v1/issuers/main/logouts").await.len()), (1, 1));
     }
+
+    async fn what_is_sealed_for_one_endpoint_is_forgotten_where_it_leads_elsewhere_and_where_nobody_has_to_be_told(database) {
+        let stage = Stage::set(database).await;
+        let provider = provider(&stage, json!({})).await;
+        let _wiki = signed_in(&stage, "rt-1").await;
+        stage.register("conf", "http://127.0.0.1:1/", json!({"tokens": {"provider_client_secret": "its-secret"}})).await;
+        let knows = async || {
+            let client = stage.admin.get("/v1/issuers/main/clients/conf").await.expect(200);
+            client["tokens"]["provider_client_secret_registered"].clone()
+        };
+        let revocation = json!({"revocation": {"endpoint": format!("http://{}/revoke", provider.address())}});
+        stage.admin.patch("/v1/issuers/main", revocation).await.expect(200);
+        assert_eq!((sealed(database).await, knows().await), (1, json!(true)), "it leads where it led");
+        stage.admin.patch("/v1/issuers/main", json!({"revocation": {"endpoint": "http://127.0.0.1:1/steal"}})).await.expect(200);
+        assert_eq!((sealed(database).await, knows().await), (0, json!(false)));
+
+        // The provider that ended it itself knows, and where there is no endpoint nobody is told.
+        registered(&stage, json!({"sid": "s-1", "client_id": "wiki", "token": "rt-2", "sealed": true})).await;
+        assert_eq!(sealed(database).await, 1);
+        stage.logout(json!({"sid": "s-1"})).await;
+        assert_eq!(sealed(database).await, 0);
+    }
 }
