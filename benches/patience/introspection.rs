@@ -8,7 +8,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use logoutd::token::digest_of_token;
 use serde_json::json;
+use sqlx::Connection as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -38,26 +40,65 @@ pub(crate) async fn run(number: impl Fn(&str, usize) -> usize, database_url: Opt
     let directory = tempfile::tempdir().unwrap();
     let url = database_url.unwrap_or_else(|| format!("sqlite://{}", directory.path().join("logoutd.db").display()));
     let service = Service::start(directory.path(), &url, &[]).await;
-    fill(&service.api(), settings.tokens).await;
+    fill(&service.api(), &url, settings.tokens).await;
     measure(&service, &settings).await;
     println!("resident: {} MiB", service.resident_mib());
     println!("{:?}", surroundings());
 }
 
-async fn fill(api: &Api, tokens: usize) {
+/// Sessions by reports; their tokens are written beside the service, a thousand a statement, since asking is measured here and not registering.
+async fn fill(api: &Api, database_url: &str, tokens: usize) {
     api.post("/v1/issuers", json!({"id": "main", "issuer": "https://id.example.com", "signing_algs": ["ES256"]})).await;
     api.send(reqwest::Method::PUT, "/v1/issuers/main/clients/wiki", Some(json!({}))).await;
     let began = micros();
-    api.report((0..tokens.div_ceil(PER_SESSION)).map(|n| json!({"sid": format!("s-{n}"), "sub": format!("user-{n}")}))).await;
+    let sessions = tokens.div_ceil(PER_SESSION);
+    api.report((0..sessions).map(|n| json!({"sid": format!("s-{n}"), "sub": format!("user-{n}")}))).await;
+    let mut database = Database::open(database_url).await;
+    let now = micros() / 1000;
     for first in (0..tokens).step_by(1000) {
-        let page: Vec<_> = (first..tokens.min(first + 1000))
-            .map(|n| json!({"sid": format!("s-{}", n / PER_SESSION), "client_id": "wiki", "token": token(n), "expires_at": "2099-01-01T00:00:00Z"}))
-            .collect();
-        api.post("/v1/issuers/main/refresh-tokens", json!({ "tokens": page })).await;
+        let (mut grants, mut rows) = (Vec::with_capacity(1000), Vec::with_capacity(1000));
+        for n in first..tokens.min(first + 1000) {
+            let (sid, digest) = (n / PER_SESSION, digest_of_token(token(n).as_bytes()));
+            grants.push(format!(
+                "('{n:026}', 'main', 'wiki', 'user-{sid}', (SELECT id FROM sessions WHERE issuer_id = 'main' AND sid = 's-{sid}'), FALSE, {now}, {now})"
+            ));
+            rows.push(format!("('{n:026}', 'main', 'sha256:{digest}', '{n:026}', {now}, {}, {now})", now + 86_400_000));
+        }
+        let (grants, rows) = (grants.join(", "), rows.join(", "));
+        database
+            .run(format!(
+                "INSERT INTO grants (id, issuer_id, client_id, sub, session_id, offline, begun_at, created_at) VALUES {grants};
+                 INSERT INTO refresh_tokens (id, issuer_id, name, grant_id, issued_at, expires_at, created_at) VALUES {rows}"
+            ))
+            .await;
     }
     let spent = (micros() - began) / 1_000_000;
-    println!("{tokens} refresh tokens of {} sessions registered in {spent} s", tokens.div_ceil(PER_SESSION));
-    assert!(api.introspect(&token(0)).await && !api.introspect("rt-nobody").await);
+    println!("{tokens} refresh tokens of {sessions} sessions written in {spent} s");
+    assert!(api.introspect(&token(0)).await && api.introspect(&token(tokens - 1)).await && !api.introspect("rt-nobody").await);
+}
+
+/// A connection beside the service.
+enum Database {
+    Sqlite(sqlx::SqliteConnection),
+    Postgres(sqlx::PgConnection),
+}
+
+impl Database {
+    async fn open(url: &str) -> Self {
+        if url.starts_with("sqlite:") {
+            Self::Sqlite(sqlx::SqliteConnection::connect(url).await.unwrap())
+        } else {
+            Self::Postgres(sqlx::PgConnection::connect(url).await.unwrap())
+        }
+    }
+
+    async fn run(&mut self, sql: String) {
+        let sql = sqlx::AssertSqlSafe(sql);
+        match self {
+            Self::Sqlite(connection) => drop(sqlx::raw_sql(sql).execute(connection).await.unwrap()),
+            Self::Postgres(connection) => drop(sqlx::raw_sql(sql).execute(connection).await.unwrap()),
+        }
+    }
 }
 
 fn token(n: usize) -> String {

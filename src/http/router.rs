@@ -87,7 +87,13 @@ fn frame() -> OpenApi {
         .schema(ProblemDocument::name(), ProblemDocument::schema())
         .schema(FieldError::name(), FieldError::schema())
         .security_scheme("bearer", scheme(HttpAuthScheme::Bearer, "An API token."))
-        .security_scheme("basic", scheme(HttpAuthScheme::Basic, "A client's `client_id` and `client_secret`, or an API token as the password under any user name."))
+        .security_scheme(
+            "basic",
+            scheme(
+                HttpAuthScheme::Basic,
+                "A client's `client_id` and `client_secret`, or an API token as the password under any user name.",
+            ),
+        )
         .build();
     let info = InfoBuilder::new()
         .title("logoutd")
