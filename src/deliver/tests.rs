@@ -202,7 +202,7 @@ impl House {
             })
         };
         let reports = subjects.iter().map(report).collect();
-        for reported in self.store.report(&issuer, reports, joining::RULES).await.unwrap() {
+        for reported in self.store.take_reports(&issuer, &Caller::itself(&issuer.id), reports, joining::RULES).await.unwrap().outcomes {
             reported.unwrap();
         }
     }

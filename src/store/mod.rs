@@ -46,7 +46,7 @@ use crate::model::issuer::{IssuerRecord, ProviderDocument};
 use crate::model::key::{KeyRecord, Sighting};
 use crate::model::lane::{Deal, LaneRecord};
 use crate::model::page::{Cursor, Listed, Page};
-use crate::model::report::{Report, ReportRefused, Reported, TokenName};
+use crate::model::report::{Report, TokenName};
 use crate::model::session::{SessionName, SessionView};
 use crate::model::token::{AccessClaims, TokenEventView};
 use crate::model::trigger::Trigger;
@@ -249,16 +249,6 @@ impl Store {
         rules: ReportRules,
     ) -> Result<Told, StoreError> {
         write!(self, reports::report((issuer.clone(), caller.clone(), reports, rules)))
-    }
-
-    /// The same, as the server itself, which is told what became of them and nothing beside.
-    pub async fn report(
-        &self,
-        issuer: &IssuerRecord,
-        reports: Vec<Report>,
-        rules: ReportRules,
-    ) -> Result<Vec<Result<Reported, ReportRefused>>, StoreError> {
-        Ok(self.take_reports(issuer, &Caller::itself(&issuer.id), reports, rules).await?.outcomes)
     }
 
     /// Puts a refresh token's successor in its place, if it may: one transaction, in which a reuse also commits its logout.

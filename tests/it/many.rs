@@ -14,7 +14,6 @@ use logoutd::model::trigger::{Except, Reason, Target, Trigger};
 use logoutd::model::{Digest, EventId};
 use logoutd::plan::activity::{Activity, activity};
 use logoutd::plan::effects::opening;
-use logoutd::plan::joining::RULES;
 use logoutd::store::{AuditFilter, CommitRefused, DeliveryFilter, EventFilter, Mode};
 
 use crate::harness::database::on_both_engines;
@@ -43,7 +42,7 @@ async fn crowd(bench: &Bench, people: usize) {
     });
     let reports: Vec<Report> = reports.collect();
     for page in reports.chunks(500) {
-        assert!(bench.store.report(&bench.issuer, page.to_vec(), RULES).await.unwrap().iter().all(Result::is_ok));
+        assert!(bench.take(page.to_vec()).await.iter().all(Result::is_ok));
     }
 }
 
@@ -173,7 +172,7 @@ on_both_engines! {
                 report.device.id = Some("kiosk".to_owned());
                 Report::Session(report)
             });
-            assert!(bench.store.report(&bench.issuer, reports.collect(), RULES).await.unwrap().iter().all(Result::is_ok));
+            assert!(bench.take(reports.collect()).await.iter().all(Result::is_ok));
         }
         bench.token("s-1-599", "wiki", details(1)).await.unwrap();
         let as_client = trigger(Target::ClientSub { client_id: client("wiki"), client_sub: sub("alice") }, Reason::Admin);

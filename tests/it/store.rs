@@ -169,7 +169,12 @@ impl Bench {
     }
 
     pub(crate) async fn report(&self, report: Report) -> Result<Reported, ReportRefused> {
-        self.store.report(&self.issuer, vec![report], RULES).await.unwrap().remove(0)
+        self.take(vec![report]).await.remove(0)
+    }
+
+    /// What became of each of these reports.
+    pub(crate) async fn take(&self, reports: Vec<Report>) -> Vec<Result<Reported, ReportRefused>> {
+        self.store.take_reports(&self.issuer, &admin(), reports, RULES).await.unwrap().outcomes
     }
 
     pub(crate) async fn login(&self, session: &str, who: &str, clients: &[&str]) {
@@ -542,7 +547,7 @@ on_both_engines! {
             Report::Session(login("s-1", "bob", vec![takes_part("wiki")])),
             Report::Session(login("s-3", "bob", vec![])),
         ];
-        let outcomes = bench.store.report(&bench.issuer, reports, RULES).await.unwrap();
+        let outcomes = bench.take(reports).await;
         assert!(outcomes[0].is_ok() && outcomes[2].is_ok());
         assert_eq!(outcomes[1].as_ref().unwrap_err(), &ReportRefused::OtherSubject);
         assert_eq!(bench.life("s-2").await, Life::Live);
