@@ -1,0 +1,33 @@
+// Walks every page, then looks for every name in them.
+
+import { mkdirSync, readdirSync } from 'node:fs';
+import { join, relative } from 'node:path';
+
+import { walk } from './walk.mjs';
+
+const [work, root, ...only] = process.argv.slice(2);
+let [passed, failed] = [0, 0];
+
+function say(what, complaints, detail = '') {
+  if (complaints.length === 0) passed += 1; else failed += 1;
+  console.log(`${complaints.length === 0 ? 'ok  ' : 'FAIL'} ${what}${detail}`);
+  for (const complaint of complaints) console.log(`     ${complaint.replaceAll('\n', '\n     ')}`);
+}
+
+function pages() {
+  const below = readdirSync(join(root, 'examples'), { recursive: true }).filter((name) => name.endsWith('.md') && !name.includes('node_modules'));
+  return ['README.md', ...below.sort().map((name) => join('examples', name))];
+}
+
+let number = 0;
+for (const name of pages()) {
+  if (only.length > 0 && !only.includes(name)) continue;
+  number += 1;
+  const place = join(work, String(number));
+  mkdirSync(place);
+  const { ran, notRun, complaints } = await walk(join(root, name), place, root);
+  say(relative(root, join(root, name)), complaints, `: ${ran} blocks run${notRun > 0 ? `, ${notRun} marked` : ''}`);
+}
+
+console.log(`${passed} passed, ${failed} failed`);
+process.exit(failed === 0 ? 0 : 1);
