@@ -10,6 +10,7 @@ const VARIABLE = [
   [/\b\d{10,13}\b/g, '<number>'],
   [/\b\d+(\.\d+)?(?= (ms|s|B|KiB|MiB|bytes)\b)/g, '<number>'],
   [/\b[0-9a-f]{16,64}\b/g, '<hex>'],
+  [/(?<=_ms":)\d+/g, '<number>'],
 ];
 
 /** None when it is what the page says; else the two, as they were compared. */

@@ -1,6 +1,6 @@
 // One page, from its first command to its last.
 
-import { chmodSync, mkdirSync, writeFileSync } from 'node:fs';
+import { chmodSync, mkdirSync, symlinkSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { dirname, join } from 'node:path';
 
@@ -58,6 +58,8 @@ function before(page) {
 async function sitDown(work, root, blocks) {
   const [directory, files] = [join(work, 'reader'), join(work, 'files')];
   for (const made of [directory, files]) mkdirSync(made, { recursive: true });
+  // The reader sits in a checkout, as far as the pages use one.
+  symlinkSync(join(root, 'examples'), join(directory, 'examples'));
   writeFileSync(join(files, 'cargo'), CARGO);
   writeFileSync(join(files, 'logoutd'), LOGOUTD);
   for (const program of ['cargo', 'logoutd']) chmodSync(join(files, program), 0o755);
@@ -69,7 +71,6 @@ async function sitDown(work, root, blocks) {
     LANG: 'C.UTF-8',
     TZ: 'UTC',
     COLUMNS: '160',
-    CHECKOUT: root,
     // Where a page says nothing it means port 8080, which may be taken here.
     LOGOUTD_HTTP__LISTEN: listen,
     LOGOUTD_URL: `http://${listen}`,
