@@ -3,6 +3,7 @@
 import { mkdirSync, readdirSync } from 'node:fs';
 import { join, relative } from 'node:path';
 
+import { checkNames } from './names.mjs';
 import { walk } from './walk.mjs';
 
 const [work, root, ...only] = process.argv.slice(2);
@@ -28,6 +29,9 @@ for (const name of pages()) {
   const { ran, notRun, complaints } = await walk(join(root, name), place, root);
   say(relative(root, join(root, name)), complaints, `: ${ran} blocks run${notRun > 0 ? `, ${notRun} marked` : ''}`);
 }
+
+const named = pages().filter((name) => only.length === 0 || only.includes(name)).map((name) => join(root, name));
+for (const [what, complaints] of await checkNames(named, work, root)) say(what, complaints);
 
 console.log(`${passed} passed, ${failed} failed`);
 process.exit(failed === 0 ? 0 : 1);
