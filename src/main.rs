@@ -10,7 +10,11 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("logoutd: {error:#}");
-            error.downcast_ref::<cli::Error>().map_or(ExitCode::FAILURE, cli::Error::exit_code)
+            let Some(error) = error.downcast_ref::<cli::Error>() else { return ExitCode::FAILURE };
+            if !error.advice().is_empty() {
+                eprintln!("{}", error.advice());
+            }
+            error.exit_code()
         }
     }
 }

@@ -3,19 +3,27 @@
 //! Owns the arguments and what is printed. Never decides anything a caller of the HTTP API could not decide, and never opens the database but to migrate
 //! it. Standard output carries the result alone, so that a script can take it; everything else goes to standard error.
 
-mod client;
+mod asking;
+mod error;
 mod keys;
+mod output;
+mod plain;
+mod refusal;
+mod server;
 mod token;
 
 use std::ffi::OsString;
-use std::io::Write as _;
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+use self::asking::{Asking, Family};
+pub use self::error::Error;
+use self::output::{Output, print};
+pub use self::refusal::Refusal;
+use self::server::Server;
 use crate::app;
-use crate::config::{Arguments, Config, LogFormat, LogLevel, Mistakes, Mode, Secret};
+use crate::config::{Arguments, Config, LogFormat, LogLevel, Mode, Secret};
 use crate::observe::logging;
 use crate::seams::Entropy;
 
@@ -36,11 +44,9 @@ enum Command {
     /// Bring the database to this version's schema
     Migrate(ServeArgs),
     /// API tokens
-    #[command(subcommand)]
-    Token(token::Command),
+    Token(Family<token::Command>),
     /// Signing keys, and the key they are sealed with
-    #[command(subcommand)]
-    Keys(keys::Command),
+    Keys(Family<keys::Command>),
 }
 
 /// Where settings come from. Every other setting is in the file or in the environment.
@@ -64,91 +70,6 @@ impl From<ServeArgs> for Arguments {
     }
 }
 
-/// Why a command failed.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The configuration has mistakes.
-    #[error(transparent)]
-    Config(#[from] Mistakes),
-    /// The server or the migration failed.
-    #[error(transparent)]
-    App(#[from] app::Error),
-    /// A variable the command needs is not set, or is not what it should be.
-    #[error("{name} {why}")]
-    Variable {
-        /// Its name.
-        name: &'static str,
-        /// What is wrong with it.
-        why: &'static str,
-    },
-    /// The server could not be asked.
-    #[error("{url} could not be asked")]
-    Unreachable {
-        /// What was asked.
-        url: String,
-        /// Why not.
-        source: reqwest::Error,
-    },
-    /// The server refused.
-    #[error("the server answered {status}: {detail}")]
-    Refused {
-        /// The HTTP status.
-        status: u16,
-        /// Its problem document, in a sentence.
-        detail: String,
-    },
-    /// The server answered something that is no answer to this.
-    #[error("the server's answer is not what this version understands")]
-    Misunderstood,
-    /// A file could not be read.
-    #[error("{} cannot be read", path.display())]
-    File {
-        /// Which.
-        path: PathBuf,
-        /// Why not.
-        source: std::io::Error,
-    },
-    /// The command was used wrongly.
-    #[error("{why}")]
-    Misuse {
-        /// In which way.
-        why: &'static str,
-    },
-    /// Relying parties do not find a key that signs.
-    #[error("relying parties may refuse what is signed here: {why}")]
-    NotFound {
-        /// Why.
-        why: String,
-    },
-    /// Not everything was sealed anew.
-    #[error("{left} secrets are not sealed with the current key: repeat, and keep the previous key")]
-    Left {
-        /// How many.
-        left: u64,
-    },
-    /// The result could not be written.
-    #[error("the result could not be written")]
-    Output(#[from] std::io::Error),
-}
-
-impl Error {
-    /// 2 when the command was used wrongly, 1 when it failed.
-    pub fn exit_code(&self) -> ExitCode {
-        match self {
-            Self::Variable { .. } | Self::Misuse { .. } => ExitCode::from(2),
-            Self::Config(_)
-            | Self::App(_)
-            | Self::Unreachable { .. }
-            | Self::Refused { .. }
-            | Self::Misunderstood
-            | Self::File { .. }
-            | Self::NotFound { .. }
-            | Self::Left { .. }
-            | Self::Output(_) => ExitCode::FAILURE,
-        }
-    }
-}
-
 /// The environment of the process, as the configuration and the commands read it.
 pub type Variables = Vec<(String, String)>;
 
@@ -163,8 +84,20 @@ pub async fn run(cli: Cli, variables: Variables) -> Result<(), Error> {
         Command::Serve(args) => serve(&args.into(), variables).await,
         Command::CheckConfig(args) => check_config(&args.into(), variables),
         Command::Migrate(args) => migrate(&args.into(), variables).await,
-        Command::Token(token::Command::Create(args)) => token::create(args, &variables).await,
-        Command::Keys(command) => keys::run(command, &variables).await,
+        Command::Token(family) => token::run(family.command, &Desk::of(&family.asking, &variables)?).await,
+        Command::Keys(family) => keys::run(family.command, &Desk::of(&family.asking, &variables)?).await,
+    }
+}
+
+/// What a command that asks the server works with.
+struct Desk {
+    server: Server,
+    out: Output,
+}
+
+impl Desk {
+    fn of(asking: &Asking, variables: &Variables) -> Result<Self, Error> {
+        Ok(Self { server: Server::of(asking, variables)?, out: Output::of(asking, variables) })
     }
 }
 
@@ -204,11 +137,6 @@ fn start_logging(config: &Config) {
         LogLevel::Trace => logging::Level::TRACE,
     };
     logging::init(format, level);
-}
-
-/// One line of the result. A reader that has gone away is an error and not a panic.
-fn print(line: &str) -> Result<(), Error> {
-    Ok(writeln!(std::io::stdout().lock(), "{line}")?)
 }
 
 #[cfg(test)]

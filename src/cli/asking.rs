@@ -1,0 +1,51 @@
+//! What every command takes that asks the server: where it is, and how to print what it says.
+
+use clap::{Args, Subcommand};
+
+/// How a command reaches the server, and how it prints the answer.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Asking the server")]
+pub(super) struct Asking {
+    /// Where the server is; else LOGOUTD_URL says it, else it is <http://127.0.0.1:8080>
+    #[arg(long, value_name = "URL", global = true)]
+    pub(super) url: Option<String>,
+    /// Print what the server answers, as JSON, and nothing else
+    #[arg(long, global = true)]
+    pub(super) json: bool,
+}
+
+pub(super) const AFTER_HELP: &str = "Environment:
+  LOGOUTD_URL         where the server is
+  LOGOUTD_TOKEN       the API token to present there, or
+  LOGOUTD_TOKEN_FILE  a file that holds it; never an argument, since others see arguments
+  LOGOUTD_CA_FILE     certificates in PEM to trust beside the system's
+
+Exit status: 0 done, 1 failed, 2 used wrongly.";
+
+/// Commands of one noun.
+#[derive(Debug, Args)]
+#[command(after_help = AFTER_HELP, arg_required_else_help = true)]
+pub(super) struct Family<C: Subcommand> {
+    #[command(flatten)]
+    pub(super) asking: Asking,
+    #[command(subcommand)]
+    pub(super) command: C,
+}
+
+/// One command that asks the server.
+#[derive(Debug, Args)]
+#[command(after_help = AFTER_HELP)]
+pub(super) struct Lone<A: Args> {
+    #[command(flatten)]
+    pub(super) asking: Asking,
+    #[command(flatten)]
+    pub(super) args: A,
+}
+
+/// How much of a list is wanted.
+#[derive(Clone, Copy, Debug, Args)]
+pub(super) struct Bound {
+    /// How many items at most; page after page is fetched until then
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(super) limit: u32,
+}
