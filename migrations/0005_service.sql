@@ -8,7 +8,24 @@
 
 -- Whom erasing made nobody.
 
--- What a restored database cannot know.
+-- What a restored database cannot know: what happened between its backup and its first start. While one is open, tokens from before its end are not
+-- good unless their session was reported since, or, with a sid, was in a list of the provider's that was made since.
+CREATE TABLE gaps (
+    id         TEXT   PRIMARY KEY,
+    issuer_id  TEXT   NOT NULL REFERENCES issuers (id),
+    begins_at  BIGINT NOT NULL,
+    ends_at    BIGINT NOT NULL,
+    cause      TEXT   NOT NULL CHECK (cause IN ('restore', 'operator')),
+    created_at BIGINT NOT NULL,
+    listed_at  BIGINT,
+    closed_at  BIGINT,
+    closed_by  TEXT   CHECK (closed_by IN ('operator', 'provider')),
+    CHECK (begins_at <= ends_at),
+    CHECK ((closed_at IS NULL) = (closed_by IS NULL))
+);
+CREATE INDEX gaps_open ON gaps (issuer_id, id) WHERE closed_at IS NULL;
+CREATE INDEX gaps_closed ON gaps (closed_at) WHERE closed_at IS NOT NULL;
+CREATE INDEX gaps_listed ON gaps (issuer_id, created_at, id);
 
 -- What somebody must look at, and whether he was told.
 

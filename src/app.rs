@@ -3,6 +3,7 @@
 //! Owns which part is given to which, and what ends before what. Never decides anything else. A stop goes from the outside to the inside: no more
 //! connections, requests under way are answered, attempts under way are finished and their outcomes written, then the database is closed.
 
+pub mod copies;
 mod listener;
 mod patience;
 mod sealing_key;
@@ -34,9 +35,10 @@ use crate::lifecycle::{Ended, Running, Signals, Stop, Tasks};
 use crate::model::ReplicaId;
 use crate::model::check::CheckProfile;
 use crate::observe::metrics::Handle;
-use crate::observe::{self, Started, Stopped};
+use crate::observe::{self, GapOpened, Started, Stopped};
 use crate::plan::lane::Share;
 use crate::seams::{Clock, Entropy};
+use crate::store::copies::CopyError;
 use crate::store::{Keep, OpenError, Store, StoreError, StoreSettings};
 use crate::token::{Keyring, digest_of_token};
 use crate::upkeep::{self, Tools};
@@ -59,6 +61,15 @@ pub enum Error {
     /// The database could not be asked.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A database could not be copied.
+    #[error(transparent)]
+    Copy(#[from] CopyError),
+    /// PostgreSQL looks after its own backups.
+    #[error(
+        "PostgreSQL is backed up and restored by its own tools, such as pg_dump: after a restore, let `logoutd gap open ISSUER --since TIME` say up to \
+         when the database knows what happened"
+    )]
+    NotOurs,
     /// There is no sealing key to go on with.
     #[error(transparent)]
     SealingKey(#[from] KeyError),
@@ -123,6 +134,9 @@ impl Server {
         let keeper = TaskTracker::new();
         let store = Store::open(&store_settings(&config), clock.clone(), entropy.clone(), &keeper).await?;
         let sealing = Arc::new(sealing_key::sealing_key(&config, &store, &entropy).await?);
+        for gap in store.open_gaps_after_restore().await? {
+            GapOpened { issuer: &gap.issuer, since: gap.begins_at, until: gap.ends_at }.emit();
+        }
         let egress = Arc::new(Egress::new(egress_config(&config, names))?);
         let (socket, address) = bind(config.http.listen).await?;
         let metrics_socket = match config.http.metrics_listen {

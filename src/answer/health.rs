@@ -37,6 +37,17 @@ pub struct Health {
 
 const OK: Json<Health> = Json(Health { status: "ok" });
 
+/// A server's word about the work it can do.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Readiness {
+    /// `ok`.
+    status: &'static str,
+    /// How many gaps are open: stretches of time of which a restored database knows nothing, so that tokens from before are inactive. Absent when none
+    /// is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    open_gaps: Option<u64>,
+}
+
 /// Whether the process is alive. Asks nobody.
 #[utoipa::path(get, path = "/healthz", tag = "public", responses((status = 200, description = "It is", body = Health)))]
 pub async fn healthz() -> Json<Health> {
@@ -49,11 +60,11 @@ pub async fn healthz() -> Json<Health> {
     path = "/readyz",
     tag = "public",
     responses(
-        (status = 200, description = "It can", body = Health),
+        (status = 200, description = "It can", body = Readiness),
         (status = 503, description = "unavailable; the detail names what is missing", content_type = "application/problem+json", body = ProblemDocument),
     )
 )]
-pub async fn readyz(State(app): State<AppState>) -> Result<Json<Health>, Problem> {
+pub async fn readyz(State(app): State<AppState>) -> Result<Json<Readiness>, Problem> {
     app.store.ping().await.map_err(|error| not_ready("the database does not answer").caused_by(error))?;
     if !keys_can_be_read(&app).await? {
         return Err(not_ready("a signing key cannot be read"));
@@ -61,7 +72,8 @@ pub async fn readyz(State(app): State<AppState>) -> Result<Json<Health>, Problem
     if !moves(*app.pulse.borrow(), app.clock.now(), app.settings.pulse_age_max) {
         return Err(not_ready("the courier does not move"));
     }
-    Ok(OK)
+    let open_gaps = Some(app.store.open_gaps().await?).filter(|open| *open > 0);
+    Ok(Json(Readiness { status: "ok", open_gaps }))
 }
 
 fn not_ready(why: &'static str) -> Problem {

@@ -337,6 +337,7 @@ mod tests {
                 newest: Newest::NotAsked,
                 grant: GrantFact::Bound(SessionFact::Live { started_at: T, epoch: 0, over_at: None }),
                 cut_offs: Vec::new(),
+                gap: None,
             },
         }
     }

@@ -46,7 +46,7 @@ pub enum KeyError {
         path: PathBuf,
     },
     /// Its secrets were sealed with another key.
-    #[error("the database was begun with another sealing key")]
+    #[error("the database was begun with another sealing key: put that one back; to change it, name it as sealing_key_previous as well")]
     Other(#[source] Unsealable),
     /// The database could not be asked.
     #[error(transparent)]
@@ -66,10 +66,7 @@ pub(super) async fn sealing_key(config: &Config, store: &Store, entropy: &Entrop
             None => return Err(KeyError::Missing { path: path.clone() }),
         },
     };
-    let key = match &config.sealing_key_previous {
-        Some(octets) => key.beside(SealingKey::from_file(octets.octets()).map_err(malformed)?),
-        None => key,
-    };
+    let key = beside_previous(config, key)?;
     let first = store.meta_once(CANARY, &STANDARD.encode(key.canary())).await?;
     let by = key.check_canary(&decoded(&first)?).map_err(KeyError::Other)?;
     let root = match (store.meta(DIGEST_ROOT).await?, by) {
@@ -82,6 +79,22 @@ pub(super) async fn sealing_key(config: &Config, store: &Store, entropy: &Entrop
         Some(root) => key.with_digest_root(&decoded(&root)?).map_err(KeyError::Other),
         None => Ok(key),
     }
+}
+
+/// Whether the key that is configured, or in the file beside the database, is the one that a database with this canary was begun with. Makes nothing.
+pub(super) fn check(config: &Config, canary: &str) -> Result<(), KeyError> {
+    let key = match &config.sealing_key {
+        config::SealingKey::Given(octets) => SealingKey::from_file(octets.octets()).map_err(malformed)?,
+        config::SealingKey::BesideDatabase(path) => read(path)?.ok_or_else(|| KeyError::Missing { path: path.clone() })?,
+    };
+    beside_previous(config, key)?.check_canary(&decoded(canary)?).map(drop).map_err(KeyError::Other)
+}
+
+fn beside_previous(config: &Config, key: SealingKey) -> Result<SealingKey, KeyError> {
+    Ok(match &config.sealing_key_previous {
+        Some(octets) => key.beside(SealingKey::from_file(octets.octets()).map_err(malformed)?),
+        None => key,
+    })
 }
 
 fn decoded(text: &str) -> Result<Vec<u8>, KeyError> {

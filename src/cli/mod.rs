@@ -1,9 +1,10 @@
 //! The command line: a server to start, a configuration to check, and a client of the HTTP API.
 //!
 //! Owns the arguments and what is printed. Never decides anything a caller of the HTTP API could not decide, and never opens the database but to migrate
-//! it. Standard output carries the result alone, so that a script can take it; everything else goes to standard error.
+//! it, copy it, put a copy in its place or move it. Standard output carries the result alone, so that a script can take it; everything else goes to standard error.
 
 mod asking;
+mod copies;
 mod error;
 mod keys;
 mod output;
@@ -43,6 +44,10 @@ enum Command {
     CheckConfig(ServeArgs),
     /// Bring the database to this version's schema
     Migrate(ServeArgs),
+    /// Copy a SQLite database, whether or not a server uses it
+    Backup(copies::BackupArgs),
+    /// Put a backup where the database belongs, while no server runs
+    Restore(copies::RestoreArgs),
     /// API tokens
     Token(Family<token::Command>),
     /// Signing keys, and the key they are sealed with
@@ -84,6 +89,8 @@ pub async fn run(cli: Cli, variables: Variables) -> Result<(), Error> {
         Command::Serve(args) => serve(&args.into(), variables).await,
         Command::CheckConfig(args) => check_config(&args.into(), variables),
         Command::Migrate(args) => migrate(&args.into(), variables).await,
+        Command::Backup(args) => copies::back_up(args, variables).await,
+        Command::Restore(args) => copies::restore(args, variables).await,
         Command::Token(family) => token::run(family.command, &Desk::of(&family.asking, &variables)?).await,
         Command::Keys(family) => keys::run(family.command, &Desk::of(&family.asking, &variables)?).await,
     }

@@ -7,7 +7,7 @@ use crate::lifecycle::Stop;
 use crate::model::delivery::DeliveryState;
 use crate::model::event::Counts;
 use crate::model::lane::LaneRecord;
-use crate::observe::{Gauges, LanesCounted};
+use crate::observe::{GapsCounted, Gauges, LanesCounted};
 use crate::store::{Census, Store, StoreError};
 
 /// How often everything is counted.
@@ -40,6 +40,7 @@ pub async fn keep_count(store: Store, stop: Stop) {
 async fn count(store: &Store) -> Result<(Gauges, LanesCounted, Duration), StoreError> {
     let begun = store.now().await?;
     let Census { enqueued, by_state, oldest_pending } = store.census().await?;
+    GapsCounted { open: store.open_gaps().await? }.emit();
     let now = store.now().await?;
     let gauges = Gauges { enqueued, counts: counts(&by_state), oldest_pending: oldest_pending.map(|at| now.since(at)) };
     Ok((gauges, lanes(&store.lane_records().await?), now.since(begun)))

@@ -89,6 +89,8 @@ codes! {
     UnknownDenial = NOT_FOUND, "unknown-denial", "There is no such entry of the denylist";
     /// No such ordered cut-off.
     UnknownCutOff = NOT_FOUND, "unknown-cut-off", "There is no such ordered cut-off";
+    /// No such open gap.
+    UnknownGap = NOT_FOUND, "unknown-gap", "There is no such open gap";
     /// The issuer's subjects have no secrets.
     NoSubjectSecrets = NOT_FOUND, "no-subject-secrets", "The issuer's subjects have no secrets";
     /// The route has other methods.
@@ -115,6 +117,8 @@ codes! {
     CannotBeTold = CONFLICT, "cannot-be-told", "The client cannot be told";
     /// The issuer has as many ordered cut-offs as it may.
     TooManyCutOffs = CONFLICT, "too-many-cut-offs", "There are too many ordered cut-offs";
+    /// The issuer has as many open gaps as it may.
+    TooManyGaps = CONFLICT, "too-many-gaps", "There are too many open gaps";
     /// The client is suspended.
     ClientSuspended = CONFLICT, "client-suspended", "The client is suspended";
     /// `If-Match` names another version.
@@ -180,6 +184,8 @@ impl Code {
             | Self::UnknownKey
             | Self::UnknownDenial
             | Self::UnknownCutOff
+            | Self::UnknownGap
+            | Self::TooManyGaps
             | Self::NoSubjectSecrets
             | Self::TooManyCutOffs
             | Self::KeyNotPublished

@@ -19,6 +19,7 @@ use crate::model::audit::Act;
 use crate::model::client::{Claims, OnExpiry, ServerName, TokenTyp};
 use crate::model::delivery::{Class, DeliveryKind, DeliveryState, SettledReason};
 use crate::model::event::{EventState, ProviderTold};
+use crate::model::gap::{GapCause, GapClosedBy};
 use crate::model::ids::IDENTIFIER_CHARS_MAX;
 use crate::model::issuer::{AccessTokenTyp, Expiry, PublishedAt, RelayToken, UpstreamMode, WhenAway};
 use crate::model::key::{KeyOrigin, KeyState, SigningAlg};
@@ -27,8 +28,8 @@ use crate::model::session::Life;
 use crate::model::token::{OverLimit, ReuseScope, Rotate, TokenEventKind, TokenKind};
 use crate::model::trigger::Reason;
 use crate::model::{
-    Alias, ApiTokenId, AuditId, ClientId, CutOffId, DeliveryId, DenialId, Digest, EventId, Issuer, IssuerId, Jti, Malformed, ProviderKey,
-    Sid, Subject, Timestamp, WorkId,
+    Alias, ApiTokenId, AuditId, ClientId, CutOffId, DeliveryId, DenialId, Digest, EventId, GapId, Issuer, IssuerId, Jti, Malformed,
+    ProviderKey, Sid, Subject, Timestamp, WorkId,
 };
 
 /// A type whose wire form is a string.
@@ -156,8 +157,8 @@ macro_rules! written {
 }
 
 written!(strings: Subject Sid ClientId ProviderKey Alias Jti IssuerId Issuer ServerName);
-written!(words: AccessTokenTyp WhenAway Rotate ReuseScope OverLimit TokenKind TokenEventKind Role Failure OutcomeClass Act Claims TokenTyp OnExpiry Expiry PublishedAt UpstreamMode RelayToken PresetName BodyKind AuthKind ClientAuth Method ProviderTold DeliveryKind DeliveryState Class SettledReason EventState KeyState KeyOrigin SigningAlg Life Reason);
-written!(ids: EventId DeliveryId ApiTokenId AuditId WorkId CutOffId DenialId);
+written!(words: AccessTokenTyp WhenAway Rotate ReuseScope OverLimit TokenKind TokenEventKind Role Failure OutcomeClass Act Claims TokenTyp OnExpiry Expiry PublishedAt UpstreamMode RelayToken PresetName BodyKind AuthKind ClientAuth Method ProviderTold DeliveryKind DeliveryState Class SettledReason EventState GapCause GapClosedBy KeyState KeyOrigin SigningAlg Life Reason);
+written!(ids: EventId DeliveryId ApiTokenId AuditId WorkId CutOffId DenialId GapId);
 
 impl Written for Timestamp {
     fn read(text: &str) -> Result<Self, Malformed> {
@@ -239,6 +240,9 @@ pub mod text {
         WorkId = model::WorkId;
         CutOffId = model::CutOffId;
         DenialId = model::DenialId;
+        GapId = model::GapId;
+        GapCause = model::gap::GapCause;
+        GapClosedBy = model::gap::GapClosedBy;
         AccessTokenTyp = model::issuer::AccessTokenTyp;
         WhenAway = model::issuer::WhenAway;
         Rotate = model::token::Rotate;

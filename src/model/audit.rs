@@ -42,6 +42,10 @@ words! {
         CutOffOrdered = "cut_off_ordered",
         /// An ordered cut-off was removed.
         CutOffLifted = "cut_off_lifted",
+        /// A gap was opened: what happened in it is not known.
+        GapOpened = "gap_opened",
+        /// A gap was closed.
+        GapClosed = "gap_closed",
         /// The secret of a subject was changed.
         SubjectSecretBumped = "subject_secret_bumped",
         /// A delivery was opened again.

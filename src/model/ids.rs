@@ -207,7 +207,21 @@ macro_rules! read_back {
     )* };
 }
 
-read_back!(SessionId, ParticipantId, GrantId, EventId, DeliveryId, AttemptId, ApiTokenId, AuditId, WorkId, CutOffId, DenialId, ReplicaId);
+read_back!(
+    SessionId,
+    ParticipantId,
+    GrantId,
+    EventId,
+    DeliveryId,
+    AttemptId,
+    ApiTokenId,
+    AuditId,
+    WorkId,
+    CutOffId,
+    DenialId,
+    GapId,
+    ReplicaId
+);
 
 internal_id! {
     /// A session's row.
@@ -232,6 +246,8 @@ internal_id! {
     CutOffId;
     /// An entry of the denylist.
     DenialId;
+    /// A gap.
+    GapId;
     /// A work: what is done page by page.
     WorkId;
     /// An audit record.

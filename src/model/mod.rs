@@ -14,6 +14,7 @@ pub mod delivery;
 pub mod denial;
 pub mod effects;
 pub mod event;
+pub mod gap;
 pub mod ids;
 pub mod issuer;
 pub mod key;
@@ -30,7 +31,7 @@ pub mod token;
 pub mod trigger;
 
 pub use ids::{
-    AccessTokenId, Alias, ApiTokenId, AttemptId, AuditId, ClientId, CutOffId, DeliveryId, DenialId, Digest, EventId, GrantId, Id, Issuer,
-    IssuerId, Jti, Malformed, ParticipantId, ProviderKey, RefreshTokenId, ReplicaId, SessionId, Sid, Subject, WorkId,
+    AccessTokenId, Alias, ApiTokenId, AttemptId, AuditId, ClientId, CutOffId, DeliveryId, DenialId, Digest, EventId, GapId, GrantId, Id,
+    Issuer, IssuerId, Jti, Malformed, ParticipantId, ProviderKey, RefreshTokenId, ReplicaId, SessionId, Sid, Subject, WorkId,
 };
 pub use time::Timestamp;

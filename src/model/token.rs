@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::cut_off::CutOff;
+use super::gap::GapFact;
 use super::key::words;
 use super::{ClientId, Jti, Sid, Subject, Timestamp};
 
@@ -194,6 +195,8 @@ pub struct TokenFacts {
     pub newest: Newest,
     /// What its life hangs on.
     pub grant: GrantFact,
+    /// What an open gap of its issuer's means for it; none where none is open.
+    pub gap: Option<GapFact>,
     /// The cut-offs whose scope it falls into.
     pub cut_offs: Vec<CutOff>,
 }

@@ -705,6 +705,44 @@ impl Started<'_> {
     }
 }
 
+/// A database was started that had been restored from a backup.
+#[derive(Debug)]
+pub struct GapOpened<'a> {
+    /// At which issuer.
+    pub issuer: &'a IssuerId,
+    /// When the backup was taken.
+    pub since: Timestamp,
+    /// When what was restored was started.
+    pub until: Timestamp,
+}
+
+impl GapOpened<'_> {
+    /// Tells it.
+    pub fn emit(&self) {
+        let Self { issuer, since, until } = self;
+        warn!(
+            %issuer, %since, %until,
+            "the database was restored from a backup, and logouts may be missing: tokens from before are inactive until their sessions are reported \
+             again, the provider lists what lives, or an operator closes the gap"
+        );
+    }
+}
+
+/// The gaps that are open were counted.
+#[derive(Debug)]
+pub struct GapsCounted {
+    /// How many, at all issuers.
+    pub open: u64,
+}
+
+impl GapsCounted {
+    /// Sets the gauge.
+    #[expect(clippy::cast_precision_loss, reason = "a gauge is a float; counts below 2^53 are exact")]
+    pub fn emit(&self) {
+        gauge!(names::GAPS_OPEN).set(self.open as f64);
+    }
+}
+
 /// The server is at its end.
 #[derive(Debug)]
 pub enum Stopped {

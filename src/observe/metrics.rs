@@ -89,6 +89,7 @@ pub(super) const REQUEST_DURATION: &str = "logoutd_request_duration_seconds";
 pub(super) const REQUESTS_FAILED: &str = "logoutd_requests_failed_total";
 pub(super) const STORE_FAILURES: &str = "logoutd_store_failures_total";
 pub(super) const AUTHENTICATION_FAILURES: &str = "logoutd_authentication_failures_total";
+pub(super) const GAPS_OPEN: &str = "logoutd_gaps_open";
 pub(super) const INFO: &str = "logoutd_info";
 pub(super) const KEY_ALARMS: &str = "logoutd_key_alarms_total";
 pub(super) const ENQUEUED: &str = "logoutd_deliveries_enqueued";
@@ -127,6 +128,7 @@ fn describe() {
     describe_counter!(REQUESTS_FAILED, "Requests answered with a 5xx that is our fault.");
     describe_counter!(STORE_FAILURES, "Statements or commits that failed, by kind.");
     describe_counter!(AUTHENTICATION_FAILURES, "Requests whose caller could not be told, by reason.");
+    describe_gauge!(GAPS_OPEN, "Gaps of restored databases in which nobody knows what happened, and which nobody has closed yet.");
     describe_gauge!(INFO, "1, with the version of this server and of its database.");
     describe_gauge!(ENQUEUED, "Deliveries in the database.");
     describe_gauge!(DELIVERIES, "Deliveries in the database, by state.");

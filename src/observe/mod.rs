@@ -8,8 +8,8 @@ pub mod logging;
 pub mod metrics;
 
 pub use events::{
-    AccessTokenRead, AttemptMade, AuthenticationFailed, CertificateNear, CertificatesSeen, CheckOutcome, DeliverySettled, Gauges,
-    GroupCommitted, HorizonNear, KeyAlarm, KeyPassed, KeyTrouble, LaneClosed, LaneOpened, LaneParked, LanesCounted, LeaseLost,
-    LogoutCommitted, LogoutTokenReceived, Method, ReadOutcome, Refusal, RequestChecked, RequestFailed, RequestServed, Started, Stopped,
-    StoreFailed, StoreFault, TokenEventSeen, TokenOutcome, WorkAdvanced,
+    AccessTokenRead, AttemptMade, AuthenticationFailed, CertificateNear, CertificatesSeen, CheckOutcome, DeliverySettled, GapOpened,
+    GapsCounted, Gauges, GroupCommitted, HorizonNear, KeyAlarm, KeyPassed, KeyTrouble, LaneClosed, LaneOpened, LaneParked, LanesCounted,
+    LeaseLost, LogoutCommitted, LogoutTokenReceived, Method, ReadOutcome, Refusal, RequestChecked, RequestFailed, RequestServed, Started,
+    Stopped, StoreFailed, StoreFault, TokenEventSeen, TokenOutcome, WorkAdvanced,
 };

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::time::{Coverage, covers, gravity_of};
 use crate::model::Timestamp;
 use crate::model::cut_off::{CutOff, Ends, Origin};
+use crate::model::gap::{GapFact, Said};
 use crate::model::token::{GrantFact, Newest, SessionFact, TokenFacts, UnknownSession};
 
 /// How far a provider's clock may be ahead of ours before a token of its is too young to be good (RFC 7519 4.1.5).
@@ -38,6 +39,8 @@ pub enum Why {
     CutOff,
     /// It was replaced by its successor.
     Rotated,
+    /// Whether its login is over was lost with what a restored database cannot know, and nobody has said since that it is not.
+    InGap,
     /// A newer one of its subject is known, and only the newest is accepted.
     NotNewest,
     /// Its name, or its session's, is on the denylist.
@@ -52,13 +55,14 @@ pub enum Why {
 
 impl Why {
     /// Every reason, in the order they are looked for.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Revoked,
         Self::GrantRevoked,
         Self::SessionEnded,
         Self::SessionUnknown,
         Self::CutOff,
         Self::Rotated,
+        Self::InGap,
         Self::NotNewest,
         Self::Denied,
         Self::Expired,
@@ -73,6 +77,7 @@ impl Why {
             Self::Revoked
             | Self::SessionUnknown
             | Self::Rotated
+            | Self::InGap
             | Self::NotNewest
             | Self::Denied
             | Self::Expired
@@ -95,12 +100,28 @@ fn applies(why: Why, facts: &TokenFacts, now: Timestamp) -> bool {
         Why::SessionUnknown => facts.grant == GrantFact::Bound(SessionFact::Unknown(UnknownSession::Refused)),
         Why::CutOff => facts.cut_offs.iter().any(|cut_off| cuts(cut_off, facts, now) == Coverage::Covered),
         Why::Rotated => facts.superseded_at.is_some(),
+        Why::InGap => facts.gap.as_ref().is_some_and(is_in_gap),
         Why::NotNewest => facts.newest == Newest::Older,
         Why::Denied => facts.denied_until.is_some_and(|until| now < until),
         Why::Expired => facts.expires_at.is_some_and(|expires_at| now >= expires_at),
         Why::NotYet => facts.not_before.is_some_and(|not_before| not_before > now.plus(SKEW_MAX)),
         Why::ClientSuspended => facts.client_suspended_at.is_some(),
     }
+}
+
+/// What was known before a gap's end may have ended in it, unless its session was reported since, or listed since where a list would name it. What is
+/// of the very instant of its end counts as before: providers' times have whole seconds.
+fn is_in_gap(gap: &GapFact) -> bool {
+    let ends_at = match gap.session {
+        Said::Named(_) => gap.unlisted_ends_at,
+        Said::Nameless(_) | Said::Nothing => Some(gap.ends_at),
+    };
+    let Some(ends_at) = ends_at else { return false };
+    let reported = match gap.session {
+        Said::Named(at) | Said::Nameless(at) => at >= ends_at,
+        Said::Nothing => false,
+    };
+    !reported && gap.known_at.is_none_or(|known_at| known_at < ends_at)
 }
 
 fn is_over(grant: GrantFact, now: Timestamp) -> bool {
@@ -181,6 +202,7 @@ mod tests {
         client_suspended_at: None,
         newest: Newest::NotAsked,
         grant: GrantFact::Bound(SessionFact::None),
+        gap: None,
         cut_offs: Vec::new(),
     };
 
@@ -205,6 +227,12 @@ mod tests {
         GrantFact::Bound(SessionFact::Live { started_at, epoch: 0, over_at: None })
     }
 
+    const GAP: GapFact = GapFact { ends_at: T, unlisted_ends_at: Some(T), known_at: None, session: Said::Nothing };
+
+    fn in_gap(gap: GapFact) -> TokenFacts {
+        TokenFacts { gap: Some(gap), ..NOTHING_AGAINST_IT }
+    }
+
     const CUT: Activity = Activity::Inactive(Why::CutOff);
 
     #[test]
@@ -217,6 +245,7 @@ mod tests {
             (TokenFacts { expires_at: Some(T), ..NOTHING_AGAINST_IT }, Why::Expired),
             (TokenFacts { client_suspended_at: Some(T), ..NOTHING_AGAINST_IT }, Why::ClientSuspended),
             (TokenFacts { superseded_at: Some(T), ..NOTHING_AGAINST_IT }, Why::Rotated),
+            (in_gap(GAP), Why::InGap),
             (TokenFacts { newest: Newest::Older, ..NOTHING_AGAINST_IT }, Why::NotNewest),
             (TokenFacts { denied_until: Some(at(1)), ..NOTHING_AGAINST_IT }, Why::Denied),
             (TokenFacts { not_before: Some(at(61)), ..NOTHING_AGAINST_IT }, Why::NotYet),
@@ -311,6 +340,25 @@ mod tests {
             let [issued_at, expires_at, revoked_at, grant_revoked_at, client_suspended_at] = times;
             TokenFacts { issued_at, expires_at, revoked_at, grant_revoked_at, client_suspended_at, grant, cut_offs, ..NOTHING_AGAINST_IT }
         })
+    }
+
+    #[test]
+    fn what_a_gap_hides_is_inactive_until_somebody_says_it_lives() {
+        let is_active = |gap: GapFact| activity(&in_gap(gap), at(9)) == Activity::Active;
+        let (before, after) = (Some(at(-1)), Some(T));
+        for session in [Said::Nothing, Said::Nameless(at(-1)), Said::Named(at(-1))] {
+            for known_at in [None, before] {
+                assert!(!is_active(GapFact { known_at, session, ..GAP }), "{session:?} {known_at:?}");
+            }
+            assert!(is_active(GapFact { known_at: after, session, ..GAP }), "known since: {session:?}");
+            let listed = GapFact { unlisted_ends_at: None, known_at: before, session, ..GAP };
+            assert_eq!(is_active(listed), matches!(session, Said::Named(_)), "a list speaks of what it names: {session:?}");
+        }
+        for session in [Said::Nameless(T), Said::Named(T)] {
+            assert!(is_active(GapFact { known_at: before, session, ..GAP }), "reported since: {session:?}");
+        }
+        let twice = GapFact { ends_at: at(5), unlisted_ends_at: Some(at(5)), known_at: before, session: Said::Named(at(1)) };
+        assert!(!is_active(twice), "what was said between two gaps is not said after the second");
     }
 
     proptest! {

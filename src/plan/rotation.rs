@@ -115,6 +115,7 @@ mod tests {
         client_suspended_at: None,
         newest: Newest::NotAsked,
         grant: GrantFact::Bound(SessionFact::None),
+        gap: None,
         cut_offs: Vec::new(),
     };
 

@@ -1,7 +1,8 @@
 //! The administration desk: issuers, clients, keys, API tokens, and the trail of what was done to them.
 //!
 //! Owns registration: what may be registered, its bounds and its wire forms, what holds a client and how its lane stands, how a provider is
-//! told, and what makes tokens inactive by order: cut-offs, the denylist, new secrets of subjects. Sends nothing but the one token
+//! told, and what makes tokens inactive by order: cut-offs, the denylist, new secrets of subjects, and the gaps
+//! of what a restored database cannot know. Sends nothing but the one token
 //! a test is made of, which is about nobody, and never decides what a logout does. Every change is one call of the store, which writes the change, the
 //! keys it needs and one audit record in one transaction. No secret enters the audit trail, and none is shown again.
 
@@ -10,6 +11,7 @@ pub mod audit;
 pub mod clients;
 pub mod cut_offs;
 pub mod denylist;
+pub mod gaps;
 pub mod import;
 pub mod issuers;
 pub mod key_check;
@@ -39,7 +41,7 @@ pub fn routes() -> Routes {
     let registered = Routes::new().merge(issuers::routes()).merge(clients::routes()).merge(keys::routes());
     let registered = registered.merge(import::routes()).merge(key_check::routes()).merge(reseal::routes());
     let registered = registered.merge(api_tokens::routes()).merge(audit::routes()).merge(lanes::routes()).merge(trial::routes());
-    registered.merge(cut_offs::routes()).merge(denylist::routes()).merge(subject_secrets::routes())
+    registered.merge(cut_offs::routes()).merge(gaps::routes()).merge(denylist::routes()).merge(subject_secrets::routes())
 }
 
 /// What a change that happened did.

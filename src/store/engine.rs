@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr as _;
 use std::time::Duration;
 
+use sqlx::migrate::MigrateError;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions as _, Connection as _, PgPool, SqliteConnection, SqlitePool};
@@ -31,9 +32,24 @@ pub enum OpenError {
     Database(#[from] sqlx::Error),
     /// The schema could not be brought up to date.
     #[error("the database could not be migrated")]
-    Migration(#[from] sqlx::migrate::MigrateError),
+    Migration(#[source] sqlx::migrate::MigrateError),
+    /// A later version brought the schema further than this one knows.
+    #[error("the database was written by a newer logoutd (schema {0}): start that version, or restore a backup from before it")]
+    Newer(i64),
+    /// What is in the file is no whole database.
+    #[error("the database file {} is damaged or none: put it aside and restore a backup with `logoutd restore`", .0.display())]
+    Damaged(PathBuf, #[source] sqlx::Error),
+    /// It can be read, and what is acknowledged must be written.
+    #[error("the database file {} cannot be written: give it and its directory to the user this runs as", .0.display())]
+    ReadOnly(PathBuf, #[source] sqlx::Error),
+    /// There is no room even to open it.
+    #[error("there is no room on the disk of {}: make some, nothing is lost", .0.display())]
+    Full(PathBuf, #[source] sqlx::Error),
+    /// Where it should be, nothing can be.
+    #[error("the directory of {} does not exist: make it, owned by the user this runs as", .0.display())]
+    NoDirectory(PathBuf),
     /// Its file, or the lock beside it, could not be made.
-    #[error("the file {0} could not be opened")]
+    #[error("the file {} could not be opened: its directory must belong to the user this runs as", .0.display())]
     File(PathBuf, #[source] std::io::Error),
     /// Another server process uses the same file.
     #[error("another logoutd uses this database file ({0} is locked): SQLite serves one process; use PostgreSQL for replicas")]
@@ -63,19 +79,85 @@ pub(super) struct OpenedSqlite {
 
 pub(super) async fn open_sqlite(settings: &StoreSettings) -> Result<OpenedSqlite, OpenError> {
     let options = sqlite_options(settings)?;
-    let lock = lock_beside(options.get_filename())?;
-    create_for_its_owner(options.get_filename())?;
-    let mut write = options.connect().await?;
+    let file = options.get_filename().to_owned();
+    let lock = lock_beside(&file)?;
+    create_for_its_owner(&file)?;
+    let mut write = options.connect().await.map_err(|error| of_file(&file, error))?;
     let version: String = sqlx::query_scalar("SELECT sqlite_version()").fetch_one(&mut write).await?;
     refuse_old_sqlite(&version)?;
     refuse_lazy_sqlite(&mut write).await?;
-    MIGRATIONS.run(&mut write).await?;
+    MIGRATIONS.run(&mut write).await.map_err(|error| match error {
+        MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => of_file(&file, error),
+        other => of_migration(other),
+    })?;
+    refuse_read_only(&mut write).await.map_err(|error| of_file(&file, error))?;
     let read = SqlitePoolOptions::new()
         .max_connections(settings.max_connections)
         .test_before_acquire(false)
         .connect_with(options.pragma("query_only", "on"))
         .await?;
     Ok(OpenedSqlite { read, write, lock, version })
+}
+
+fn of_migration(error: MigrateError) -> OpenError {
+    match error {
+        // One that was applied and is not ours.
+        MigrateError::VersionMissing(version) => OpenError::Newer(version),
+        other => OpenError::Migration(other),
+    }
+}
+
+/// The first migration of a database that this version does not know.
+pub(super) async fn unknown_migration(connection: &mut SqliteConnection) -> Result<Option<i64>, sqlx::Error> {
+    let applied: Vec<i64> = sqlx::query_scalar("SELECT version FROM _sqlx_migrations ORDER BY version").fetch_all(connection).await?;
+    Ok(applied.into_iter().find(|version| !MIGRATIONS.version_exists(*version)))
+}
+
+/// What is wrong with a SQLite file, by the engine's own codes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// It is no database, or not a whole one.
+    Damage,
+    /// It cannot be written.
+    ReadOnly,
+    /// The disk has no room.
+    Full,
+    /// Something else.
+    Other,
+}
+
+pub(super) fn fault_of(error: &sqlx::Error) -> Fault {
+    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code).and_then(|code| code.parse::<u32>().ok());
+    // Extended codes carry the primary one in their low octet.
+    match code.map(|code| code & 0xff) {
+        Some(SQLITE_CORRUPT | SQLITE_NOTADB) => Fault::Damage,
+        Some(SQLITE_READONLY | SQLITE_CANTOPEN) => Fault::ReadOnly,
+        Some(SQLITE_FULL) => Fault::Full,
+        Some(_) | None => Fault::Other,
+    }
+}
+
+const SQLITE_READONLY: u32 = 8;
+const SQLITE_CORRUPT: u32 = 11;
+const SQLITE_FULL: u32 = 13;
+const SQLITE_CANTOPEN: u32 = 14;
+const SQLITE_NOTADB: u32 = 26;
+
+fn of_file(file: &Path, error: sqlx::Error) -> OpenError {
+    match fault_of(&error) {
+        Fault::Damage => OpenError::Damaged(file.to_owned(), error),
+        Fault::ReadOnly => OpenError::ReadOnly(file.to_owned(), error),
+        Fault::Full => OpenError::Full(file.to_owned(), error),
+        Fault::Other => OpenError::Database(error),
+    }
+}
+
+/// A file that is only readable is opened all the same: it shows at the first write.
+async fn refuse_read_only(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+    for statement in ["BEGIN IMMEDIATE", "INSERT INTO meta (name, value) VALUES ('', '')", "ROLLBACK"] {
+        sqlx::query(statement).execute(&mut *connection).await?;
+    }
+    Ok(())
 }
 
 fn sqlite_options(settings: &StoreSettings) -> Result<SqliteConnectOptions, OpenError> {
@@ -108,12 +190,14 @@ fn create_for_its_owner(database: &Path) -> Result<(), OpenError> {
 }
 
 /// A second process would be legal for SQLite, and would break what is kept in memory here: doorbells and lanes.
-fn lock_beside(database: &Path) -> Result<File, OpenError> {
+pub(super) fn lock_beside(database: &Path) -> Result<File, OpenError> {
     let mut path = database.as_os_str().to_owned();
     path.push(".lock");
     let path = PathBuf::from(path);
-    let file =
-        File::options().create(true).truncate(false).write(true).open(&path).map_err(|error| OpenError::File(path.clone(), error))?;
+    let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => OpenError::NoDirectory(database.to_owned()),
+        _ => OpenError::File(path.clone(), error),
+    })?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(std::fs::TryLockError::WouldBlock) => Err(OpenError::InUse(path)),
@@ -155,7 +239,7 @@ pub(super) async fn open_postgres(settings: &StoreSettings) -> Result<OpenedPost
         }
     }
     let version: String = sqlx::query_scalar("SHOW server_version").fetch_one(&mut connection).await?;
-    MIGRATIONS.run(&mut connection).await?;
+    MIGRATIONS.run(&mut connection).await.map_err(of_migration)?;
     connection.close().await?;
     let side = PgPoolOptions::new()
         .max_connections(super::notices::CONNECTIONS)

@@ -12,6 +12,7 @@
 //!
 //! Methods are named for what happens in the world. Not found is `None`; an error means that nothing is known to be committed.
 
+pub mod copies;
 mod engine;
 mod notices;
 mod remembered;
@@ -42,6 +43,7 @@ use crate::model::delivery::{DeliveryView, Lane, Leased};
 use crate::model::denial::{Denial, Denied};
 use crate::model::effects::{OpeningRule, Reach, ReportRules, WorkRules};
 use crate::model::event::Receipt;
+use crate::model::gap::Gap;
 use crate::model::issuer::{IssuerRecord, ProviderDocument};
 use crate::model::key::{KeyRecord, Sighting};
 use crate::model::lane::{Deal, LaneRecord};
@@ -51,7 +53,8 @@ use crate::model::session::{SessionName, SessionView};
 use crate::model::token::{AccessClaims, TokenEventView};
 use crate::model::trigger::Trigger;
 use crate::model::{
-    ApiTokenId, ClientId, CutOffId, DeliveryId, DenialId, Digest, EventId, IssuerId, Jti, ReplicaId, SessionId, Subject, Timestamp, WorkId,
+    ApiTokenId, ClientId, CutOffId, DeliveryId, DenialId, Digest, EventId, GapId, IssuerId, Jti, ReplicaId, SessionId, Subject, Timestamp,
+    WorkId,
 };
 use crate::observe::GroupCommitted;
 use crate::seams::{Clock, Entropy};
@@ -321,6 +324,31 @@ impl Store {
     /// Removes an ordered cut-off.
     pub async fn lift_cut_off(&self, issuer: &IssuerId, id: &CutOffId, audit: AuditEntry) -> Result<Change, StoreError> {
         write!(self, cut_offs::lift((issuer.clone(), id.clone(), audit)))
+    }
+
+    /// On a database that was restored from a backup, opens a gap at every issuer, once.
+    pub async fn open_gaps_after_restore(&self) -> Result<Vec<Gap>, StoreError> {
+        write!(self, gaps::open_after_restore(()))
+    }
+
+    /// Opens a gap; none where as many are open as there may be.
+    pub async fn open_gap(&self, issuer: &IssuerId, order: GapOrder, audit: AuditEntry) -> Result<Option<Gap>, StoreError> {
+        write!(self, gaps::open((issuer.clone(), order, audit)))
+    }
+
+    /// Closes an open gap; none where there is none of that id.
+    pub async fn close_gap(&self, issuer: &IssuerId, id: &GapId, audit: AuditEntry) -> Result<Option<Gap>, StoreError> {
+        write!(self, gaps::close((issuer.clone(), id.clone(), audit)))
+    }
+
+    /// Gaps of an issuer, open and closed, newest first.
+    pub async fn gaps(&self, issuer: &IssuerId, page: Page) -> Result<Listed<Gap>, StoreError> {
+        read!(self, gaps::listed(issuer, &page))
+    }
+
+    /// How many gaps are open at all issuers together.
+    pub async fn open_gaps(&self) -> Result<u64, StoreError> {
+        read!(self, gaps::open_now())
     }
 
     /// Which version of a subject's secret is the current one.

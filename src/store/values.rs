@@ -877,6 +877,8 @@ pub enum Forgettable {
     LapsedCutOffs,
     /// Marks of newest tokens, older than any token lives.
     NewestTokens,
+    /// Gaps that were closed long ago.
+    Gaps,
 }
 
 impl Forgettable {
@@ -899,6 +901,7 @@ impl Forgettable {
         Self::Assertions,
         Self::LapsedCutOffs,
         Self::NewestTokens,
+        Self::Gaps,
     ];
 }
 
@@ -935,6 +938,21 @@ pub struct Reconciliation {
     /// How the deliveries begin.
     pub opening: OpeningRule,
 }
+
+/// A gap that an operator opens: from when to when nothing is known.
+#[derive(Clone, Debug)]
+pub struct GapOrder {
+    /// Its begin.
+    pub since: Timestamp,
+    /// Its end; none for now, by the database's clock.
+    pub until: Option<Timestamp>,
+}
+
+/// How many gaps may be open at an issuer.
+pub const OPEN_GAPS_MAX: u16 = 100;
+
+/// Under which name a backup carries the instant it was taken, in milliseconds, until its first start.
+pub const BACKUP_TAKEN_AT: &str = "backup_taken_at";
 
 /// Under which name the database remembers the key its secrets are sealed with.
 pub const CANARY: &str = "sealing_canary";

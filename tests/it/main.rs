@@ -5,6 +5,7 @@ mod harness;
 
 mod access_tokens_jwt;
 mod architecture;
+mod backup;
 mod bad_input;
 mod check;
 mod client_auth;

@@ -3,8 +3,8 @@
 use sqlx::Row as _;
 
 use super::{
-    Builder, Conn, access_tokens, commit, cut_offs, deliveries, denylist, events, expansion, expiry, families, lanes, operators, provider,
-    reconcile, relay, residual, retention, revocation, revocation_notices, sessions, tokens,
+    Builder, Conn, access_tokens, commit, cut_offs, deliveries, denylist, events, expansion, expiry, families, gaps, lanes, operators,
+    provider, reconcile, relay, residual, retention, revocation, revocation_notices, sessions, tokens,
 };
 use crate::model::IssuerId;
 use crate::store::StoreError;
@@ -66,6 +66,7 @@ fn built() -> Vec<(&'static str, String)> {
         .chain(residual::hot())
         .chain(denylist::hot())
         .chain(families::hot())
+        .chain(gaps::hot())
         .chain(revocation::hot())
         .chain(revocation_notices::hot());
     statements.map(|(name, sql)| (name, with_literals(sql.sql().as_str()))).collect()

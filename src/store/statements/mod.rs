@@ -14,6 +14,7 @@ pub(in crate::store) mod events;
 pub(in crate::store) mod expiry;
 pub(in crate::store) mod explain;
 pub(in crate::store) mod families;
+pub(in crate::store) mod gaps;
 pub(in crate::store) mod keys;
 pub(in crate::store) mod lanes;
 pub(in crate::store) mod meta;

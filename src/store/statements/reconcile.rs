@@ -4,7 +4,7 @@
 //! leaves them listed as a work that goes on by itself. Nobody reports at the issuer while it lasts.
 
 use super::ending::{self, Scene};
-use super::{Builder, Conn, dialect, expiry, push_list, works};
+use super::{Builder, Conn, dialect, expiry, gaps, push_list, works};
 use crate::model::audit::Act;
 use crate::model::effects::ProviderWord;
 use crate::model::event::TARGET_RECONCILE;
@@ -76,6 +76,8 @@ pub(in crate::store) async fn reconcile(conn: &mut Conn, context: &Context, (ord
         let silent = ending::still_silent(conn, &order.absent, act.at).await?;
         let ended = ending::end_listed(conn, context, act, &silent, order.opening).await?;
         ending::count_on_receipt(conn, &event, ended).await?;
+        // Of a longer list the rest ends later: until then it says nothing of what is missing.
+        gaps::take_list(conn, context, (&order.issuer, &order.caller), order.as_of, now).await?;
     }
     super::registry::record(conn, context, &audit(order, &event)).await?;
     let receipt = super::events::receipt(conn, &order.issuer, &event).await?.ok_or_else(|| super::corrupt("events", "id"))?;

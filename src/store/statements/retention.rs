@@ -298,6 +298,9 @@ fn look(kind: Forgettable, terms: Terms) -> Builder {
         Forgettable::LapsedCutOffs => {
             by_age("SELECT id FROM cut_offs WHERE expires_at IS NOT NULL AND expires_at < ", now - DAY, " ORDER BY expires_at")
         }
+        Forgettable::Gaps => {
+            by_age("SELECT id FROM gaps WHERE closed_at IS NOT NULL AND closed_at < ", terms.ended_before(), " ORDER BY closed_at")
+        }
         Forgettable::NewestTokens => by_age("SELECT name FROM newest_tokens WHERE issued_at < ", now - LIFE_MAX, " ORDER BY issued_at"),
     }
 }
@@ -392,6 +395,9 @@ pub(in crate::store) async fn forget(
             let still = format!(" AND expires_at < {}", terms.now);
             budget.remove_still(conn, "denylist", "id", "SELECT id FROM denylist WHERE id IN ", found, "", &still).await?;
         }
+        Forgettable::Gaps => {
+            budget.remove(conn, "gaps", "id", "SELECT id FROM gaps WHERE closed_at IS NOT NULL AND id IN ", found, "").await?;
+        }
         Forgettable::RotatedTokens => {
             let own = "SELECT id FROM refresh_tokens WHERE superseded_at IS NOT NULL AND id IN ";
             budget.remove(conn, "refresh_tokens", "id", own, found, "").await?;
@@ -477,6 +483,7 @@ pub(super) fn hot() -> Vec<(&'static str, Builder)> {
         ("old denials", Forgettable::Denied),
         ("old assertions", Forgettable::Assertions),
         ("lapsed cut-offs", Forgettable::LapsedCutOffs),
+        ("closed gaps", Forgettable::Gaps),
         ("old marks of newest tokens", Forgettable::NewestTokens),
     ];
     let looks = named.into_iter().map(|(name, kind)| (name, look(kind, terms)));

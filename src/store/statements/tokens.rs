@@ -2,6 +2,7 @@
 
 use super::cut_offs::{self, Known, Which};
 use super::{Builder, Conn, instant, policies, push_list};
+use crate::model::gap::{GapFact, Said};
 use crate::model::issuer::{AccessTokens, Age, Expiry, IssuerRecord};
 use crate::model::report::TokenName;
 use crate::model::token::{AccessClaims, GrantFact, Newest, SessionFact, TokenFacts, TokenKind, TokenPolicy, UnknownSession};
@@ -47,17 +48,26 @@ struct Row {
     newest_at: Option<i64>,
     denied_jti: Option<i64>,
     denied_sid: Option<i64>,
+    gap_ends_at: Option<i64>,
+    gap_unlisted_ends_at: Option<i64>,
+    /// When it was registered, and when its family was.
+    known_at: Option<i64>,
+    family_at: Option<i64>,
+    session_reported_at: Option<i64>,
 }
 
 /// Of a session `s`, for a token `t` of a client.
 const SESSION: &str = "s.id AS session_id, s.sid, s.sub AS session_sub, s.started_at, s.expires_at AS session_expires_at, \
-                       s.idle_expires_at AS session_idle_at, s.device_id, s.epoch AS session_epoch, s.ended_at";
+                       s.idle_expires_at AS session_idle_at, s.device_id, s.epoch AS session_epoch, s.ended_at, s.reported_at AS session_reported_at";
 
 /// A refresh token with its grant, its client and its session. A token's grant is what its session's end revokes, so that a session found ended here and
 /// a grant found revoked say the same thing; both are looked at.
 const REFRESH: &str = "SELECT t.name, g.client_id, g.sub, g.offline, t.scope, t.issued_at, t.expires_at, t.superseded_at, g.revoked_at,
        COALESCE(c.suspended_at, c.deleted_at) AS suspended_at, c.tokens AS policy, g.epoch AS token_epoch, g.session_id, s.sid, s.sub AS session_sub, s.started_at,
        s.expires_at AS session_expires_at, s.idle_expires_at AS session_idle_at, s.device_id, s.epoch AS session_epoch, s.ended_at,
+       s.reported_at AS session_reported_at, t.created_at AS known_at, g.created_at AS family_at,
+       (SELECT max(q.ends_at) FROM gaps AS q WHERE q.issuer_id = g.issuer_id AND q.closed_at IS NULL) AS gap_ends_at,
+       (SELECT max(q.ends_at) FROM gaps AS q WHERE q.issuer_id = g.issuer_id AND q.closed_at IS NULL AND q.listed_at IS NULL) AS gap_unlisted_ends_at,
        (SELECT n.name FROM newest_tokens AS n WHERE n.issuer_id = g.issuer_id AND n.client_id = g.client_id AND n.sub = g.sub AND n.kind = 'refresh') AS newest,
        (SELECT d.expires_at FROM denylist AS d WHERE d.issuer_id = g.issuer_id AND d.kind = 'sid' AND d.name = s.sid) AS denied_sid
   FROM refresh_tokens AS t
@@ -70,6 +80,9 @@ const REFRESH: &str = "SELECT t.name, g.client_id, g.sub, g.offline, t.scope, t.
 const ACCESS: &str = "SELECT t.name, t.client_id, t.sub, t.scope, t.aud, t.issued_at, t.expires_at, t.revoked_at AS token_revoked_at, g.revoked_at,
        COALESCE(c.suspended_at, c.deleted_at) AS suspended_at, c.tokens AS policy, t.session_id, s.sid, s.sub AS session_sub, s.started_at,
        s.expires_at AS session_expires_at, s.idle_expires_at AS session_idle_at, s.device_id, s.epoch AS session_epoch, s.ended_at,
+       s.reported_at AS session_reported_at, t.created_at AS known_at,
+       (SELECT max(q.ends_at) FROM gaps AS q WHERE q.issuer_id = t.issuer_id AND q.closed_at IS NULL) AS gap_ends_at,
+       (SELECT max(q.ends_at) FROM gaps AS q WHERE q.issuer_id = t.issuer_id AND q.closed_at IS NULL AND q.listed_at IS NULL) AS gap_unlisted_ends_at,
        (SELECT CASE WHEN count(*) = count(p.ended_by) THEN max(p.ended_at) END FROM participants AS p
          WHERE p.session_id = t.session_id AND p.client_id = t.client_id AND (p.ended_at IS NULL OR p.ended_by IS NOT NULL)) AS parted_at,
        (SELECT n.name FROM newest_tokens AS n WHERE n.issuer_id = t.issuer_id AND n.client_id = t.client_id AND n.sub = t.sub AND n.kind = 'access') AS newest,
@@ -88,7 +101,9 @@ const CLAIMED: &str = "SELECT COALESCE(c.suspended_at, c.deleted_at) AS suspende
           FROM grants AS g WHERE g.session_id = k.session_id AND g.client_id = k.client_id) AS revoked_at,
        (SELECT n.issued_at FROM newest_tokens AS n WHERE n.issuer_id = k.issuer_id AND n.client_id = k.client_id AND n.sub = k.sub AND n.kind = 'access') AS newest_at,
        (SELECT d.expires_at FROM denylist AS d WHERE d.issuer_id = k.issuer_id AND d.kind = 'jti' AND d.name = k.jti) AS denied_jti,
-       (SELECT d.expires_at FROM denylist AS d WHERE d.issuer_id = k.issuer_id AND d.kind = 'sid' AND d.name = k.sid) AS denied_sid
+       (SELECT d.expires_at FROM denylist AS d WHERE d.issuer_id = k.issuer_id AND d.kind = 'sid' AND d.name = k.sid) AS denied_sid,
+       (SELECT max(q.ends_at) FROM gaps AS q WHERE q.issuer_id = k.issuer_id AND q.closed_at IS NULL) AS gap_ends_at,
+       (SELECT max(q.ends_at) FROM gaps AS q WHERE q.issuer_id = k.issuer_id AND q.closed_at IS NULL AND q.listed_at IS NULL) AS gap_unlisted_ends_at
   FROM (SELECT CAST($1 AS TEXT) AS issuer_id, CAST($2 AS TEXT) AS client_id, CAST($3 AS TEXT) AS sub, CAST($4 AS TEXT) AS session_id,
                CAST($5 AS TEXT) AS sid, CAST($6 AS TEXT) AS jti) AS k
   LEFT JOIN clients AS c ON c.issuer_id = k.issuer_id AND c.client_id = k.client_id";
@@ -190,6 +205,8 @@ pub(in crate::store) async fn claimed(conn: &mut Conn, issuer: &IssuerRecord, cl
         newest_at: known.newest_at,
         denied_jti: known.denied_jti,
         denied_sid: known.denied_sid,
+        gap_ends_at: known.gap_ends_at,
+        gap_unlisted_ends_at: known.gap_unlisted_ends_at,
         ..session
     };
     let mut record = record(conn, issuer, TokenKind::Access, claims.sid.as_ref(), row).await?;
@@ -285,6 +302,22 @@ impl Row {
         self.parted_at.is_some_and(|parted| self.issued_at.is_none_or(|issued| seconds(issued) <= seconds(parted)))
     }
 
+    /// What an open gap means for it.
+    fn gap(&self) -> Option<GapFact> {
+        let lives = self.session_reported_at.filter(|_| self.ended_at.is_none()).map(Timestamp::from_millis);
+        let session = match (lives, &self.sid) {
+            (None, _) => Said::Nothing,
+            (Some(at), None) => Said::Nameless(at),
+            (Some(at), Some(_)) => Said::Named(at),
+        };
+        Some(GapFact {
+            ends_at: instant(self.gap_ends_at)?,
+            unlisted_ends_at: instant(self.gap_unlisted_ends_at),
+            known_at: instant([self.issued_at, self.known_at, self.family_at].into_iter().flatten().min()),
+            session,
+        })
+    }
+
     fn grant(&self, issuer: &IssuerRecord, says_sid: bool) -> GrantFact {
         if self.offline {
             return GrantFact::Offline;
@@ -328,7 +361,7 @@ async fn record(
     row: Row,
 ) -> Result<TokenRecord, StoreError> {
     let newest_only = row.policy.as_deref().map(policies::read_client).transpose()?.is_some_and(|policy| policy.newest_only);
-    let grant = row.grant(issuer, own_sid.is_some());
+    let (grant, gap) = (row.grant(issuer, own_sid.is_some()), row.gap());
     let newest = row.newest(newest_only);
     let jti = row.jti();
     let aud = row.aud.as_deref().map(policies::read_audience).transpose()?.unwrap_or_default();
@@ -360,6 +393,7 @@ async fn record(
         client_suspended_at: instant(row.suspended_at),
         newest,
         grant,
+        gap,
         cut_offs,
     };
     Ok(TokenRecord { kind, client_id, sub, sid, scope: row.scope, aud, not_before: None, offline_access: row.offline, jti, facts })

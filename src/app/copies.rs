@@ -1,0 +1,44 @@
+//! Backups and restores, as far as they need the configuration: where the database is, and which key its secrets rest under.
+
+use std::path::{Path, PathBuf};
+
+use super::{Error, sealing_key};
+use crate::config::{Config, DatabaseUrl, SealingKey};
+use crate::model::Timestamp;
+use crate::seams::Clock;
+use crate::store::copies::{self, Copied, Existing, Restored};
+
+/// A backup that was taken.
+#[derive(Clone, Debug)]
+pub struct BackedUp {
+    /// What is in it.
+    pub copied: Copied,
+    /// The file with the sealing key, which is not in it; none where the key is in the configuration.
+    pub key_file: Option<PathBuf>,
+}
+
+/// Copies the database, whether or not a server uses it.
+pub async fn back_up(config: &Config, to: &Path) -> Result<BackedUp, Error> {
+    let copied = copies::back_up(file(config)?, to, &Clock::system()).await?;
+    let key_file = match &config.sealing_key {
+        SealingKey::BesideDatabase(path) => Some(path.clone()),
+        SealingKey::Given(_) => None,
+    };
+    Ok(BackedUp { copied, key_file })
+}
+
+/// Puts a backup in the database's place, if the configured key opens what is sealed in it.
+pub async fn restore(config: &Config, backup: &Path, taken_at: Option<Timestamp>, existing: Existing) -> Result<Restored, Error> {
+    let to = file(config)?;
+    if let Some(canary) = copies::canary(backup).await? {
+        sealing_key::check(config, &canary)?;
+    }
+    Ok(copies::restore(backup, to, taken_at, existing, &Clock::system()).await?)
+}
+
+fn file(config: &Config) -> Result<&Path, Error> {
+    match &config.database.url {
+        DatabaseUrl::Sqlite(path) => Ok(path),
+        DatabaseUrl::Postgres(_) => Err(Error::NotOurs),
+    }
+}

@@ -1,0 +1,111 @@
+//! `logoutd backup` and `logoutd restore`: copies of a SQLite database. PostgreSQL has tools of its own for that.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde_json::json;
+
+use super::{Error, Variables, print};
+use crate::app::copies;
+use crate::config::{Arguments, Config, Mode};
+use crate::model::Timestamp;
+use crate::store::copies::{Copied, Existing};
+
+const BACKUP_AFTER_HELP: &str = "The copy is consistent, whatever the server does meanwhile. The sealing key is never in it: keep that file somewhere \
+                                 else, since without it nothing sealed in the copy can be opened.";
+const RESTORE_AFTER_HELP: &str = "Logouts that were acknowledged after the backup are not in it. The first start opens a gap at each issuer: tokens from before are \
+     inactive until their sessions are reported again, the provider lists what lives, or `logoutd gap close` says that nothing is missing.";
+
+#[derive(Debug, Args)]
+struct Where {
+    #[arg(long, value_name = "FILE", help = "A TOML file of settings [env: LOGOUTD_CONFIG]")]
+    config: Option<PathBuf>,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = BACKUP_AFTER_HELP)]
+pub(super) struct BackupArgs {
+    /// The file to make; it must not exist
+    #[arg(long, value_name = "FILE")]
+    to: PathBuf,
+    #[arg(long, value_name = "URL", help = "The database: sqlite://file [env: LOGOUTD_DATABASE_URL]")]
+    database_url: Option<String>,
+    #[command(flatten)]
+    at: Where,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = RESTORE_AFTER_HELP)]
+pub(super) struct RestoreArgs {
+    /// The backup
+    file: PathBuf,
+    #[arg(long, value_name = "URL", help = "Where the database belongs: sqlite://file [env: LOGOUTD_DATABASE_URL]")]
+    to: Option<String>,
+    /// Put a database that is there aside
+    #[arg(long)]
+    replace: bool,
+    /// When the copy was taken, where it does not say so itself (RFC 3339)
+    #[arg(long, value_name = "TIME", value_parser = |text: &str| Timestamp::parse(text))]
+    taken_at: Option<Timestamp>,
+    #[command(flatten)]
+    at: Where,
+}
+
+fn config(at: &Where, database_url: Option<String>, variables: Variables) -> Result<Config, Error> {
+    Ok(Config::load(&Arguments { config: at.config.clone(), database_url, listen: None, mode: Mode::Production }, variables)?)
+}
+
+pub(super) async fn back_up(args: BackupArgs, variables: Variables) -> Result<(), Error> {
+    let config = config(&args.at, args.database_url, variables)?;
+    let taken = copies::back_up(&config, &args.to).await?;
+    let (to, key_file) = (args.to.display().to_string(), taken.key_file.map(|path| path.display().to_string()));
+    if args.at.json {
+        let mut told = told(&taken.copied);
+        told["file"] = json!(to);
+        told["key_file"] = json!(key_file);
+        return print(&told.to_string());
+    }
+    tell("backup", &to, &taken.copied)?;
+    let key = key_file.unwrap_or_else(|| "which is in the configuration".to_owned());
+    print(&format!("The sealing key ({key}) is not in it: keep it apart from the backup. Without it the backup cannot be restored."))
+}
+
+pub(super) async fn restore(args: RestoreArgs, variables: Variables) -> Result<(), Error> {
+    let config = config(&args.at, args.to, variables)?;
+    let existing = if args.replace { Existing::PutAside } else { Existing::Keep };
+    let restored = copies::restore(&config, &args.file, args.taken_at, existing).await?;
+    let (to, aside) = (config.database.url.to_string(), restored.aside.map(|path| path.display().to_string()));
+    if args.at.json {
+        let mut told = told(&restored.copied);
+        told["database"] = json!(to);
+        told["aside"] = json!(aside);
+        return print(&told.to_string());
+    }
+    tell("restored", &to, &restored.copied)?;
+    if let Some(aside) = aside {
+        print(&format!("was there    {aside}"))?;
+    }
+    print(
+        "The next start opens a gap at each issuer: tokens from before it are inactive until `logoutd gap close`, or until their sessions are known again.",
+    )
+}
+
+fn told(copied: &Copied) -> serde_json::Value {
+    let Copied { taken_at, bytes, sessions, events } = copied;
+    json!({ "taken_at": taken_at.to_string(), "bytes": bytes, "sessions": sessions, "logouts": events })
+}
+
+fn tell(what: &str, place: &str, copied: &Copied) -> Result<(), Error> {
+    let Copied { taken_at, bytes, sessions, events } = copied;
+    let lines = [
+        (what, place.to_owned()),
+        ("taken at", taken_at.to_string()),
+        ("size", format!("{bytes} octets")),
+        ("sessions", sessions.to_string()),
+        ("logouts", events.to_string()),
+    ];
+    lines.iter().try_for_each(|(name, value)| print(&format!("{name:<13}{value}")))
+}

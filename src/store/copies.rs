@@ -1,0 +1,268 @@
+//! Copies of a SQLite database: a backup taken beside a running server, and putting one in a database's place.
+//!
+//! A copy is made whole under a name of its own, checked, brought to the disk and only then given its name: what has the name of a backup is one. It carries
+//! the instant it was taken, so that its first start knows since when it knows nothing. The sealing key is a file of its own and never in a copy.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
+use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection};
+
+use super::engine::{self, OpenError};
+use super::{BACKUP_TAKEN_AT, CANARY};
+use crate::model::Timestamp;
+use crate::seams::{Clock, Entropy};
+
+/// Why there is no copy.
+#[derive(Debug, thiserror::Error)]
+pub enum CopyError {
+    /// The name is taken.
+    #[error("{} exists, and nothing is overwritten: name another file", .0.display())]
+    Exists(PathBuf),
+    /// A restore would take a database's place.
+    #[error("{} holds a database: say --replace to put it aside, which loses nothing", .0.display())]
+    InTheWay(PathBuf),
+    /// There is nothing to copy.
+    #[error("there is no database at {}", .0.display())]
+    Absent(PathBuf),
+    /// A file could not be made, written or named.
+    #[error("{} cannot be written", .0.display())]
+    File(PathBuf, #[source] std::io::Error),
+    /// The database could not be read, or the copy not be written.
+    #[error("{} could not be copied", .0.display())]
+    Database(PathBuf, #[source] sqlx::Error),
+    /// What was copied is not whole.
+    #[error("{} is damaged ({what}): take an older backup", path.display())]
+    Damaged {
+        /// Which file.
+        path: PathBuf,
+        /// The first thing that was found.
+        what: String,
+    },
+    /// It is no database of this program's.
+    #[error("{} is not a database of logoutd", .0.display())]
+    Foreign(PathBuf, #[source] sqlx::Error),
+    /// A later version wrote it.
+    #[error("{} was written by a newer logoutd (schema {version}): restore it with that version", path.display())]
+    Newer {
+        /// Which file.
+        path: PathBuf,
+        /// The schema it knows and we do not.
+        version: i64,
+    },
+    /// Nobody knows when it was taken.
+    #[error("{} does not say when it was taken, since `logoutd backup` did not make it: say it with --taken-at", .0.display())]
+    NoMark(PathBuf),
+    /// A server runs, or the lock could not be taken.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+}
+
+/// What is in a copy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Copied {
+    /// When it was taken.
+    pub taken_at: Timestamp,
+    /// Its size in octets.
+    pub bytes: u64,
+    /// How many sessions are in it, live and ended.
+    pub sessions: u64,
+    /// How many logouts are in it.
+    pub events: u64,
+}
+
+/// Copies a database that may be in use, as it stands at one instant.
+pub async fn back_up(database: &Path, to: &Path, clock: &Clock) -> Result<Copied, CopyError> {
+    if to.symlink_metadata().is_ok() {
+        return Err(CopyError::Exists(to.to_owned()));
+    }
+    // Read before the copy begins: what happened since is at least what is missing.
+    let taken_at = clock.now();
+    let part = Part::begin(to)?;
+    let mut source = open(database).await?;
+    part.fill(&mut source, database).await?;
+    drop(source.close().await);
+    let copied = part.inspect(Some(taken_at)).await?;
+    part.name(to)?;
+    Ok(copied)
+}
+
+/// The canary of the sealing key a copy was made under; none where no server ever ran on it.
+pub async fn canary(backup: &Path) -> Result<Option<String>, CopyError> {
+    let mut connection = open(backup).await?;
+    let canary = meta(&mut connection, CANARY).await.map_err(|error| CopyError::Foreign(backup.to_owned(), error))?;
+    drop(connection.close().await);
+    Ok(canary)
+}
+
+/// What becomes of a database that stands where another one is restored to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Existing {
+    /// It stays, and nothing is restored.
+    Keep,
+    /// It is put aside.
+    PutAside,
+}
+
+/// What a restore did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Restored {
+    /// What is there now.
+    pub copied: Copied,
+    /// Where the database is that was there before.
+    pub aside: Option<PathBuf>,
+}
+
+/// Puts a copy where a database belongs, while no server uses it. `taken_at` is for copies that do not say so themselves.
+pub async fn restore(
+    backup: &Path,
+    to: &Path,
+    taken_at: Option<Timestamp>,
+    existing: Existing,
+    clock: &Clock,
+) -> Result<Restored, CopyError> {
+    let _lock = engine::lock_beside(to)?;
+    let there: Vec<&str> = FILES.into_iter().filter(|suffix| beside(to, suffix).symlink_metadata().is_ok()).collect();
+    if !there.is_empty() && existing == Existing::Keep {
+        return Err(CopyError::InTheWay(to.to_owned()));
+    }
+    let part = Part::begin(to)?;
+    let mut source = open(backup).await?;
+    part.fill(&mut source, backup).await?;
+    drop(source.close().await);
+    let copied = part.inspect_as(backup, taken_at).await?;
+    let aside = (!there.is_empty()).then(|| beside(to, &format!(".before-{}", clock.now().millis())));
+    if let Some(aside) = &aside {
+        // The log before the file it belongs to: a log that is left beside another database would be played into it.
+        for suffix in there {
+            let (from, to) = (beside(to, suffix), beside(aside, suffix));
+            std::fs::rename(&from, to).map_err(|error| CopyError::File(from.clone(), error))?;
+        }
+    }
+    part.name(to)?;
+    Ok(Restored { copied, aside })
+}
+
+/// The files of a database, the main one last.
+const FILES: [&str; 4] = ["-wal", "-shm", "-journal", ""];
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+/// A database to be read. Whoever else uses it goes on.
+async fn open(database: &Path) -> Result<SqliteConnection, CopyError> {
+    if !database.is_file() {
+        return Err(CopyError::Absent(database.to_owned()));
+    }
+    let options = SqliteConnectOptions::new().filename(database).read_only(true).busy_timeout(BUSY_MAX);
+    options.connect().await.map_err(|error| CopyError::Database(database.to_owned(), error))
+}
+
+/// How long a copy waits for whoever holds the whole file.
+const BUSY_MAX: Duration = Duration::from_secs(30);
+
+async fn meta(connection: &mut SqliteConnection, name: &str) -> Result<Option<String>, sqlx::Error> {
+    sqlx::query_scalar("SELECT value FROM meta WHERE name = $1").bind(name).fetch_optional(connection).await
+}
+
+/// A copy that is being made; what is not named in the end is removed.
+struct Part(PathBuf);
+
+impl Part {
+    /// An empty file beside the name it is for, its owner's alone.
+    fn begin(to: &Path) -> Result<Self, CopyError> {
+        let path = beside(to, &format!(".part-{:016x}", Entropy::os().number()));
+        let mut options = File::options();
+        options.write(true).create_new(true);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        options.open(&path).map_err(|error| CopyError::File(to.to_owned(), error))?;
+        Ok(Self(path))
+    }
+
+    /// Copies everything that is committed, as it stands at one instant.
+    async fn fill(&self, source: &mut SqliteConnection, from: &Path) -> Result<(), CopyError> {
+        let path = self.0.to_str().ok_or_else(|| CopyError::File(self.0.clone(), std::io::ErrorKind::InvalidFilename.into()))?;
+        let filled = sqlx::query("VACUUM INTO $1").bind(path).execute(source).await;
+        filled.map(drop).map_err(|error| match engine::fault_of(&error) {
+            engine::Fault::Damage => CopyError::Damaged { path: from.to_owned(), what: error.to_string() },
+            engine::Fault::ReadOnly | engine::Fault::Full | engine::Fault::Other => CopyError::Database(from.to_owned(), error),
+        })
+    }
+
+    /// Writes down when it was taken, looks at every page, and counts.
+    async fn inspect(&self, taken_at: Option<Timestamp>) -> Result<Copied, CopyError> {
+        self.inspect_as(&self.0, taken_at).await
+    }
+
+    /// The same, told as what it was copied from.
+    async fn inspect_as(&self, shown: &Path, taken_at: Option<Timestamp>) -> Result<Copied, CopyError> {
+        let failed = |error| CopyError::Database(shown.to_owned(), error);
+        let foreign = |error| CopyError::Foreign(shown.to_owned(), error);
+        // One file, with nothing beside it.
+        let options = SqliteConnectOptions::new()
+            .filename(&self.0)
+            .journal_mode(SqliteJournalMode::Delete)
+            .synchronous(SqliteSynchronous::Full)
+            .busy_timeout(BUSY_MAX);
+        let mut connection = options.connect().await.map_err(failed)?;
+        let found: String = sqlx::query_scalar("PRAGMA integrity_check(1)").fetch_one(&mut connection).await.map_err(failed)?;
+        if found != "ok" {
+            return Err(CopyError::Damaged { path: shown.to_owned(), what: found });
+        }
+        if let Some(version) = engine::unknown_migration(&mut connection).await.map_err(foreign)? {
+            return Err(CopyError::Newer { path: shown.to_owned(), version });
+        }
+        let taken_at = self.mark(&mut connection, shown, taken_at).await?;
+        let counted: (i64, i64) = sqlx::query_as("SELECT (SELECT count(*) FROM sessions), (SELECT count(*) FROM events)")
+            .fetch_one(&mut connection)
+            .await
+            .map_err(foreign)?;
+        connection.close().await.map_err(failed)?;
+        let size = std::fs::metadata(&self.0).map_err(|error| CopyError::File(self.0.clone(), error))?.len();
+        let count = |value: i64| u64::try_from(value).unwrap_or(0);
+        Ok(Copied { taken_at, bytes: size, sessions: count(counted.0), events: count(counted.1) })
+    }
+
+    /// Of a copy of a copy that was never started, the older instant holds: nobody knows what happened since.
+    async fn mark(&self, connection: &mut SqliteConnection, shown: &Path, taken_at: Option<Timestamp>) -> Result<Timestamp, CopyError> {
+        let foreign = |error| CopyError::Foreign(shown.to_owned(), error);
+        let known = meta(connection, BACKUP_TAKEN_AT).await.map_err(foreign)?;
+        let known = known.and_then(|text| text.parse().ok()).map(Timestamp::from_millis);
+        let taken_at = known.into_iter().chain(taken_at).min().ok_or_else(|| CopyError::NoMark(shown.to_owned()))?;
+        sqlx::query("INSERT INTO meta (name, value) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET value = excluded.value")
+            .bind(BACKUP_TAKEN_AT)
+            .bind(taken_at.millis().to_string())
+            .execute(connection)
+            .await
+            .map_err(foreign)?;
+        Ok(taken_at)
+    }
+
+    /// Brings it to the disk and gives it its name, which nothing may have by now.
+    fn name(self, to: &Path) -> Result<(), CopyError> {
+        let failed = |error: std::io::Error| match error.kind() {
+            std::io::ErrorKind::AlreadyExists => CopyError::Exists(to.to_owned()),
+            _ => CopyError::File(to.to_owned(), error),
+        };
+        File::open(&self.0).and_then(|file| file.sync_all()).map_err(failed)?;
+        // Unlike a renamed file, a linked one takes no other's place. The first name goes when this value does.
+        std::fs::hard_link(&self.0, to).map_err(failed)?;
+        let directory = to.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed)
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        for suffix in FILES {
+            // Most of them never were.
+            drop(std::fs::remove_file(beside(&self.0, suffix)));
+        }
+    }
+}

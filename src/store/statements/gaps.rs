@@ -1,0 +1,196 @@
+//! Gaps: what a restored database cannot know, from its backup to its first start.
+
+use super::{Builder, Conn, corrupt, dialect, instant, listed as cut, push_page, registry, word};
+use crate::model::access::Caller;
+use crate::model::audit::Act;
+use crate::model::gap::{Gap, GapCause, GapClosedBy};
+use crate::model::page::{Cursor, Listed, Page};
+use crate::model::{GapId, IssuerId, Timestamp};
+use crate::store::{AuditEntry, BACKUP_TAKEN_AT, Context, Ending, GapOrder, OPEN_GAPS_MAX, StoreError};
+
+const COLUMNS: &str = "id, issuer_id, begins_at, ends_at, cause, created_at, listed_at, closed_at, closed_by";
+
+#[derive(sqlx::FromRow)]
+struct Row {
+    id: String,
+    issuer_id: String,
+    begins_at: i64,
+    ends_at: i64,
+    cause: String,
+    created_at: i64,
+    listed_at: Option<i64>,
+    closed_at: Option<i64>,
+    closed_by: Option<String>,
+}
+
+impl Row {
+    fn into_gap(self) -> Result<Gap, StoreError> {
+        let closed_by = self.closed_by.as_deref().map(|by| word(GapClosedBy::parse(by), "gaps", "closed_by")).transpose()?;
+        Ok(Gap {
+            id: GapId::stored(self.id),
+            issuer: IssuerId::stored(self.issuer_id),
+            begins_at: Timestamp::from_millis(self.begins_at),
+            ends_at: Timestamp::from_millis(self.ends_at),
+            cause: word(GapCause::parse(&self.cause), "gaps", "cause")?,
+            created_at: Timestamp::from_millis(self.created_at),
+            listed_at: instant(self.listed_at),
+            closed: instant(self.closed_at).zip(closed_by),
+        })
+    }
+}
+
+/// At the start on a copy: a gap at every issuer, from when it was taken until now, and the mark is gone. Of several processes one does it.
+pub(in crate::store) async fn open_after_restore(conn: &mut Conn, context: &Context, (): &()) -> Result<Ending<Vec<Gap>>, StoreError> {
+    let taken: Option<String> =
+        sqlx::query_scalar("DELETE FROM meta WHERE name = $1 RETURNING value").bind(BACKUP_TAKEN_AT).fetch_optional(&mut *conn).await?;
+    let Some(taken) = taken else { return Ok(Ending::Undo(Vec::new())) };
+    let now = dialect::now(conn, &context.clock).await?;
+    let begins_at = taken.parse().map(Timestamp::from_millis).map_err(|_| corrupt("meta", "value"))?;
+    let issuers: Vec<String> =
+        sqlx::query_scalar("SELECT id FROM issuers WHERE deleted_at IS NULL ORDER BY id").fetch_all(&mut *conn).await?;
+    let mut gaps = Vec::with_capacity(issuers.len());
+    for issuer in issuers.into_iter().map(IssuerId::stored) {
+        // A clock that was set back makes a gap no shorter.
+        let gap = new(context, issuer, (begins_at, now.max(begins_at)), GapCause::Restore, now);
+        insert(conn, &gap).await?;
+        let detail = serde_json::json!({ "gap": gap.id.as_str(), "since": gap.begins_at.to_string(), "until": gap.ends_at.to_string() });
+        let audit = AuditEntry {
+            act: Act::GapOpened,
+            caller: Caller::itself(&gap.issuer),
+            actor: None,
+            issuer: Some(gap.issuer.clone()),
+            event: None,
+            detail: detail.to_string(),
+        };
+        registry::record(conn, context, &audit).await?;
+        gaps.push(gap);
+    }
+    Ok(Ending::Keep(gaps))
+}
+
+fn new(context: &Context, issuer: IssuerId, (begins_at, ends_at): (Timestamp, Timestamp), cause: GapCause, now: Timestamp) -> Gap {
+    Gap { id: context.entropy.id(now), issuer, begins_at, ends_at, cause, created_at: now, listed_at: None, closed: None }
+}
+
+async fn insert(conn: &mut Conn, gap: &Gap) -> Result<(), StoreError> {
+    sqlx::query("INSERT INTO gaps (id, issuer_id, begins_at, ends_at, cause, created_at) VALUES ($1, $2, $3, $4, $5, $6)")
+        .bind(gap.id.as_str())
+        .bind(gap.issuer.as_str())
+        .bind(gap.begins_at.millis())
+        .bind(gap.ends_at.millis())
+        .bind(gap.cause.as_str())
+        .bind(gap.created_at.millis())
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// Opens one by order, unless as many are open as there may be.
+pub(in crate::store) async fn open(
+    conn: &mut Conn,
+    context: &Context,
+    (issuer, GapOrder { since, until }, audit): &(IssuerId, GapOrder, AuditEntry),
+) -> Result<Ending<Option<Gap>>, StoreError> {
+    dialect::own_names(conn, issuer, &["gaps".to_owned()]).await?;
+    let now = dialect::now(conn, &context.clock).await?;
+    let open: i64 = sqlx::query_scalar("SELECT CAST(count(*) AS BIGINT) FROM gaps WHERE issuer_id = $1 AND closed_at IS NULL")
+        .bind(issuer.as_str())
+        .fetch_one(&mut *conn)
+        .await?;
+    if open >= i64::from(OPEN_GAPS_MAX) {
+        return Ok(Ending::Undo(None));
+    }
+    let gap = new(context, issuer.clone(), (*since, until.unwrap_or(now).max(*since)), GapCause::Operator, now);
+    insert(conn, &gap).await?;
+    registry::record(conn, context, audit).await?;
+    Ok(Ending::Keep(Some(gap)))
+}
+
+/// Closes one that is open; none where none is.
+pub(in crate::store) async fn close(
+    conn: &mut Conn,
+    context: &Context,
+    (issuer, id, audit): &(IssuerId, GapId, AuditEntry),
+) -> Result<Ending<Option<Gap>>, StoreError> {
+    let now = dialect::now(conn, &context.clock).await?;
+    let mut sql = Builder::new("UPDATE gaps SET closed_by = 'operator', closed_at = ");
+    sql.push_bind(now.millis()).push(" WHERE closed_at IS NULL AND issuer_id = ").push_bind(issuer.as_str().to_owned());
+    super::push_equal(&mut sql, "id", id.as_str());
+    sql.push(" RETURNING ").push(COLUMNS);
+    let Some(row) = sql.build_query_as::<Row>().fetch_optional(&mut *conn).await? else { return Ok(Ending::Undo(None)) };
+    registry::record(conn, context, audit).await?;
+    Ok(Ending::Keep(Some(row.into_gap()?)))
+}
+
+/// An issuer's gaps, newest first.
+pub(in crate::store) async fn listed(conn: &mut Conn, issuer: &IssuerId, page: &Page) -> Result<Listed<Gap>, StoreError> {
+    let rows: Vec<Row> = look(issuer, page).build_query_as().fetch_all(conn).await?;
+    let gaps: Vec<Gap> = rows.into_iter().map(Row::into_gap).collect::<Result<_, _>>()?;
+    Ok(cut(gaps, page, |gap| Cursor { at: gap.created_at, id: gap.id.to_string() }))
+}
+
+fn look(issuer: &IssuerId, page: &Page) -> Builder {
+    let mut sql = Builder::new(format!("SELECT {COLUMNS} FROM gaps WHERE issuer_id = "));
+    sql.push_bind(issuer.as_str().to_owned());
+    push_page(&mut sql, page, "created_at", "id");
+    sql
+}
+
+const OPEN: &str = "SELECT CAST(count(*) AS BIGINT) FROM gaps WHERE closed_at IS NULL";
+
+/// How many are open, at all issuers.
+pub(in crate::store) async fn open_now(conn: &mut Conn) -> Result<u64, StoreError> {
+    Ok(super::count(sqlx::query_scalar(OPEN).fetch_one(conn).await?))
+}
+
+/// What no list of sessions speaks of, at an issuer and from before a gap's end: sessions without a `sid`, and families that hang on no session that
+/// lives and has one.
+const BEYOND_LISTS: &str =
+    "SELECT 1 FROM sessions AS s WHERE s.issuer_id = $1 AND s.ended_at IS NULL AND s.sid IS NULL AND s.reported_at < $2
+     UNION ALL
+    SELECT 1 FROM grants AS g LEFT JOIN sessions AS s ON s.id = COALESCE(g.session_id, g.origin_session_id)
+     WHERE g.issuer_id = $1 AND g.revoked_at IS NULL AND g.created_at < $2 AND (s.id IS NULL OR s.ended_at IS NOT NULL OR s.sid IS NULL)
+     LIMIT 1";
+
+/// The provider's whole list of what lives was taken, and what it did not name has ended: the gaps that ended before it was made hide nothing that has a
+/// `sid` any more. Where that is all there is, they are closed.
+pub(super) async fn take_list(
+    conn: &mut Conn,
+    context: &Context,
+    (issuer, caller): (&IssuerId, &Caller),
+    as_of: Timestamp,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let open: Vec<(String, i64)> =
+        sqlx::query_as("SELECT id, ends_at FROM gaps WHERE issuer_id = $1 AND closed_at IS NULL AND ends_at <= $2 ORDER BY id")
+            .bind(issuer.as_str())
+            .bind(as_of.millis())
+            .fetch_all(&mut *conn)
+            .await?;
+    for (id, ends_at) in open {
+        let beyond: Option<i32> = sqlx::query_scalar(BEYOND_LISTS).bind(issuer.as_str()).bind(ends_at).fetch_optional(&mut *conn).await?;
+        let closed_at = beyond.is_none().then(|| now.millis());
+        sqlx::query(
+            "UPDATE gaps SET listed_at = COALESCE(listed_at, $2), closed_at = $3, closed_by = $4 WHERE id = $1 AND closed_at IS NULL",
+        )
+        .bind(&id)
+        .bind(now.millis())
+        .bind(closed_at)
+        .bind(closed_at.map(|_| GapClosedBy::Provider.as_str()))
+        .execute(&mut *conn)
+        .await?;
+        if closed_at.is_some() {
+            let detail = serde_json::json!({ "gap": id, "list_of": as_of.to_string() }).to_string();
+            let audit =
+                AuditEntry { act: Act::GapClosed, caller: caller.clone(), actor: None, issuer: Some(issuer.clone()), event: None, detail };
+            registry::record(conn, context, &audit).await?;
+        }
+    }
+    Ok(())
+}
+
+/// The looks as planners see them.
+pub(super) fn hot() -> Vec<(&'static str, Builder)> {
+    let page = Page { limit: 100, after: Some(Cursor { at: Timestamp::from_seconds(1), id: "1".to_owned() }) };
+    vec![("gaps", look(&IssuerId::stored("1".to_owned()), &page)), ("what no list speaks of", Builder::new(BEYOND_LISTS))]
+}
