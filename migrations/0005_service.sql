@@ -1,6 +1,8 @@
 -- A service one can run: what the configuration declares, secrets that overlap, a trail nobody can change unseen, alarms, gaps, what a trace hangs on.
 
 -- What the configuration declares is not changed by anybody else.
+ALTER TABLE issuers ADD COLUMN declared BOOLEAN NOT NULL DEFAULT FALSE;
+ALTER TABLE clients ADD COLUMN declared BOOLEAN NOT NULL DEFAULT FALSE;
 
 -- A secret that is being replaced is good beside its successor for a while.
 

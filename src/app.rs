@@ -4,6 +4,7 @@
 //! connections, requests under way are answered, attempts under way are finished and their outcomes written, then the database is closed.
 
 pub mod copies;
+mod declared;
 mod listener;
 mod patience;
 mod sealing_key;
@@ -20,6 +21,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::task::TaskTracker;
 
+pub use declared::{DeclaredError, examine};
 pub use sealing_key::KeyError;
 
 use crate::bells::{Bells, Doorbell};
@@ -73,6 +75,9 @@ pub enum Error {
     /// There is no sealing key to go on with.
     #[error(transparent)]
     SealingKey(#[from] KeyError),
+    /// What is declared cannot be registered.
+    #[error(transparent)]
+    Declared(#[from] DeclaredError),
     /// There is no way out.
     #[error(transparent)]
     Egress(#[from] EgressError),
@@ -169,6 +174,8 @@ impl Server {
             tasks: doors.clone(),
             settings: door_settings(&config, address),
         });
+        // Before anybody is let in, and before anything is done for anybody.
+        declared::establish(&config, &state).await?;
         let tools = Tools {
             store: store.clone(),
             clock: clock.clone(),

@@ -150,6 +150,7 @@ mod tests {
             access_tokens: crate::model::issuer::AccessTokens::DEFAULT,
             revocation: None,
             subject_secrets: None,
+            managed_by: crate::model::issuer::ManagedBy::Api,
             created_at: Timestamp::default(),
             updated_at: Timestamp::default(),
             version: 1,

@@ -97,6 +97,17 @@ fn beside_previous(config: &Config, key: SealingKey) -> Result<SealingKey, KeyEr
     })
 }
 
+/// What is wrong with the file of the key that was found beside the database; a file that is not there is made, or missed, when that is opened.
+pub(super) fn flaw(key: &config::SealingKey) -> Option<String> {
+    match key {
+        config::SealingKey::Given(_) => None,
+        config::SealingKey::BesideDatabase(path) => read(path).err().map(|error| match std::error::Error::source(&error) {
+            Some(source) => format!("{error}: {source}"),
+            None => error.to_string(),
+        }),
+    }
+}
+
 fn decoded(text: &str) -> Result<Vec<u8>, KeyError> {
     STANDARD.decode(text).map_err(|_| KeyError::Other(Unsealable::Damaged))
 }

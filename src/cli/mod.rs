@@ -109,7 +109,7 @@ impl Desk {
 }
 
 async fn serve(arguments: &Arguments, variables: Variables) -> Result<(), Error> {
-    let mut config = Config::load(arguments, variables)?;
+    let mut config = settled(arguments, variables)?;
     start_logging(&config);
     if config.mode == Mode::Dev && config.admin_token.is_none() {
         let token = format!("ldt_{}", Entropy::os().token());
@@ -119,6 +119,13 @@ async fn serve(arguments: &Arguments, variables: Variables) -> Result<(), Error>
     Ok(app::serve(config).await?)
 }
 
+/// A configuration in which nothing is wrong that can be seen without the database.
+fn settled(arguments: &Arguments, variables: Variables) -> Result<Config, Mistakes> {
+    let (config, mut mistakes) = Config::examine(arguments, variables);
+    app::examine(&config, &mut mistakes);
+    if mistakes.is_empty() { Ok(config) } else { Err(mistakes) }
+}
+
 async fn migrate(arguments: &Arguments, variables: Variables) -> Result<(), Error> {
     let config = Config::load(arguments, variables)?;
     start_logging(&config);
@@ -126,7 +133,7 @@ async fn migrate(arguments: &Arguments, variables: Variables) -> Result<(), Erro
 }
 
 fn check_config(arguments: &Arguments, variables: Variables) -> Result<(), Error> {
-    let config = Config::load(arguments, variables)?;
+    let config = settled(arguments, variables)?;
     print("ok")?;
     config.settings().iter().try_for_each(|setting| print(&format!("  {} = {} ({})", setting.path, setting.shown, setting.source)))
 }

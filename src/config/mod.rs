@@ -9,6 +9,9 @@
 //! a list are separated by commas. Why refuse what is unknown or contradictory instead of ignoring it: a limit that was misspelt is a limit that is not there.
 
 mod check;
+mod declared;
+mod lines;
+mod nearest;
 mod reader;
 mod secret;
 
@@ -26,6 +29,8 @@ use crate::model::key::KeyPolicy;
 use crate::model::proxy::{Credentials, Past, Proxy};
 use crate::model::schedule::{Schedule, Timetable};
 pub use check::Check;
+pub use declared::{Declaration, DeclaredIssuer, FILE_SUFFIX, FROM_FILES, REMOVABLE};
+pub use nearest::nearest;
 pub use reader::{Mistake, Mistakes, Setting, Source};
 use reader::{Raw, Reader};
 pub use secret::{KeyOctets, Secret};
@@ -96,6 +101,8 @@ pub struct Config {
     pub shutdown_grace: Duration,
     /// `[log]`.
     pub log: Log,
+    /// `[[issuers]]`: issuers and clients that are registered from here.
+    pub declared: Vec<DeclaredIssuer>,
     settings: Vec<Setting>,
 }
 
@@ -262,6 +269,12 @@ pub enum LogLevel {
 impl Config {
     /// Reads all sources and returns either a configuration without a mistake or every mistake.
     pub fn load(arguments: &Arguments, variables: impl IntoIterator<Item = (String, String)>) -> Result<Self, Mistakes> {
+        let (config, mistakes) = Self::examine(arguments, variables);
+        if mistakes.is_empty() { Ok(config) } else { Err(mistakes) }
+    }
+
+    /// Reads all sources and goes on past every mistake, so that more can be looked at: what one of them concerns has its default.
+    pub fn examine(arguments: &Arguments, variables: impl IntoIterator<Item = (String, String)>) -> (Self, Mistakes) {
         let variables: Vec<_> = variables.into_iter().filter(|(_, value)| !value.trim().is_empty()).collect();
         let mut reader = Reader::new();
         lay_file(&mut reader, arguments, &variables);
@@ -270,14 +283,21 @@ impl Config {
         let mut config = Self::read(&mut reader);
         refuse_ambient_proxy(&mut reader, &variables);
         config.contradictions(&mut reader);
-        config.settings = reader.finish()?;
-        Ok(config)
+        let (settings, mistakes) = reader.finish();
+        config.settings = settings;
+        (config, mistakes)
     }
 
     /// How the world names this server: as configured, or else by the address it was bound to. Never ends in a slash.
     pub fn public_url(&self, bound: SocketAddr) -> String {
         let text = self.public_url.as_ref().map_or_else(|| format!("http://{bound}"), Url::to_string);
         text.trim_end_matches('/').to_owned()
+    }
+
+    /// A mistake in a setting that was read as it should be.
+    pub fn mistake(&self, path: &str, why: impl Into<String>) -> Mistake {
+        let source = self.settings.iter().find(|setting| setting.path == path).map_or(Source::Default, |setting| setting.source.clone());
+        Mistake { settings: vec![(path.to_owned(), source)], why: why.into() }
     }
 
     /// Every setting in effect, with its source and without its secrets.
@@ -314,6 +334,7 @@ impl Config {
             reconcile: Reconcile { percent_max: reader.number("reconcile.percent_max", 10, 1..=100) },
             shutdown_grace: reader.seconds("shutdown_grace_s", 12, 1..=300),
             log: Log::read(reader),
+            declared: reader.declared(),
             settings: Vec::new(),
         }
     }
@@ -558,8 +579,8 @@ fn read_file(path: &Path) -> Result<String, String> {
     let mut text = String::new();
     std::fs::File::open(path)
         .and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text))
-        .map_err(|error| format!("cannot be read: {error}"))?;
-    if text.len() as u64 > FILE_BYTES_MAX { Err(format!("is larger than {FILE_BYTES_MAX} octets")) } else { Ok(text) }
+        .map_err(|error| format!("{} cannot be read: {error}", path.display()))?;
+    if text.len() as u64 > FILE_BYTES_MAX { Err(format!("{} is larger than {FILE_BYTES_MAX} octets", path.display())) } else { Ok(text) }
 }
 
 /// Variables that begin like ours and are not settings: those of the command line and of the tests, and those Kubernetes sets in every container beside
@@ -623,11 +644,20 @@ fn ignore(raw: &Raw) -> Result<(), String> {
 fn secret_or_file<T>(reader: &mut Reader, direct: &str, file: &str, parse: impl Fn(&str) -> Result<T, String>) -> Option<T> {
     let hidden = |_: &T| "(hidden)".to_owned();
     let given = reader.optional(direct, |raw| parse(raw.text()?), hidden);
-    let from_file = reader.optional(file, |raw| parse(read_file(Path::new(raw.text()?))?.trim()), hidden);
+    let from_file = reader.optional(file, |raw| parse(&secret_text(Path::new(raw.text()?))?), hidden);
     if reader.is_given(direct) && reader.is_given(file) {
         reader.contradiction(direct, file, "both are set: keep one");
     }
     given.or(from_file)
+}
+
+/// What a file holds besides the white space around it.
+fn secret_text(path: &Path) -> Result<String, String> {
+    let text = Zeroizing::new(read_file(path)?);
+    match text.trim() {
+        "" => Err("names a file that is empty".to_owned()),
+        text => Ok(text.to_owned()),
+    }
 }
 
 /// Fewer characters could be guessed.

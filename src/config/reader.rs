@@ -12,6 +12,10 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::declared::{self, DeclaredIssuer};
+use super::lines::Lines;
+use super::nearest::nearest;
+
 /// Where a setting came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
@@ -72,6 +76,18 @@ impl fmt::Display for Mistakes {
 }
 
 impl std::error::Error for Mistakes {}
+
+impl Mistakes {
+    /// Whether nothing is wrong.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether something is wrong with a setting that begins like this.
+    pub fn concern(&self, path: &str) -> bool {
+        self.0.iter().flat_map(|mistake| &mistake.settings).any(|(name, _)| name.starts_with(path))
+    }
+}
 
 /// A value as it stands in its source.
 #[derive(Clone, Debug)]
@@ -158,17 +174,26 @@ pub(super) struct Reader {
     layers: Layers,
     settings: Vec<Setting>,
     mistakes: Vec<Mistake>,
+    declared: Vec<DeclaredIssuer>,
 }
 
 impl Reader {
     pub(super) fn new() -> Self {
-        Self { given: BTreeMap::new(), known: BTreeSet::new(), layers: Layers::Complete, settings: Vec::new(), mistakes: Vec::new() }
+        Self {
+            given: BTreeMap::new(),
+            known: BTreeSet::new(),
+            layers: Layers::Complete,
+            settings: Vec::new(),
+            mistakes: Vec::new(),
+            declared: Vec::new(),
+        }
     }
 
     /// Lays the text of a TOML file over what is there.
     pub(super) fn lay_file(&mut self, file: &Path, text: &str) {
         let (table, errors) = DeTable::parse_recoverable(text);
-        let source = |offset: Option<usize>| Source::File { path: file.to_owned(), line: offset.map(|at| line_of(text, at)) };
+        let lines = Lines::of_text(text);
+        let source = |offset: Option<usize>| Source::File { path: file.to_owned(), line: offset.map(|at| lines.of(at)) };
         if !errors.is_empty() {
             // What a parser recovered from a broken file is a guess; nothing is said about it.
             for error in errors {
@@ -176,11 +201,25 @@ impl Reader {
             }
             return;
         }
+        let (declared, mistakes) = declared::read(file, table.get_ref(), &lines);
+        self.declared = declared;
+        self.mistakes.extend(mistakes);
         let mut leaves = Vec::new();
         flatten("", table.get_ref(), &mut leaves);
         for (path, raw, offset) in leaves {
             self.given.insert(path, (raw, source(Some(offset))));
         }
+    }
+
+    /// Takes what the file declares, noting each issuer as it may be shown.
+    pub(super) fn declared(&mut self) -> Vec<DeclaredIssuer> {
+        let declared = std::mem::take(&mut self.declared);
+        for DeclaredIssuer { registration, clients } in &declared {
+            let issuer = registration.body.get("issuer").and_then(serde_json::Value::as_str).unwrap_or("(none)");
+            let shown = format!("{issuer}, with {} client{}", clients.len(), if clients.len() == 1 { "" } else { "s" });
+            self.settings.push(Setting { path: registration.name().to_owned(), shown, source: registration.source("") });
+        }
+        declared
     }
 
     /// Notes that the file could not be read as it should.
@@ -291,15 +330,30 @@ impl Reader {
         !faulty && (self.layers == Layers::Complete || self.is_given(path))
     }
 
-    /// The settings as they are in effect, once nobody asks for more; whatever nobody asked for is unknown.
-    pub(super) fn finish(mut self) -> Result<Vec<Setting>, Mistakes> {
+    /// The settings as they are in effect, once nobody asks for more, and everything that is wrong; whatever nobody asked for is unknown.
+    pub(super) fn finish(mut self) -> (Vec<Setting>, Mistakes) {
         let unknown: Vec<_> = self.given.keys().filter(|path| !self.known.contains(path.as_str())).cloned().collect();
         for path in unknown {
-            let inside = format!("{path}.");
-            let is_table = self.known.iter().any(|known| known.starts_with(&inside));
-            self.mistake(&path, if is_table { "must be a table" } else { "is not a setting" });
+            let why = self.why_unknown(&path);
+            self.mistake(&path, why);
         }
-        if self.mistakes.is_empty() { Ok(self.settings) } else { Err(Mistakes(self.mistakes)) }
+        (self.settings, Mistakes(self.mistakes))
+    }
+
+    fn why_unknown(&self, path: &str) -> String {
+        let inside = format!("{path}.");
+        if self.known.iter().any(|known| known.starts_with(&inside)) {
+            return "must be a table".to_owned();
+        }
+        if path.strip_prefix(declared::ISSUERS).is_some_and(|rest| rest.starts_with(['.', '_'])) {
+            return "is not a setting: issuers and clients are declared in the file alone".to_owned();
+        }
+        let free = self.known.iter().map(String::as_str).filter(|known| !self.is_given(known));
+        match (nearest(path, free), self.source(path)) {
+            (Some(meant), Source::Variable(_)) => format!("is not a setting: did you mean {}?", variable(meant)),
+            (Some(meant), _) => format!("is not a setting: did you mean {meant}?"),
+            (None, _) => "is not a setting".to_owned(),
+        }
     }
 
     fn take<T>(&mut self, path: &str, parse: impl Fn(&Raw) -> Result<T, String>) -> Option<T> {
@@ -319,13 +373,14 @@ impl Reader {
     }
 }
 
-fn line_of(text: &str, offset: usize) -> usize {
-    text.bytes().take(offset).filter(|octet| *octet == b'\n').count() + 1
+/// The variable of a setting.
+pub(super) fn variable(path: &str) -> String {
+    format!("LOGOUTD_{}", path.to_ascii_uppercase().replace('.', "__"))
 }
 
-/// The leaves of a table by their dotted paths, each with the offset of its key.
+/// The leaves of a table by their dotted paths, each with the offset of its key; but for what is declared, which holds no settings.
 fn flatten(prefix: &str, table: &DeTable<'_>, leaves: &mut Vec<(String, Raw, usize)>) {
-    for (key, value) in table {
+    for (key, value) in table.iter().filter(|(key, _)| !prefix.is_empty() || key.get_ref() != declared::ISSUERS) {
         let path = if prefix.is_empty() { key.get_ref().to_string() } else { format!("{prefix}.{}", key.get_ref()) };
         match value.get_ref().as_table() {
             Some(inner) => flatten(&path, inner, leaves),

@@ -435,6 +435,7 @@ mod tests {
             created_at: COMMITTED,
             updated_at: COMMITTED,
             suspended_at: None,
+            managed_by: crate::model::issuer::ManagedBy::Api,
             deleted_at: None,
             version: 1,
         };
@@ -451,6 +452,7 @@ mod tests {
             access_tokens: crate::model::issuer::AccessTokens::DEFAULT,
             revocation: None,
             subject_secrets: None,
+            managed_by: crate::model::issuer::ManagedBy::Api,
             created_at: COMMITTED,
             updated_at: COMMITTED,
             version: 1,

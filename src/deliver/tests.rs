@@ -116,6 +116,7 @@ impl House {
             access_tokens: crate::model::issuer::AccessTokens::DEFAULT,
             revocation: None,
             subject_secrets: None,
+            managed_by: crate::model::issuer::ManagedBy::Api,
             created_at: now,
             updated_at: now,
             version: 1,
@@ -178,6 +179,7 @@ impl House {
             created_at: now,
             updated_at: now,
             suspended_at: None,
+            managed_by: crate::model::issuer::ManagedBy::Api,
             deleted_at: None,
             version: 1,
         };

@@ -99,6 +99,8 @@ codes! {
     Conflict = CONFLICT, "conflict", "The request contradicts what is stored";
     /// It exists.
     AlreadyExists = CONFLICT, "already-exists", "It exists already";
+    /// The configuration says what it is.
+    Declared = CONFLICT, "declared", "It is declared in the configuration";
     /// Something alive depends on it.
     InUse = CONFLICT, "in-use", "Something alive depends on it";
     /// The session has ended.
@@ -193,6 +195,7 @@ impl Code {
             | Self::Conflict
             | Self::AlreadyExists
             | Self::InUse
+            | Self::Declared
             | Self::SessionEnded
             | Self::OtherSubject
             | Self::OtherOwner

@@ -113,6 +113,7 @@ fn issuer(name: &str, source: ProviderSource) -> IssuerRecord {
         access_tokens: crate::model::issuer::AccessTokens::DEFAULT,
         revocation: None,
         subject_secrets: None,
+        managed_by: crate::model::issuer::ManagedBy::Api,
         created_at: NOW,
         updated_at: NOW,
         version: 1,

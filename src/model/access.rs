@@ -137,6 +137,15 @@ impl Caller {
         Self { identity, role: Role::Operator, issuer, client_id: None, may_mass_kill: false, remote: None }
     }
 
+    /// The identity of the configuration, where it declares what is registered.
+    pub const CONFIGURATION: &'static str = "configuration";
+
+    /// The configuration, which whoever runs the process has written.
+    pub fn configuration() -> Self {
+        let identity = Self::CONFIGURATION.to_owned();
+        Self { identity, role: Role::Admin, issuer: None, client_id: None, may_mass_kill: false, remote: None }
+    }
+
     /// The identity of an issuer's provider where it speaks by its own signature instead of by an API token.
     pub const PROVIDER: &'static str = "provider";
 

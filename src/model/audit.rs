@@ -20,10 +20,14 @@ words! {
         IssuerChanged = "issuer_changed",
         /// An issuer was deleted.
         IssuerDeleted = "issuer_deleted",
+        /// An issuer is not declared any more, and whoever administers may change it.
+        IssuerReleased = "issuer_released",
         /// A client was registered or replaced.
         ClientPut = "client_put",
         /// A client was deleted.
         ClientDeleted = "client_deleted",
+        /// A client is not declared any more, and whoever administers may change it.
+        ClientReleased = "client_released",
         /// Deliveries to a client were paused.
         ClientPaused = "client_paused",
         /// Deliveries to a client were resumed.

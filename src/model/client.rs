@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::issuer::ManagedBy;
 use super::key::{SigningAlg, words};
 use super::token::TokenPolicy;
 use super::{ClientId, Digest, IssuerId, Malformed, Timestamp};
@@ -172,6 +173,8 @@ pub struct ClientRecord {
     pub delivery: DeliverySettings,
     /// What its tokens are subject to.
     pub tokens: TokenPolicy,
+    /// Who says so.
+    pub managed_by: ManagedBy,
     /// Since when all its tokens are inactive and no new ones are taken, until further notice; its users stay in.
     pub suspended_at: Option<Timestamp>,
     /// When it was registered.

@@ -205,6 +205,16 @@ pub struct Age {
     pub idle_expires_at: Option<Timestamp>,
 }
 
+/// Who says how something is registered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ManagedBy {
+    /// Whoever may administer, by the API.
+    #[default]
+    Api,
+    /// The configuration declares it, and nobody else changes it.
+    Configuration,
+}
+
 /// A registered issuer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IssuerRecord {
@@ -232,6 +242,8 @@ pub struct IssuerRecord {
     pub revocation: Option<ProviderEndpoint>,
     /// The sealed key the secrets of its subjects are derived from; none where it has not opted in.
     pub subject_secrets: Option<String>,
+    /// Who says so.
+    pub managed_by: ManagedBy,
     /// When it was registered.
     pub created_at: Timestamp,
     /// When it last changed.

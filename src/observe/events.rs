@@ -683,6 +683,42 @@ impl AuthenticationFailed {
     }
 }
 
+/// What the configuration declares is registered.
+#[derive(Clone, Copy, Debug)]
+pub struct DeclarationsKept {
+    /// How many issuers it declares.
+    pub issuers: usize,
+    /// How many clients.
+    pub clients: usize,
+    /// How many of them were not registered like that before.
+    pub written: usize,
+}
+
+impl DeclarationsKept {
+    /// Tells it.
+    pub fn emit(&self) {
+        let Self { issuers, clients, written } = self;
+        info!(issuers, clients, written, "what the configuration declares is registered");
+    }
+}
+
+/// Something is not declared any more, and goes on as it is.
+#[derive(Clone, Copy, Debug)]
+pub struct RegistrationReleased<'a> {
+    /// The issuer, or its client's.
+    pub issuer: &'a IssuerId,
+    /// Which client; none for the issuer.
+    pub client_id: Option<&'a ClientId>,
+}
+
+impl RegistrationReleased<'_> {
+    /// Tells it.
+    pub fn emit(&self) {
+        let client_id = self.client_id.map(tracing::field::display);
+        warn!(issuer = %self.issuer, client_id, "the configuration does not declare it any more: it stays registered as it is, and the API may change it");
+    }
+}
+
 /// The server began to serve.
 #[derive(Debug)]
 pub struct Started<'a> {

@@ -7,6 +7,7 @@ mod events;
 pub mod logging;
 pub mod metrics;
 
+pub use events::{DeclarationsKept, RegistrationReleased};
 pub use events::{
     AccessTokenRead, AttemptMade, AuthenticationFailed, CertificateNear, CertificatesSeen, CheckOutcome, DeliverySettled, GapOpened,
     GapsCounted, Gauges, GroupCommitted, HorizonNear, KeyAlarm, KeyPassed, KeyTrouble, LaneClosed, LaneOpened, LaneParked, LanesCounted,

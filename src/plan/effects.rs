@@ -268,6 +268,7 @@ mod tests {
             created_at: NOW,
             updated_at: NOW,
             suspended_at: None,
+            managed_by: crate::model::issuer::ManagedBy::Api,
             deleted_at: None,
             version: 1,
         }

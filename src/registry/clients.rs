@@ -18,23 +18,23 @@ use super::lanes::LaneShape;
 use super::private::{self, Hosts, Strongbox, TlsMetadata, TlsMetadataView};
 use super::token_policy::{TokenTerms, TokenTermsView};
 use super::token_terms::check_secret;
-use super::{Done, bad_network, done, entry, told};
-use crate::egress::{Egress, effective, parse_url};
+use super::{Declared, Done, Judge, bad_network, declared_elsewhere, done, editable, entry, told};
+use crate::egress::{effective, parse_url};
 use crate::http::needs::{Administer, ReadRegistry};
 use crate::http::problem::ProblemDocument;
 use crate::http::reply::segment;
 use crate::http::wire::{Said, text};
 use crate::http::{AppState, At, Code, FieldError, List, Path, Problem, Query, Registration, Reply, Routes, Seat, if_match, page};
+use crate::model::access::Caller;
 use crate::model::audit::Act;
 use crate::model::client::{ClientRecord, DeliverySettings, Network};
 use crate::model::delivery::Lane;
-use crate::model::issuer::IssuerRecord;
+use crate::model::issuer::{IssuerRecord, ManagedBy};
 use crate::model::key::{KeyRecord, SigningAlg};
 use crate::model::page::Listed;
 use crate::model::{ClientId, Digest, IssuerId, Timestamp};
-use crate::seams::Entropy;
 use crate::store::{Change, Pending};
-use crate::token::{JwkSet, SealingKey, secret_digest};
+use crate::token::{JwkSet, Sealed, secret_digest};
 
 /// The routes of clients.
 pub fn routes() -> Routes {
@@ -212,6 +212,8 @@ pub struct ClientView {
     delivery: DeliveryMetadataView,
     /// What its tokens are subject to.
     tokens: TokenTermsView,
+    /// Whether the configuration declares it: then nothing of this is changed, or deleted, by the API.
+    declared: bool,
     /// Since when its tokens are inactive and no new ones are taken.
     #[serde(skip_serializing_if = "Option::is_none")]
     suspended_at: Option<text::Timestamp>,
@@ -277,6 +279,7 @@ fn view(record: ClientRecord) -> ClientView {
         introspection_signed_response_alg: record.introspection_alg.map(Into::into),
         delivery: delivery_view(record.delivery),
         tokens: record.tokens.into(),
+        declared: record.managed_by == ManagedBy::Configuration,
         suspended_at: record.suspended_at.map(Into::into),
         lane: None,
         created_at: record.created_at.into(),
@@ -353,6 +356,7 @@ pub async fn register(
         (status = 401, description = "unauthorized", content_type = "application/problem+json", body = ProblemDocument),
         (status = 403, description = "forbidden", content_type = "application/problem+json", body = ProblemDocument),
         (status = 404, description = "unknown-issuer", content_type = "application/problem+json", body = ProblemDocument),
+        (status = 409, description = "declared", content_type = "application/problem+json", body = ProblemDocument),
         (status = 412, description = "version-mismatch", content_type = "application/problem+json", body = ProblemDocument),
         (status = 422, description = "invalid-field", content_type = "application/problem+json", body = ProblemDocument),
     )
@@ -378,17 +382,58 @@ pub async fn put(
 
 /// Writes a registration over the version it was made from, since an omitted secret is carried along from there.
 async fn write(app: &AppState, seat: &Seat, client_id: &ClientId, body: &ClientMetadata, asked: Option<i64>) -> Result<Done, Problem> {
-    let desk = Desk::of(app, &seat.issuer);
+    let desk = Desk::of(&seat.issuer, Judge::of(app), Expired::Refused);
     for _ in 0..ATTEMPTS {
         let before = app.store.client(&seat.issuer.id, client_id).await?;
+        before.as_ref().map_or(Ok(()), |before| editable(before.managed_by))?;
         let record = desk.registered(client_id, body, before.as_ref(), app.clock.now())?;
-        let algs: Vec<_> = [record.alg].into_iter().chain(record.introspection_alg.filter(|alg| *alg != record.alg)).collect();
-        let keys = make(app, &seat.issuer.id, missing(&app.store.keys(&seat.issuer.id).await?, &algs)).await?;
+        let keys = new_keys(app, &record).await?;
         let audit = entry(Act::ClientPut, &seat.caller, Some(&seat.issuer.id), &detail(&record, &keys))?;
         let expected = asked.or(before.map(|before| before.version));
         match (app.store.put_client(&record, expected, &keys, audit).await?, asked) {
             (Change::Stale, None) => {}
             (change, _) => return done(change, Code::UnknownIssuer, || Problem::of(Code::Conflict)),
+        }
+    }
+    Err(Problem::of(Code::VersionMismatch))
+}
+
+/// The keys its tokens are to be signed with and that do not exist yet.
+async fn new_keys(app: &AppState, record: &ClientRecord) -> Result<Vec<KeyRecord>, Problem> {
+    let algs: Vec<_> = [record.alg].into_iter().chain(record.introspection_alg.filter(|alg| *alg != record.alg)).collect();
+    make(app, &record.issuer, missing(&app.store.keys(&record.issuer).await?, &algs)).await
+}
+
+/// The client a declaration asks for, as far as it can be known without the database.
+pub(super) fn foreseen(issuer: &IssuerRecord, body: &ClientMetadata, judge: Judge<'_>, now: Timestamp) -> Result<ClientRecord, Problem> {
+    Desk::of(issuer, judge, Expired::Taken).registered(declared_id(body)?, body, None, now)
+}
+
+fn declared_id(body: &ClientMetadata) -> Result<&ClientId, Problem> {
+    body.client_id.as_ref().map(|text| &text.0).ok_or_else(|| Problem::invalid("/client_id", "is missing"))
+}
+
+/// Brings a client to what the configuration declares, in one transaction; nothing is written where nothing is new.
+pub(super) async fn declare(app: &AppState, issuer: &IssuerRecord, body: &ClientMetadata) -> Result<(ClientId, Declared), Problem> {
+    let (client_id, judge) = (declared_id(body)?, Judge::of(app));
+    let desk = Desk::of(issuer, judge, Expired::Taken);
+    for _ in 0..ATTEMPTS {
+        let stored = app.store.client(&issuer.id, client_id).await?;
+        let record = desk.registered(client_id, body, stored.as_ref(), app.clock.now())?;
+        let mut record = ClientRecord { managed_by: ManagedBy::Configuration, ..record };
+        if let Some(stored) = &stored {
+            desk.keep_seals(&mut record, stored);
+            if *stored == (ClientRecord { updated_at: stored.updated_at, ..record.clone() }) {
+                return Ok((record.client_id, Declared::Before));
+            }
+        }
+        let keys = new_keys(app, &record).await?;
+        let audit = entry(Act::ClientPut, &Caller::configuration(), Some(&issuer.id), &detail(&record, &keys))?;
+        match app.store.put_client(&record, stored.map(|stored| stored.version), &keys, audit).await? {
+            Change::Stale => {}
+            change @ (Change::Created | Change::Replaced | Change::Absent | Change::InUse | Change::Conflict) => {
+                return done(change, Code::UnknownIssuer, || Problem::of(Code::Conflict)).map(|_| (record.client_id, Declared::Anew));
+            }
         }
     }
     Err(Problem::of(Code::VersionMismatch))
@@ -412,6 +457,7 @@ fn detail(record: &ClientRecord, keys: &[KeyRecord]) -> Value {
         "backchannel_logout_uri": record.backchannel_logout_uri.as_ref().map(Url::as_str),
         "id_token_signed_response_alg": record.alg.as_str(),
         "client_secret_registered": record.secret_digest.is_some(),
+        "declared": record.managed_by == ManagedBy::Configuration,
         "network": told(&record.delivery.network),
         "tls": private::told(&record.delivery),
         "new_keys": names(keys),
@@ -538,6 +584,7 @@ pub enum Deliveries {
         (status = 401, description = "unauthorized", content_type = "application/problem+json", body = ProblemDocument),
         (status = 403, description = "forbidden", content_type = "application/problem+json", body = ProblemDocument),
         (status = 404, description = "unknown-issuer, unknown-client", content_type = "application/problem+json", body = ProblemDocument),
+        (status = 409, description = "declared", content_type = "application/problem+json", body = ProblemDocument),
         (status = 412, description = "version-mismatch", content_type = "application/problem+json", body = ProblemDocument),
     )
 )]
@@ -556,24 +603,29 @@ pub async fn delete(
     let detail = json!({ "client_id": client_id.as_str(), "deliveries": word });
     let audit = entry(Act::ClientDeleted, &seat.caller, Some(&seat.issuer.id), &detail)?;
     let change = app.store.delete_client(&seat.issuer.id, &client_id, if_match(&headers)?, pending, audit).await?;
-    done(change, Code::UnknownClient, || Problem::of(Code::Conflict))?;
+    done(change, Code::UnknownClient, declared_elsewhere)?;
     Ok(Reply::done())
+}
+
+/// Whether a certificate may be over.
+#[derive(Clone, Copy)]
+enum Expired {
+    /// Nobody registers one that is.
+    Refused,
+    /// It was good when it was declared, and time that passes does not keep a server from starting: a chore tells of it.
+    Taken,
 }
 
 /// What a registration is judged by.
 struct Desk<'a> {
     issuer: &'a IssuerRecord,
-    egress: &'a Egress,
-    sealing: &'a SealingKey,
-    entropy: &'a Entropy,
-    defaults: &'a DeliverySettings,
-    timeout_max: Duration,
+    judge: Judge<'a>,
+    expired: Expired,
 }
 
 impl<'a> Desk<'a> {
-    fn of(app: &'a AppState, issuer: &'a IssuerRecord) -> Self {
-        let (defaults, timeout_max) = (&app.settings.delivery_defaults, app.settings.delivery_timeout_max);
-        Self { issuer, egress: &app.egress, sealing: &app.sealing, entropy: &app.entropy, defaults, timeout_max }
+    const fn of(issuer: &'a IssuerRecord, judge: Judge<'a>, expired: Expired) -> Self {
+        Self { issuer, judge, expired }
     }
 
     /// The client as it shall be.
@@ -587,15 +639,19 @@ impl<'a> Desk<'a> {
         refuse_encryption(body)?;
         let said = body.delivery.as_ref().unwrap_or(&EMPTY);
         let mut delivery = self.delivery(said)?;
-        let strongbox = Strongbox { issuer: &self.issuer.id, client_id, sealing: self.sealing, entropy: self.entropy };
+        let strongbox = self.strongbox(client_id);
+        let good_at = match self.expired {
+            Expired::Refused => now,
+            Expired::Taken => Timestamp::from_seconds(0),
+        };
         let kept = before.map(|before| &before.delivery);
-        delivery.certificate = strongbox.certificate(said.tls.as_ref(), kept.and_then(|kept| kept.certificate.as_ref()), now)?;
+        delivery.certificate = strongbox.certificate(said.tls.as_ref(), kept.and_then(|kept| kept.certificate.as_ref()), good_at)?;
         let network = effective(&self.issuer.network, &delivery.network);
         let uri = self.url("/backchannel_logout_uri", body.backchannel_logout_uri.as_deref(), &network)?;
         let hosts = Hosts { before: before.and_then(|before| before.backchannel_logout_uri.as_ref()), now: uri.as_ref() };
         delivery.headers = strongbox.headers(&said.headers, kept.and_then(|kept| kept.headers.as_ref()), hosts)?;
         if let Some((uri, name)) = uri.as_ref().zip(delivery.server_name.as_ref()) {
-            self.egress.check_server_name(uri, name).map_err(|no_way| Problem::invalid("/delivery/tls/server_name", no_way))?;
+            self.judge.egress.check_server_name(uri, name).map_err(|no_way| Problem::invalid("/delivery/tls/server_name", no_way))?;
         }
         if body.jwks.is_some() && body.jwks_uri.is_some() {
             return Err(Problem::invalid("/jwks_uri", "must not be said together with jwks"));
@@ -615,6 +671,7 @@ impl<'a> Desk<'a> {
             introspection_alg: body.introspection_signed_response_alg.map(|text| text.0),
             delivery,
             tokens: body.tokens.as_ref().unwrap_or(&TokenTerms::EMPTY).policy(&strongbox, before.map(|before| &before.tokens))?,
+            managed_by: ManagedBy::Api,
             created_at: before.map_or(now, |before| before.created_at),
             updated_at: now,
             suspended_at: before.and_then(|before| before.suspended_at),
@@ -623,10 +680,25 @@ impl<'a> Desk<'a> {
         })
     }
 
+    fn strongbox<'b>(&'b self, client_id: &'b ClientId) -> Strongbox<'b> {
+        Strongbox { issuer: &self.issuer.id, client_id, sealing: self.judge.sealing, entropy: self.judge.entropy }
+    }
+
+    /// What was sealed anew and says the same stays as it was, so that it shows that nothing changed.
+    fn keep_seals(&self, record: &mut ClientRecord, stored: &ClientRecord) {
+        let (issuer, id) = (&stored.issuer, &stored.client_id);
+        self.judge.keep_seal(
+            &Sealed::provider_secret(issuer, id),
+            &mut record.tokens.provider_secret,
+            stored.tokens.provider_secret.as_ref(),
+        );
+        self.strongbox(id).keep_seals(&mut record.delivery, &stored.delivery);
+    }
+
     fn url(&self, pointer: &str, text: Option<&str>, network: &Network) -> Result<Option<Url>, Problem> {
         let Some(text) = text else { return Ok(None) };
         let url = parse_url(text).map_err(|bad| Problem::invalid(pointer, bad))?;
-        self.egress.check(&url, network).map_err(|bad| Problem::invalid(pointer, bad))?;
+        self.judge.egress.check(&url, network).map_err(|bad| Problem::invalid(pointer, bad))?;
         Ok(Some(url))
     }
 
@@ -636,14 +708,14 @@ impl<'a> Desk<'a> {
             Said::Null => Ok(None),
             Said::Value(secret) => {
                 check_secret("/client_secret", secret)?;
-                Ok(Some(secret_digest(self.sealing, &self.issuer.id, id, secret)))
+                Ok(Some(secret_digest(self.judge.sealing, &self.issuer.id, id, secret)))
             }
         }
     }
 
     fn delivery(&self, said: &DeliveryMetadata) -> Result<DeliverySettings, Problem> {
-        let defaults = self.defaults;
-        let timeout_ms_max = u64::try_from(self.timeout_max.as_millis()).unwrap_or(u64::MAX);
+        let defaults = self.judge.defaults;
+        let timeout_ms_max = u64::try_from(self.judge.timeout_max.as_millis()).unwrap_or(u64::MAX);
         let timeout_ms = bounded("/delivery/timeout_ms", said.timeout_ms, &(TIMEOUT_MS_MIN..=timeout_ms_max))?;
         let horizon_s = bounded("/delivery/horizon_s", said.horizon_s, &HORIZON_S)?;
         let network = Network {
@@ -653,7 +725,7 @@ impl<'a> Desk<'a> {
                 .map_or_else(|| defaults.network.allow.clone(), |list| list.iter().map(|text| text.0).collect()),
             ca_pem: said.ca_pem.clone().or_else(|| defaults.network.ca_pem.clone()),
         };
-        self.egress.check_network(&network).map_err(|bad| bad_network("/delivery", bad))?;
+        self.judge.egress.check_network(&network).map_err(|bad| bad_network("/delivery", bad))?;
         Ok(DeliverySettings {
             claims: said.claims.map_or(defaults.claims, |text| text.0),
             typ: said.typ.map_or(defaults.typ, |text| text.0),
@@ -734,11 +806,13 @@ pub(super) fn bounded<T: PartialOrd + Display>(pointer: &str, said: Option<T>, r
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::egress::EgressConfig;
+    use crate::egress::{Egress, EgressConfig, Mode};
     use crate::http::json::parse_registration;
     use crate::model::Issuer;
     use crate::model::client::{Claims, OnExpiry, TokenTyp};
     use crate::model::issuer::SESSION_MAX_AGE_DEFAULT;
+    use crate::seams::Entropy;
+    use crate::token::SealingKey;
 
     fn now() -> Timestamp {
         Timestamp::from_seconds(1_000)
@@ -758,6 +832,7 @@ mod tests {
             access_tokens: crate::model::issuer::AccessTokens::DEFAULT,
             revocation: None,
             subject_secrets: None,
+            managed_by: ManagedBy::Api,
             created_at: now(),
             updated_at: now(),
             version: 1,
@@ -771,14 +846,15 @@ mod tests {
     fn put_over(body: &Value, before: Option<&ClientRecord>) -> Result<(ClientRecord, Vec<String>), Problem> {
         let egress = Egress::new(EgressConfig { ceiling: vec!["10.0.0.0/8".parse().unwrap()], ..EgressConfig::default() }).unwrap();
         let (issuer, sealing) = (issuer(), sealing());
-        let desk = Desk {
-            issuer: &issuer,
+        let judge = Judge {
             egress: &egress,
+            mode: Mode::Production,
             sealing: &sealing,
             entropy: &Entropy::seeded(2),
             defaults: &DeliverySettings::DEFAULT,
             timeout_max: Duration::from_secs(20),
         };
+        let desk = Desk::of(&issuer, judge, Expired::Refused);
         let Registration { body, ignored } = parse_registration::<ClientMetadata>(body.to_string().as_bytes())?;
         Ok((desk.registered(&ClientId::parse("wiki").unwrap(), &body, before, now())?, ignored))
     }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::State;
@@ -15,22 +16,24 @@ use super::keys::{make, missing, names};
 use super::lanes::LaneShape;
 use super::provider_logout::{self, ProviderLogoutTerms, ProviderLogoutView};
 use super::token_terms::{self, EndpointTerms, EndpointView, TokenSettings, UpstreamIntrospectionTerms, UpstreamIntrospectionView};
-use super::{bad_network, done, entry, told};
-use crate::egress::{Egress, Mode, parse_url};
+use super::{Declared, Judge, bad_network, declared_elsewhere, done, editable, entry, told};
+use crate::egress::{Mode, parse_url};
 use crate::http::needs::{Administer, ReadRegistry};
 use crate::http::problem::ProblemDocument;
 use crate::http::wire::{Said, text};
 use crate::http::{Anywhere, AppState, At, Code, FieldError, List, Problem, Query, Registration, Reply, Routes, Somewhere, if_match, page};
+use crate::model::access::Caller;
 use crate::model::audit::Act;
 use crate::model::client::Network;
 use crate::model::delivery::Lane;
 use crate::model::issuer::{
-    AccessTokens, Expiry, IssuerRecord, ProviderSource, PublishedAt, SESSION_MAX_AGE_DEFAULT, Upstream, UpstreamMode,
+    AccessTokens, Expiry, IssuerRecord, ManagedBy, ProviderSource, PublishedAt, SESSION_MAX_AGE_DEFAULT, Upstream, UpstreamMode,
 };
 use crate::model::key::{KeyRecord, SigningAlg};
 use crate::model::page::Listed;
 use crate::model::{ClientId, Issuer, IssuerId, Timestamp};
 use crate::store::Change;
+use crate::token::Sealed;
 
 /// The routes of issuers.
 pub fn routes() -> Routes {
@@ -44,7 +47,7 @@ pub const SESSION_MAX_AGE_S: RangeInclusive<u64> = 60..=366 * 24 * 3600;
 const ATTEMPTS: usize = 3;
 
 /// A new issuer.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Deserialize, ToSchema)]
 pub struct NewIssuer {
     /// Its short id in paths: 1 to 63 of a-z, 0-9 and '-'.
     #[schema(example = "main")]
@@ -199,6 +202,8 @@ pub struct IssuerView {
     allow_networks: Vec<text::IpNetwork>,
     /// Certificate authorities trusted beside the system's.
     ca_pem: Option<String>,
+    /// Whether the configuration declares it: then nothing of this is changed, or deleted, by the API.
+    declared: bool,
     /// When it was registered.
     created_at: text::Timestamp,
     /// When it last changed.
@@ -289,6 +294,7 @@ fn view(record: IssuerRecord) -> IssuerView {
         access_tokens,
         revocation,
         subject_secrets,
+        managed_by,
         created_at,
         updated_at,
         version: _,
@@ -313,6 +319,7 @@ fn view(record: IssuerRecord) -> IssuerView {
         subject_secrets: subject_secrets.is_some(),
         allow_networks: network.allow.into_iter().map(Into::into).collect(),
         ca_pem: network.ca_pem,
+        declared: managed_by == ManagedBy::Configuration,
         created_at: created_at.into(),
         updated_at: updated_at.into(),
         ignored: None,
@@ -339,39 +346,9 @@ pub async fn create(
     Anywhere(caller, _): Anywhere<Administer>,
     Registration { body, ignored }: Registration<NewIssuer>,
 ) -> Result<Reply<IssuerView>, Problem> {
-    let NewIssuer {
-        id,
-        issuer,
-        signing_algs,
-        session_max_age,
-        expiry,
-        discovery,
-        provider_jwks_uri,
-        published_at,
-        upstream,
-        provider_logout,
-        access_token_typ,
-        access_token_audiences,
-        require_known_session,
-        introspect_upstream,
-        revocation,
-        subject_secrets,
-        allow_networks,
-        ca_pem,
-    } = body;
-    let tokens =
-        TokenSettings { access_token_typ, access_token_audiences, require_known_session, introspect_upstream, revocation, subject_secrets };
-    let signing_algs = signing_algs.or_else(|| Some(vec![SigningAlg::Rs256.into()]));
-    let source = SourceTerms { discovery, jwks_uri: provider_jwks_uri, published_at };
-    let terms = Terms { issuer: None, signing_algs, session_max_age, expiry, source, upstream, allow_networks, ca_pem };
-    let blank = blank(id.0, issuer.0, app.clock.now());
-    let record = provider_logout::apply(&provider_logout, terms.apply(&blank, &Judge::of(&app))?, &blank, &app)?;
-    let record = token_terms::apply(&tokens, record, &blank, &app)?;
-    let taken = || {
-        Problem::new(Code::AlreadyExists, "this id or this issuer is registered")
-            .at(FieldError::pointer("/id", "must be new"))
-            .at(FieldError::pointer("/issuer", "must be new"))
-    };
+    let (id, issuer, said) = body.sorted();
+    let blank = blank(id, issuer, app.clock.now());
+    let record = said.over(&blank, &blank, &Judge::of(&app))?;
     if app.store.issuer(&record.id).await?.is_some() {
         return Err(taken());
     }
@@ -381,6 +358,12 @@ pub async fn create(
     let path = format!("/v1/issuers/{}", record.id);
     let (view, version) = stored(&app, &record.id, ignored).await?;
     Ok(Reply::created(view).version(version).location(&path))
+}
+
+fn taken() -> Problem {
+    Problem::new(Code::AlreadyExists, "this id or this issuer is registered")
+        .at(FieldError::pointer("/id", "must be new"))
+        .at(FieldError::pointer("/issuer", "must be new"))
 }
 
 /// The issuers, newest first; for a caller bound to one, that one.
@@ -463,7 +446,7 @@ async fn provider_lane(app: &AppState, issuer: &IssuerId) -> Result<Option<LaneS
         (status = 401, description = "unauthorized", content_type = "application/problem+json", body = ProblemDocument),
         (status = 403, description = "forbidden", content_type = "application/problem+json", body = ProblemDocument),
         (status = 404, description = "unknown-issuer", content_type = "application/problem+json", body = ProblemDocument),
-        (status = 409, description = "conflict: the identifier is taken, or cannot change any more", content_type = "application/problem+json", body = ProblemDocument),
+        (status = 409, description = "conflict: the identifier is taken, or cannot change any more; declared", content_type = "application/problem+json", body = ProblemDocument),
         (status = 412, description = "version-mismatch", content_type = "application/problem+json", body = ProblemDocument),
         (status = 422, description = "invalid-field", content_type = "application/problem+json", body = ProblemDocument),
     )
@@ -479,38 +462,14 @@ pub async fn change(
     if body.id.as_ref().is_some_and(|text| text.0 != current.id) {
         return Err(Problem::invalid("/id", "never changes"));
     }
-    let ChangedIssuer {
-        id: _,
-        issuer,
-        signing_algs,
-        session_max_age,
-        expiry,
-        discovery,
-        provider_jwks_uri,
-        published_at,
-        upstream,
-        provider_logout,
-        access_token_typ,
-        access_token_audiences,
-        require_known_session,
-        introspect_upstream,
-        revocation,
-        subject_secrets,
-        allow_networks,
-        ca_pem,
-    } = body;
-    let tokens =
-        TokenSettings { access_token_typ, access_token_audiences, require_known_session, introspect_upstream, revocation, subject_secrets };
-    let source = SourceTerms { discovery, jwks_uri: provider_jwks_uri, published_at };
-    let issuer = issuer.map(|text| text.0);
-    let terms = Terms { issuer, signing_algs, session_max_age, expiry, source, upstream, allow_networks, ca_pem };
+    let said = body.sorted();
+    let judge = Judge::of(&app);
     for _ in 0..ATTEMPTS {
         if expected.is_some_and(|expected| expected != current.version) {
             return Err(Problem::of(Code::VersionMismatch));
         }
-        let record = terms.apply(&IssuerRecord { updated_at: app.clock.now(), ..current.clone() }, &Judge::of(&app))?;
-        let record = provider_logout::apply(&provider_logout, record, &current, &app)?;
-        let record = token_terms::apply(&tokens, record, &current, &app)?;
+        editable(current.managed_by)?;
+        let record = said.over(&IssuerRecord { updated_at: app.clock.now(), ..current.clone() }, &current, &judge)?;
         let keys = make(&app, &record.id, missing(&app.store.keys(&record.id).await?, &record.signing_algs)).await?;
         let audit = entry(Act::IssuerChanged, &seat.caller, Some(&record.id), &detail(&record, &keys))?;
         match app.store.change_issuer(&record, &keys, audit).await? {
@@ -542,15 +501,182 @@ fn immutable() -> Problem {
         (status = 401, description = "unauthorized", content_type = "application/problem+json", body = ProblemDocument),
         (status = 403, description = "forbidden", content_type = "application/problem+json", body = ProblemDocument),
         (status = 404, description = "unknown-issuer", content_type = "application/problem+json", body = ProblemDocument),
-        (status = 409, description = "in-use: sessions live, deliveries are pending or grants are good", content_type = "application/problem+json", body = ProblemDocument),
+        (status = 409, description = "in-use: sessions live, deliveries are pending or grants are good; declared", content_type = "application/problem+json", body = ProblemDocument),
     )
 )]
 pub async fn delete(State(app): State<AppState>, At(seat, _): At<Administer>) -> Result<Reply<()>, Problem> {
     let audit = entry(Act::IssuerDeleted, &seat.caller, Some(&seat.issuer.id), &json!({ "issuer": seat.issuer.issuer.as_str() }))?;
-    done(app.store.delete_issuer(&seat.issuer.id, audit).await?, Code::UnknownIssuer, || Problem::of(Code::Conflict))?;
+    done(app.store.delete_issuer(&seat.issuer.id, audit).await?, Code::UnknownIssuer, declared_elsewhere)?;
     app.keyring.forget(&seat.issuer.id);
     app.book.forget(&seat.issuer.id);
     Ok(Reply::done())
+}
+
+impl NewIssuer {
+    /// Its names, and everything else that is said.
+    fn sorted(self) -> (IssuerId, Issuer, Everything) {
+        let Self {
+            id,
+            issuer,
+            signing_algs,
+            session_max_age,
+            expiry,
+            discovery,
+            provider_jwks_uri,
+            published_at,
+            upstream,
+            provider_logout,
+            access_token_typ,
+            access_token_audiences,
+            require_known_session,
+            introspect_upstream,
+            revocation,
+            subject_secrets,
+            allow_networks,
+            ca_pem,
+        } = self;
+        let tokens = TokenSettings {
+            access_token_typ,
+            access_token_audiences,
+            require_known_session,
+            introspect_upstream,
+            revocation,
+            subject_secrets,
+        };
+        let signing_algs = signing_algs.or_else(|| Some(vec![SigningAlg::Rs256.into()]));
+        let source = SourceTerms { discovery, jwks_uri: provider_jwks_uri, published_at };
+        let terms = Terms { issuer: None, signing_algs, session_max_age, expiry, source, upstream, allow_networks, ca_pem };
+        (id.0, issuer.0, Everything { terms, provider_logout, tokens })
+    }
+}
+
+impl ChangedIssuer {
+    /// Everything that is said.
+    fn sorted(self) -> Everything {
+        let Self {
+            id: _,
+            issuer,
+            signing_algs,
+            session_max_age,
+            expiry,
+            discovery,
+            provider_jwks_uri,
+            published_at,
+            upstream,
+            provider_logout,
+            access_token_typ,
+            access_token_audiences,
+            require_known_session,
+            introspect_upstream,
+            revocation,
+            subject_secrets,
+            allow_networks,
+            ca_pem,
+        } = self;
+        let tokens = TokenSettings {
+            access_token_typ,
+            access_token_audiences,
+            require_known_session,
+            introspect_upstream,
+            revocation,
+            subject_secrets,
+        };
+        let source = SourceTerms { discovery, jwks_uri: provider_jwks_uri, published_at };
+        let issuer = issuer.map(|text| text.0);
+        let terms = Terms { issuer, signing_algs, session_max_age, expiry, source, upstream, allow_networks, ca_pem };
+        Everything { terms, provider_logout, tokens }
+    }
+}
+
+/// Everything a request says about an issuer.
+struct Everything {
+    terms: Terms,
+    provider_logout: Said<ProviderLogoutTerms>,
+    tokens: TokenSettings,
+}
+
+impl Everything {
+    /// The issuer as it shall be: what is said over `base`, while secrets that are left out stay as they are in `stored`.
+    fn over(&self, base: &IssuerRecord, stored: &IssuerRecord, judge: &Judge<'_>) -> Result<IssuerRecord, Problem> {
+        let record = self.terms.apply(base, judge)?;
+        let record = provider_logout::apply(&self.provider_logout, record, stored, judge)?;
+        token_terms::apply(&self.tokens, record, stored, judge)
+    }
+}
+
+/// An issuer as the configuration declares it: what is left out has its default. Only what a restart must not take away stays as it is stored: secrets,
+/// the secrets of its subjects, and algorithms that have a key.
+fn declared(body: NewIssuer, stored: Option<&IssuerRecord>, judge: &Judge<'_>, now: Timestamp) -> Result<IssuerRecord, Problem> {
+    let unsaid_algs = body.signing_algs.is_none();
+    let (id, issuer, mut said) = body.sorted();
+    said.tokens.leave_nothing();
+    let blank = IssuerRecord { managed_by: ManagedBy::Configuration, ..blank(id, issuer.clone(), now) };
+    let Some(stored) = stored else { return said.over(&blank, &blank, judge) };
+    if unsaid_algs {
+        said.terms.signing_algs = None;
+    }
+    said.terms.issuer = Some(issuer);
+    let base = IssuerRecord {
+        issuer: stored.issuer.clone(),
+        signing_algs: stored.signing_algs.clone(),
+        created_at: stored.created_at,
+        version: stored.version,
+        ..blank
+    };
+    let secrets = &stored.access_tokens.introspect_upstream;
+    let secrets = AccessTokens { introspect_upstream: secrets.clone(), ..AccessTokens::DEFAULT };
+    let mut record = said.over(&base, &IssuerRecord { access_tokens: secrets, ..stored.clone() }, judge)?;
+    keep_seals(&mut record, stored, judge);
+    Ok(record)
+}
+
+/// What was sealed anew and says the same stays as it was, so that it shows that nothing changed.
+fn keep_seals(record: &mut IssuerRecord, stored: &IssuerRecord, judge: &Judge<'_>) {
+    let id = &stored.id;
+    if let (Some(logout), Some(old)) = (&mut record.provider_logout, &stored.provider_logout) {
+        judge.keep_seal(&Sealed::provider_logout(id), &mut Arc::make_mut(logout).sealed, old.sealed.as_ref());
+    }
+    if let (Some(new), Some(old)) = (&mut record.access_tokens.introspect_upstream, &stored.access_tokens.introspect_upstream) {
+        judge.keep_seal(&Sealed::introspection(id), &mut new.endpoint.sealed, old.endpoint.sealed.as_ref());
+    }
+    if let (Some(new), Some(old)) = (&mut record.revocation, &stored.revocation) {
+        judge.keep_seal(&Sealed::revocation(id), &mut new.sealed, old.sealed.as_ref());
+    }
+}
+
+/// The issuer a declaration asks for, as far as it can be known without the database.
+pub(super) fn foreseen(body: &NewIssuer, judge: &Judge<'_>, now: Timestamp) -> Result<IssuerRecord, Problem> {
+    declared(body.clone(), None, judge, now)
+}
+
+/// Brings an issuer to what the configuration declares, in one transaction; nothing is written where nothing is new.
+pub(super) async fn declare(app: &AppState, body: &NewIssuer) -> Result<(IssuerRecord, Declared), Problem> {
+    let caller = Caller::configuration();
+    for _ in 0..ATTEMPTS {
+        let stored = app.store.issuer(&body.id.0).await?;
+        let record = declared(body.clone(), stored.as_ref(), &Judge::of(app), app.clock.now())?;
+        let Some(stored) = stored else {
+            let keys = make(app, &record.id, record.signing_algs.clone()).await?;
+            let audit = entry(Act::IssuerCreated, &caller, Some(&record.id), &detail(&record, &keys))?;
+            match app.store.create_issuer(&record, &keys, audit).await? {
+                // Another replica may have been first.
+                Change::Conflict if app.store.issuer(&record.id).await?.is_some() => continue,
+                change => return done(change, Code::UnknownIssuer, taken).map(|_| (record, Declared::Anew)),
+            }
+        };
+        if stored == (IssuerRecord { updated_at: stored.updated_at, ..record.clone() }) {
+            return Ok((stored, Declared::Before));
+        }
+        let keys = make(app, &record.id, missing(&app.store.keys(&record.id).await?, &record.signing_algs)).await?;
+        let audit = entry(Act::IssuerChanged, &caller, Some(&record.id), &detail(&record, &keys))?;
+        match app.store.change_issuer(&record, &keys, audit).await? {
+            Change::Stale => {}
+            change @ (Change::Created | Change::Replaced | Change::Absent | Change::InUse | Change::Conflict) => {
+                return done(change, Code::UnknownIssuer, immutable).map(|_| (record, Declared::Anew));
+            }
+        }
+    }
+    Err(Problem::of(Code::VersionMismatch))
 }
 
 /// What a request says about an issuer.
@@ -641,18 +767,6 @@ impl Terms {
     }
 }
 
-/// What registrations are judged by.
-pub(super) struct Judge<'a> {
-    pub(super) egress: &'a Egress,
-    pub(super) mode: Mode,
-}
-
-impl<'a> Judge<'a> {
-    pub(super) fn of(app: &'a AppState) -> Self {
-        Self { egress: &app.egress, mode: app.settings.mode }
-    }
-}
-
 /// OpenID Connect Core 2: an issuer is an https URL. Only a developer's machine may do without.
 fn secure(issuer: &Issuer, mode: Mode) -> Result<(), Problem> {
     let https = issuer.as_str().get(..8).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https://"));
@@ -678,6 +792,7 @@ fn blank(id: IssuerId, issuer: Issuer, now: Timestamp) -> IssuerRecord {
         access_tokens: AccessTokens::DEFAULT,
         revocation: None,
         subject_secrets: None,
+        managed_by: ManagedBy::Api,
         created_at: now,
         updated_at: now,
         version: 1,
@@ -691,7 +806,7 @@ fn detail(record: &IssuerRecord, keys: &[KeyRecord]) -> Value {
     let IssuerRecord { source, upstream, .. } = record;
     let upstream = json!({ "mode": upstream.mode.as_str(), "client_id": upstream.client_id.as_ref().map(ClientId::as_str), "signing_alg": upstream.alg.as_str(), "relay_token": upstream.relay_token.as_str(), "require_exp": upstream.require_exp });
     let source = json!({ "discovery": source.discovery, "jwks_uri": source.jwks_uri.as_ref().map(url::Url::as_str), "published_at": source.published_at.as_str() });
-    json!({ "issuer": record.issuer.as_str(), "signing_algs": algs, "session_max_age": age, "expiry": record.expiry.as_str(), "network": told(&record.network), "source": source, "upstream": upstream, "provider_logout": record.provider_logout.as_deref().map(provider_logout::told), "tokens": token_terms::told(record), "new_keys": names(keys) })
+    json!({ "issuer": record.issuer.as_str(), "signing_algs": algs, "session_max_age": age, "expiry": record.expiry.as_str(), "network": told(&record.network), "source": source, "upstream": upstream, "provider_logout": record.provider_logout.as_deref().map(provider_logout::told), "declared": record.managed_by == ManagedBy::Configuration, "tokens": token_terms::told(record), "new_keys": names(keys) })
 }
 
 /// The issuer as it is stored now, and its version.
@@ -704,7 +819,10 @@ async fn stored(app: &AppState, id: &IssuerId, ignored: Vec<String>) -> Result<(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::egress::EgressConfig;
+    use crate::egress::{Egress, EgressConfig};
+    use crate::model::client::DeliverySettings;
+    use crate::seams::Entropy;
+    use crate::token::SealingKey;
 
     fn said() -> Terms {
         let source = SourceTerms { discovery: None, jwks_uri: Said::Nothing, published_at: None };
@@ -721,7 +839,10 @@ mod tests {
     fn applied(terms: &Terms, mode: Mode) -> Result<IssuerRecord, Vec<String>> {
         let egress = Egress::new(EgressConfig { mode, ceiling: vec!["10.0.0.0/8".parse().unwrap()], ..EgressConfig::default() }).unwrap();
         let at_fault = |problem: Problem| problem.errors().iter().filter_map(|error| error.pointer.clone()).collect();
-        terms.apply(&main(), &Judge { egress: &egress, mode }).map_err(at_fault)
+        let (sealing, entropy) = (SealingKey::generate(&Entropy::seeded(1)), Entropy::seeded(2));
+        let settings = (&DeliverySettings::DEFAULT, Duration::from_secs(20));
+        let judge = Judge { egress: &egress, mode, sealing: &sealing, entropy: &entropy, defaults: settings.0, timeout_max: settings.1 };
+        terms.apply(&main(), &judge).map_err(at_fault)
     }
 
     fn refused(terms: &Terms) -> Vec<String> {

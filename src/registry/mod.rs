@@ -10,6 +10,7 @@ pub mod api_tokens;
 pub mod audit;
 pub mod clients;
 pub mod cut_offs;
+pub mod declared;
 pub mod denylist;
 pub mod gaps;
 pub mod import;
@@ -25,16 +26,21 @@ pub mod token_policy;
 pub mod token_terms;
 pub mod trial;
 
+use std::time::Duration;
+
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::egress::BadNetwork;
-use crate::http::{Code, Problem, Routes};
+use crate::egress::{BadNetwork, Egress, Mode};
+use crate::http::{AppState, Code, Problem, Routes};
 use crate::model::IssuerId;
 use crate::model::access::Caller;
 use crate::model::audit::Act;
-use crate::model::client::Network;
+use crate::model::client::{DeliverySettings, Network};
+use crate::model::issuer::ManagedBy;
+use crate::seams::Entropy;
 use crate::store::{AuditEntry, Change};
+use crate::token::{Sealed, SealingKey};
 
 /// Every route of the desk.
 pub fn routes() -> Routes {
@@ -42,6 +48,63 @@ pub fn routes() -> Routes {
     let registered = registered.merge(import::routes()).merge(key_check::routes()).merge(reseal::routes());
     let registered = registered.merge(api_tokens::routes()).merge(audit::routes()).merge(lanes::routes()).merge(trial::routes());
     registered.merge(cut_offs::routes()).merge(gaps::routes()).merge(denylist::routes()).merge(subject_secrets::routes())
+}
+
+/// What registrations are judged by, whether a request asks for them or the configuration declares them.
+#[derive(Clone, Copy)]
+pub struct Judge<'a> {
+    /// Which addresses may be reached.
+    pub egress: &'a Egress,
+    /// Whether `http` is fine.
+    pub mode: Mode,
+    /// What secrets are sealed with.
+    pub sealing: &'a SealingKey,
+    /// Chance, for sealing.
+    pub entropy: &'a Entropy,
+    /// What a client gets that leaves its own settings out.
+    pub defaults: &'a DeliverySettings,
+    /// The longest time-out that may be asked for.
+    pub timeout_max: Duration,
+}
+
+impl<'a> Judge<'a> {
+    fn of(app: &'a AppState) -> Self {
+        let (defaults, timeout_max) = (&app.settings.delivery_defaults, app.settings.delivery_timeout_max);
+        Self { egress: &app.egress, mode: app.settings.mode, sealing: &app.sealing, entropy: &app.entropy, defaults, timeout_max }
+    }
+
+    /// Puts the old seal in the place of a new one that holds the same secret.
+    fn keep_seal(&self, place: &Sealed<'_>, new: &mut Option<String>, old: Option<&String>) {
+        let opened = |sealed: &str| self.sealing.open_text(place, sealed).ok();
+        if let (Some(fresh), Some(old)) = (new.as_deref(), old)
+            && opened(fresh).is_some_and(|secret| opened(old) == Some(secret))
+        {
+            *new = Some(old.clone());
+        }
+    }
+}
+
+/// Whether what is declared had to be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Declared {
+    /// It stood so before.
+    Before,
+    /// It is new, or has changed.
+    Anew,
+}
+
+/// Refuses a change by the API of what the configuration declares.
+fn editable(managed_by: ManagedBy) -> Result<(), Problem> {
+    match managed_by {
+        ManagedBy::Api => Ok(()),
+        ManagedBy::Configuration => Err(declared_elsewhere()),
+    }
+}
+
+fn declared_elsewhere() -> Problem {
+    let why = "it is declared under [[issuers]] in the server's configuration file: change it there and start the server anew, or take it out \
+               there, and the next start leaves it to the API";
+    Problem::new(Code::Declared, why)
 }
 
 /// What a change that happened did.

@@ -146,6 +146,22 @@ impl Strongbox<'_> {
         Ok(seal_key(self.issuer, self.client_id, &key, self.sealing, self.entropy))
     }
 
+    /// What was sealed anew and says the same stays as it was.
+    pub(super) fn keep_seals(&self, delivery: &mut DeliverySettings, stored: &DeliverySettings) {
+        if let (Some(new), Some(old)) = (&mut delivery.certificate, &stored.certificate) {
+            let opened = |sealed: &str| open_key(self.issuer, self.client_id, sealed, self.sealing).ok();
+            if opened(&new.sealed_key).is_some_and(|key| opened(&old.sealed_key) == Some(key)) {
+                new.sealed_key.clone_from(&old.sealed_key);
+            }
+        }
+        if let (Some(new), Some(old)) = (&mut delivery.headers, &stored.headers) {
+            let opened = |sealed: &str| open_headers(self.issuer, self.client_id, sealed, self.sealing).ok();
+            if opened(&new.sealed).is_some_and(|headers| opened(&old.sealed) == Some(headers)) {
+                new.sealed.clone_from(&old.sealed);
+            }
+        }
+    }
+
     /// The headers as they shall be.
     pub(super) fn headers(
         &self,

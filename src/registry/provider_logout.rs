@@ -10,10 +10,11 @@ use serde_json::{Value, json};
 use url::Url;
 use utoipa::ToSchema;
 
+use super::Judge;
 use super::clients::{HORIZON_S, IN_FLIGHT, RATE_PER_S, RETRY_STATUSES, RETRY_STATUSES_MAX, SECRET_BYTES_MAX, TIMEOUT_MS_MIN, bounded};
 use crate::egress::parse_url;
 use crate::http::wire::{Said, text};
-use crate::http::{AppState, Problem, Text};
+use crate::http::{Problem, Text};
 use crate::model::issuer::IssuerRecord;
 use crate::model::provider_logout::{
     Auth, AuthKind, Body, BodyKind, ClientAuth, HttpCall, Method, Preset, PresetName, ProviderLogout, Template, UrlTemplate, encoded,
@@ -192,17 +193,18 @@ pub(super) fn apply(
     said: &Said<ProviderLogoutTerms>,
     record: IssuerRecord,
     before: &IssuerRecord,
-    app: &AppState,
+    judge: &Judge<'_>,
 ) -> Result<IssuerRecord, Problem> {
     let provider_logout = match said {
         Said::Nothing => record.provider_logout.clone(),
         Said::Null => None,
         Said::Value(terms) => {
-            let (mut logout, secret) =
-                terms.read(app.settings.delivery_timeout_max).map_err(|problem| problem.under("/provider_logout"))?;
+            let (mut logout, secret) = terms.read(judge.timeout_max).map_err(|problem| problem.under("/provider_logout"))?;
             logout.sealed = match secret {
                 Secret::None => None,
-                Secret::New(secret) => Some(app.sealing.seal_text(&Sealed::provider_logout(&record.id), secret.as_bytes(), &app.entropy)),
+                Secret::New(secret) => {
+                    Some(judge.sealing.seal_text(&Sealed::provider_logout(&record.id), secret.as_bytes(), judge.entropy))
+                }
                 Secret::Kept(member) => kept(&logout, before.provider_logout.as_deref(), member)?,
             };
             Some(Arc::new(logout))
@@ -210,7 +212,7 @@ pub(super) fn apply(
     };
     // Also where only the networks changed.
     for (member, url) in provider_logout.iter().flat_map(|logout| logout.urls()) {
-        app.egress.check(url, &record.network).map_err(|bad| Problem::invalid(format!("/provider_logout/{member}"), bad))?;
+        judge.egress.check(url, &record.network).map_err(|bad| Problem::invalid(format!("/provider_logout/{member}"), bad))?;
     }
     Ok(IssuerRecord { provider_logout, ..record })
 }

@@ -6,10 +6,11 @@ use url::Url;
 use utoipa::ToSchema;
 use zeroize::Zeroizing;
 
+use super::Judge;
 use super::clients::SECRET_BYTES_MAX;
 use crate::egress::parse_url;
+use crate::http::Problem;
 use crate::http::wire::{Said, text};
-use crate::http::{AppState, Problem};
 use crate::model::client::Network;
 use crate::model::issuer::{AccessTokens, IntrospectUpstream, IssuerRecord, ProviderEndpoint, WhenAway};
 use crate::model::provider_logout::ClientAuth;
@@ -32,6 +33,18 @@ pub(super) struct TokenSettings {
     pub(super) introspect_upstream: Said<UpstreamIntrospectionTerms>,
     pub(super) revocation: Said<EndpointTerms>,
     pub(super) subject_secrets: Option<bool>,
+}
+
+impl TokenSettings {
+    /// Takes what is left out for said: that there is none. Only the secrets of subjects stay, since without them all that was signed with them is void.
+    pub(super) fn leave_nothing(&mut self) {
+        if matches!(self.introspect_upstream, Said::Nothing) {
+            self.introspect_upstream = Said::Null;
+        }
+        if matches!(self.revocation, Said::Nothing) {
+            self.revocation = Said::Null;
+        }
+    }
 }
 
 /// How a provider is asked about access tokens that are opaque (RFC 7662).
@@ -110,18 +123,18 @@ impl UpstreamIntrospectionView {
 }
 
 /// The issuer as it shall be: what was said over what was there.
-pub(super) fn apply(said: &TokenSettings, record: IssuerRecord, before: &IssuerRecord, app: &AppState) -> Result<IssuerRecord, Problem> {
+pub(super) fn apply(said: &TokenSettings, record: IssuerRecord, before: &IssuerRecord, judge: &Judge<'_>) -> Result<IssuerRecord, Problem> {
     let was = &before.access_tokens;
     let introspect_upstream = match &said.introspect_upstream {
         Said::Nothing => was.introspect_upstream.clone(),
         Said::Null => None,
-        Said::Value(terms) => Some(introspection(terms, (before, &record), was.introspect_upstream.as_ref(), app)?),
+        Said::Value(terms) => Some(introspection(terms, (before, &record), was.introspect_upstream.as_ref(), judge)?),
     };
     let revocation = match &said.revocation {
         Said::Nothing => before.revocation.clone(),
         Said::Null => None,
         Said::Value(terms) => {
-            Some(terms.endpoint("/revocation", (before, &record), before.revocation.as_ref(), Sealed::revocation(&record.id), app)?)
+            Some(terms.endpoint("/revocation", (before, &record), before.revocation.as_ref(), Sealed::revocation(&record.id), judge)?)
         }
     };
     for (at, endpoint) in
@@ -134,7 +147,7 @@ pub(super) fn apply(said: &TokenSettings, record: IssuerRecord, before: &IssuerR
         }
         match &endpoint.url {
             // Also where only the networks changed.
-            Some(url) => check(app, &format!("{at}/endpoint"), url, &record.network)?,
+            Some(url) => check(judge, &format!("{at}/endpoint"), url, &record.network)?,
             None if !record.source.discovery => {
                 return Err(Problem::invalid(format!("{at}/endpoint"), "must be said, unless discovery finds it"));
             }
@@ -150,7 +163,7 @@ pub(super) fn apply(said: &TokenSettings, record: IssuerRecord, before: &IssuerR
     let subject_secrets = match said.subject_secrets {
         None => before.subject_secrets.clone(),
         Some(false) => None,
-        Some(true) => Some(before.subject_secrets.clone().unwrap_or_else(|| root(app, &record.id))),
+        Some(true) => Some(before.subject_secrets.clone().unwrap_or_else(|| root(judge, &record.id))),
     };
     Ok(IssuerRecord { access_tokens, revocation, subject_secrets, ..record })
 }
@@ -159,7 +172,7 @@ fn introspection(
     terms: &UpstreamIntrospectionTerms,
     (before_record, record): (&IssuerRecord, &IssuerRecord),
     before: Option<&IntrospectUpstream>,
-    app: &AppState,
+    judge: &Judge<'_>,
 ) -> Result<IntrospectUpstream, Problem> {
     let UpstreamIntrospectionTerms { endpoint, client_id, client_secret, token_endpoint_auth_method, when_away } = terms.clone();
     if client_id.is_none() {
@@ -170,7 +183,7 @@ fn introspection(
     }
     let was = before.map(|before| &before.endpoint);
     let terms = EndpointTerms { endpoint, client_id, client_secret, token_endpoint_auth_method };
-    let endpoint = terms.endpoint("/introspect_upstream", (before_record, record), was, Sealed::introspection(&record.id), app)?;
+    let endpoint = terms.endpoint("/introspect_upstream", (before_record, record), was, Sealed::introspection(&record.id), judge)?;
     Ok(IntrospectUpstream { endpoint, when_away: when_away.map_or(WhenAway::Unavailable, |text| text.0) })
 }
 
@@ -183,14 +196,14 @@ fn is_said_anew(at: &str, said: &TokenSettings) -> bool {
     }
 }
 
-fn root(app: &AppState, issuer: &IssuerId) -> String {
+fn root(judge: &Judge<'_>, issuer: &IssuerId) -> String {
     let mut root = Zeroizing::new([0; ROOT_OCTETS]);
-    app.entropy.fill(root.as_mut_slice());
-    app.sealing.seal_text(&Sealed::subject_secrets(issuer), root.as_slice(), &app.entropy)
+    judge.entropy.fill(root.as_mut_slice());
+    judge.sealing.seal_text(&Sealed::subject_secrets(issuer), root.as_slice(), judge.entropy)
 }
 
-fn check(app: &AppState, pointer: &str, url: &Url, network: &Network) -> Result<(), Problem> {
-    app.egress.check(url, network).map_err(|bad| Problem::invalid(pointer, bad))
+fn check(judge: &Judge<'_>, pointer: &str, url: &Url, network: &Network) -> Result<(), Problem> {
+    judge.egress.check(url, network).map_err(|bad| Problem::invalid(pointer, bad))
 }
 
 fn audiences(said: Vec<String>) -> Result<Vec<String>, Problem> {
@@ -214,7 +227,7 @@ impl EndpointTerms {
         (before_record, record): (&IssuerRecord, &IssuerRecord),
         before: Option<&ProviderEndpoint>,
         place: Sealed<'_>,
-        app: &AppState,
+        judge: &Judge<'_>,
     ) -> Result<ProviderEndpoint, Problem> {
         let url = self.endpoint.as_deref().map(|text| parse_url(text).map_err(|bad| Problem::invalid(format!("{at}/endpoint"), bad)));
         let url = url.transpose()?;
@@ -231,7 +244,7 @@ impl EndpointTerms {
                 Some(was) => was.sealed.clone(),
             },
             Said::Value(_) if client_id.is_none() => return Err(Problem::invalid(at_secret, "needs a client_id")),
-            Said::Value(secret) => Some(seal_secret(&at_secret, secret, place, app)?),
+            Said::Value(secret) => Some(seal_secret(&at_secret, secret, place, judge)?),
         };
         let method = self.token_endpoint_auth_method.map_or(ClientAuth::Basic, |text| text.0);
         Ok(ProviderEndpoint { url, client_id, method, sealed })
@@ -243,9 +256,9 @@ fn origin(url: Option<&Url>, record: &IssuerRecord) -> String {
     url.map_or_else(|| record.issuer.as_str().to_owned(), |url| url.origin().ascii_serialization())
 }
 
-fn seal_secret(pointer: &str, secret: &str, place: Sealed<'_>, app: &AppState) -> Result<String, Problem> {
+fn seal_secret(pointer: &str, secret: &str, place: Sealed<'_>, judge: &Judge<'_>) -> Result<String, Problem> {
     check_secret(pointer, secret)?;
-    Ok(app.sealing.seal_text(&place, secret.as_bytes(), &app.entropy))
+    Ok(judge.sealing.seal_text(&place, secret.as_bytes(), judge.entropy))
 }
 
 /// RFC 6749 appendix A.2: printable ASCII.

@@ -785,6 +785,16 @@ impl Store {
         write!(self, registry::delete_client((issuer.clone(), id.clone(), expected, pending, audit)))
     }
 
+    /// Everything that is declared, by its names.
+    pub async fn declared(&self) -> Result<Vec<(IssuerId, Option<ClientId>)>, StoreError> {
+        read!(self, registry::declared())
+    }
+
+    /// Lets an issuer, or a client, be changed by whoever administers; [`Change::Absent`] where it was not declared.
+    pub async fn release_declared(&self, issuer: &IssuerId, client: Option<&ClientId>, audit: AuditEntry) -> Result<Change, StoreError> {
+        write!(self, registry::release((issuer.clone(), client.cloned(), audit)))
+    }
+
     /// An issuer's signing keys, the private halves sealed.
     pub async fn keys(&self, issuer: &IssuerId) -> Result<Vec<KeyRecord>, StoreError> {
         read!(self, keys::keys(issuer))

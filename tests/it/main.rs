@@ -14,6 +14,7 @@ mod corridor;
 mod courier;
 mod crash;
 mod cut_offs;
+mod declared;
 mod denylist;
 mod egress;
 mod expiry;

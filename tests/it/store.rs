@@ -130,6 +130,7 @@ pub(crate) fn registered(who: &str, now: Timestamp) -> ClientRecord {
         created_at: now,
         updated_at: now,
         suspended_at: None,
+        managed_by: logoutd::model::issuer::ManagedBy::Api,
         deleted_at: None,
         version: 1,
     }
@@ -153,6 +154,7 @@ impl Bench {
             access_tokens: logoutd::model::issuer::AccessTokens::DEFAULT,
             revocation: None,
             subject_secrets: None,
+            managed_by: logoutd::model::issuer::ManagedBy::Api,
             created_at: now,
             updated_at: now,
             version: 1,

@@ -14,7 +14,7 @@ use crate::model::client::{
     Claims, ClientCertificate, ClientRecord, DeliverySettings, Network, OnExpiry, ServerName, StaticHeaders, TokenTyp,
 };
 use crate::model::delivery::Lane;
-use crate::model::issuer::{Expiry, IssuerRecord, ProviderSource, PublishedAt, RelayToken, Upstream, UpstreamMode};
+use crate::model::issuer::{Expiry, IssuerRecord, ManagedBy, ProviderSource, PublishedAt, RelayToken, Upstream, UpstreamMode};
 use crate::model::key::{KeyRecord, SigningAlg};
 use crate::model::page::{Cursor, Listed, Page};
 use crate::model::token::TokenPolicy;
@@ -23,7 +23,7 @@ use crate::store::{AuditEntry, AuditFilter, Change, Context, Ending, Pending, St
 
 const ISSUER: &str = "id, issuer, signing_algs, session_max_age_ms, expiry, allow_networks, ca_pem, discovery, provider_jwks_uri, published_at, \
                       upstream_mode, upstream_client_id, upstream_alg, relay_token, require_exp, provider_logout, provider_logout_sealed, access_tokens, introspection_sealed, revocation, revocation_sealed, subject_secrets_sealed, \
-                      created_at, updated_at, version";
+                      declared, created_at, updated_at, version";
 
 #[derive(sqlx::FromRow)]
 struct IssuerRow {
@@ -49,6 +49,7 @@ struct IssuerRow {
     revocation: Option<String>,
     revocation_sealed: Option<String>,
     subject_secrets_sealed: Option<String>,
+    declared: bool,
     created_at: i64,
     updated_at: i64,
     version: i64,
@@ -87,11 +88,16 @@ impl IssuerRow {
             access_tokens: policies::read_access(self.access_tokens.as_deref(), self.introspection_sealed)?,
             revocation,
             subject_secrets: self.subject_secrets_sealed,
+            managed_by: managed_by(self.declared),
             created_at: Timestamp::from_millis(self.created_at),
             updated_at: Timestamp::from_millis(self.updated_at),
             version: self.version,
         })
     }
+}
+
+const fn managed_by(declared: bool) -> ManagedBy {
+    if declared { ManagedBy::Configuration } else { ManagedBy::Api }
 }
 
 fn networks(text: &str, table: &'static str) -> Result<Vec<ipnet::IpNet>, StoreError> {
@@ -213,7 +219,8 @@ async fn write_settings(conn: &mut Conn, issuer: &IssuerRecord) -> Result<(), St
             SET signing_algs = $2, session_max_age_ms = $3, expiry = $4, allow_networks = $5, ca_pem = $6, discovery = $7,
                 provider_jwks_uri = $8, published_at = $9, upstream_mode = $10, upstream_client_id = $11, upstream_alg = $12,
                 relay_token = $13, require_exp = $14, updated_at = $15, provider_logout = $16, provider_logout_sealed = $17,
-                access_tokens = $18, introspection_sealed = $19, revocation = $20, revocation_sealed = $21, subject_secrets_sealed = $22
+                access_tokens = $18, introspection_sealed = $19, revocation = $20, revocation_sealed = $21, subject_secrets_sealed = $22,
+                declared = $23
           WHERE id = $1",
     )
     .bind(issuer.id.as_str())
@@ -238,6 +245,7 @@ async fn write_settings(conn: &mut Conn, issuer: &IssuerRecord) -> Result<(), St
     .bind(issuer.revocation.as_ref().map(policies::written_endpoint))
     .bind(issuer.revocation.as_ref().and_then(|endpoint| endpoint.sealed.as_deref()))
     .bind(issuer.subject_secrets.as_deref())
+    .bind(issuer.managed_by == ManagedBy::Configuration)
     .execute(conn)
     .await?;
     Ok(())
@@ -297,8 +305,10 @@ pub(in crate::store) async fn delete_issuer(
     (id, audit): &(IssuerId, AuditEntry),
 ) -> Result<Ending<Change>, StoreError> {
     dialect::own_issuer(conn, id).await?;
-    if issuer(conn, id).await?.is_none() {
-        return Ok(Ending::Undo(Change::Absent));
+    match issuer(conn, id).await?.map(|issuer| issuer.managed_by) {
+        None => return Ok(Ending::Undo(Change::Absent)),
+        Some(ManagedBy::Configuration) => return Ok(Ending::Undo(Change::Conflict)),
+        Some(ManagedBy::Api) => {}
     }
     for question in LIVING {
         let living: Option<i64> = sqlx::query_scalar(question).bind(id.as_str()).fetch_optional(&mut *conn).await?;
@@ -321,7 +331,8 @@ pub(in crate::store) async fn delete_issuer(
 const CLIENT: &str = "issuer_id, client_id, client_name, backchannel_logout_uri, session_required, alg, auth_method, secret_digest, jwks, jwks_uri, \
                       claims, typ, timeout_ms, max_in_flight, rate_per_s, horizon_ms, confirm_rejections, retry_statuses, on_expiry, \
                       allow_networks, ca_pem, tls_sealed, tls_cert_pem, tls_expires_at, tls_server_name, headers_sealed, header_names, \
-                      tokens, provider_secret_sealed, auth_signing_alg, introspection_alg, suspended_at, created_at, updated_at, deleted_at, version";
+                      tokens, provider_secret_sealed, auth_signing_alg, introspection_alg, suspended_at, declared, created_at, updated_at, deleted_at, \
+                      version";
 
 #[derive(sqlx::FromRow)]
 struct ClientRow {
@@ -357,6 +368,7 @@ struct ClientRow {
     auth_signing_alg: Option<String>,
     introspection_alg: Option<String>,
     suspended_at: Option<i64>,
+    declared: bool,
     created_at: i64,
     updated_at: i64,
     deleted_at: Option<i64>,
@@ -403,6 +415,7 @@ impl ClientRow {
             auth_signing_alg: alg(self.auth_signing_alg, "auth_signing_alg")?,
             introspection_alg: alg(self.introspection_alg, "introspection_alg")?,
             tokens: TokenPolicy { provider_secret: self.provider_secret_sealed, ..tokens },
+            managed_by: managed_by(self.declared),
             suspended_at: instant(self.suspended_at),
             created_at: Timestamp::from_millis(self.created_at),
             updated_at: Timestamp::from_millis(self.updated_at),
@@ -521,7 +534,9 @@ pub(in crate::store) async fn put_client(
     }
     let stored = registered(conn, &client.issuer, &client.client_id).await?;
     let living = stored.as_ref().filter(|stored| stored.deleted_at.is_none());
-    if expected.is_some() && living.map(|stored| stored.version) != *expected {
+    // Whoever found none did not know that it is declared.
+    let unforeseen = expected.is_none() && living.is_some_and(|stored| stored.managed_by == ManagedBy::Configuration);
+    if unforeseen || (expected.is_some() && living.map(|stored| stored.version) != *expected) {
         return Ok(Ending::Undo(Change::Stale));
     }
     let created_at = living.map_or(client.created_at, |stored| stored.created_at);
@@ -539,9 +554,9 @@ async fn write_client(conn: &mut Conn, client: &ClientRecord, created_at: Timest
                               jwks, jwks_uri, claims, typ, timeout_ms, max_in_flight, rate_per_s, horizon_ms, confirm_rejections, retry_statuses,
                               on_expiry, allow_networks, ca_pem, tls_sealed, tls_cert_pem, tls_expires_at, tls_server_name, headers_sealed,
                               header_names, created_at, updated_at, deleted_at, version, tokens, provider_secret_sealed, auth_signing_alg,
-                              introspection_alg)
+                              introspection_alg, declared)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28,
-                 $29, NULL, $30, $31, $32, $33, $34)
+                 $29, NULL, $30, $31, $32, $33, $34, $35)
          ON CONFLICT (issuer_id, client_id) DO UPDATE
             SET client_name = excluded.client_name, backchannel_logout_uri = excluded.backchannel_logout_uri,
                 session_required = excluded.session_required, alg = excluded.alg, auth_method = excluded.auth_method,
@@ -553,7 +568,7 @@ async fn write_client(conn: &mut Conn, client: &ClientRecord, created_at: Timest
                 tls_server_name = excluded.tls_server_name, headers_sealed = excluded.headers_sealed, header_names = excluded.header_names,
                 created_at = excluded.created_at, updated_at = excluded.updated_at, deleted_at = NULL, version = excluded.version,
                 tokens = excluded.tokens, provider_secret_sealed = excluded.provider_secret_sealed,
-                auth_signing_alg = excluded.auth_signing_alg, introspection_alg = excluded.introspection_alg",
+                auth_signing_alg = excluded.auth_signing_alg, introspection_alg = excluded.introspection_alg, declared = excluded.declared",
     )
     .bind(client.issuer.as_str())
     .bind(client.client_id.as_str())
@@ -589,6 +604,7 @@ async fn write_client(conn: &mut Conn, client: &ClientRecord, created_at: Timest
     .bind(client.tokens.provider_secret.as_deref())
     .bind(client.auth_signing_alg.map(SigningAlg::as_str))
     .bind(client.introspection_alg.map(SigningAlg::as_str))
+    .bind(client.managed_by == ManagedBy::Configuration)
     .execute(conn)
     .await?;
     Ok(())
@@ -603,6 +619,9 @@ pub(in crate::store) async fn delete_client(
 ) -> Result<Ending<Change>, StoreError> {
     dialect::own_issuer(conn, issuer).await?;
     let Some(stored) = client(conn, issuer, id).await? else { return Ok(Ending::Undo(Change::Absent)) };
+    if stored.managed_by == ManagedBy::Configuration {
+        return Ok(Ending::Undo(Change::Conflict));
+    }
     if expected.is_some_and(|expected| expected != stored.version) {
         return Ok(Ending::Undo(Change::Stale));
     }
@@ -622,6 +641,60 @@ pub(in crate::store) async fn delete_client(
     sqlx::query("UPDATE lanes SET paused_at = NULL WHERE lane = $1").bind(Lane::of(issuer, id).as_str()).execute(&mut *conn).await?;
     for statement in statements {
         sqlx::query(statement).bind(issuer.as_str()).bind(id.as_str()).bind(now).execute(&mut *conn).await?;
+    }
+    record(conn, context, audit).await?;
+    Ok(Ending::Keep(Change::Replaced))
+}
+
+/// Everything that is declared: issuers, and clients with theirs.
+pub(in crate::store) async fn declared(conn: &mut Conn) -> Result<Vec<(IssuerId, Option<ClientId>)>, StoreError> {
+    let issuers: Vec<String> = sqlx::query_scalar("SELECT id FROM issuers WHERE declared = $1 AND deleted_at IS NULL ORDER BY id")
+        .bind(true)
+        .fetch_all(&mut *conn)
+        .await?;
+    let clients: Vec<(String, String)> =
+        sqlx::query_as("SELECT issuer_id, client_id FROM clients WHERE declared = $1 AND deleted_at IS NULL ORDER BY issuer_id, client_id")
+            .bind(true)
+            .fetch_all(conn)
+            .await?;
+    let issuers = issuers.into_iter().map(|id| (IssuerId::stored(id), None));
+    Ok(issuers.chain(clients.into_iter().map(|(issuer, id)| (IssuerId::stored(issuer), Some(ClientId::stored(id))))).collect())
+}
+
+type Release = (IssuerId, Option<ClientId>, AuditEntry);
+
+/// Whoever administers may change it from now on. What was released before is not released again.
+pub(in crate::store) async fn release(
+    conn: &mut Conn,
+    context: &Context,
+    (issuer, client, audit): &Release,
+) -> Result<Ending<Change>, StoreError> {
+    dialect::own_issuer(conn, issuer).await?;
+    let now = dialect::now(conn, &context.clock).await?.millis();
+    let released = match client {
+        None => {
+            sqlx::query("UPDATE issuers SET declared = $3, updated_at = $2, version = version + 1 WHERE id = $1 AND declared <> $3")
+                .bind(issuer.as_str())
+                .bind(now)
+                .bind(false)
+                .execute(&mut *conn)
+                .await?
+        }
+        Some(client) => {
+            sqlx::query(
+                "UPDATE clients SET declared = $3, updated_at = $2, version = version + 1
+                  WHERE issuer_id = $1 AND client_id = $4 AND declared <> $3",
+            )
+            .bind(issuer.as_str())
+            .bind(now)
+            .bind(false)
+            .bind(client.as_str())
+            .execute(&mut *conn)
+            .await?
+        }
+    };
+    if released.rows_affected() == 0 {
+        return Ok(Ending::Undo(Change::Absent));
     }
     record(conn, context, audit).await?;
     Ok(Ending::Keep(Change::Replaced))

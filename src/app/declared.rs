@@ -1,0 +1,77 @@
+//! What the configuration declares, given to the register, and what is wrong with it, given back with its place.
+
+use std::error::Error as StdError;
+use std::sync::Arc;
+
+use super::{egress_config, egress_mode, sealing_key};
+use crate::config::{Config, Declaration as Said, DeclaredIssuer, Mistake, Mistakes};
+use crate::egress::{Egress, Names};
+use crate::http::AppState;
+use crate::registry::Judge;
+use crate::registry::declared::{self, Declaration, Fault, Flaw, Refused};
+use crate::seams::{Clock, Entropy};
+use crate::token::SealingKey;
+
+/// Why what is declared is not registered.
+#[derive(Debug, thiserror::Error)]
+pub enum DeclaredError {
+    /// It cannot be.
+    #[error(transparent)]
+    Mistakes(Mistakes),
+    /// Something failed meanwhile.
+    #[error("what the configuration declares could not be registered")]
+    Failed(#[source] Arc<dyn StdError + Send + Sync>),
+}
+
+/// Settings by which declarations are judged: while one of them is wrong, what is declared cannot be.
+const JUDGES: [&str; 4] = ["dev", "network.", "delivery.", "egress."];
+
+/// Adds what a start would find wrong before it opens the database: with what is declared, and with the file of the sealing key.
+pub fn examine(config: &Config, mistakes: &mut Mistakes) {
+    mistakes.0.extend(sealing_key::flaw(&config.sealing_key).map(|why| config.mistake("sealing_key", why)));
+    if JUDGES.iter().any(|path| mistakes.concern(path)) {
+        return;
+    }
+    // A way out that cannot be built is told of by whoever needs it.
+    let Ok(egress) = Egress::new(egress_config(config, Names::System)) else { return };
+    let entropy = Entropy::os();
+    let judge = Judge {
+        egress: &egress,
+        mode: egress_mode(config.mode),
+        // Nothing that is sealed here is kept.
+        sealing: &SealingKey::generate(&entropy),
+        entropy: &entropy,
+        defaults: &config.delivery.defaults,
+        timeout_max: config.delivery.timeout_max,
+    };
+    let found = declared::faults(&declarations(config), judge, Clock::system().now());
+    mistakes.0.extend(found.into_iter().filter_map(|fault| placed(config, fault)));
+}
+
+/// Registers what is declared, and releases what is not any more.
+pub(super) async fn establish(config: &Config, app: &AppState) -> Result<(), DeclaredError> {
+    declared::establish(app, &declarations(config)).await.map_err(|refused| match refused {
+        Refused::Faults(found) => DeclaredError::Mistakes(Mistakes(found.into_iter().filter_map(|fault| placed(config, fault)).collect())),
+        Refused::Failed(cause) => DeclaredError::Failed(cause),
+    })
+}
+
+fn declarations(config: &Config) -> Vec<Declaration<'_>> {
+    config.declared.iter().map(declaration).collect()
+}
+
+fn declaration(issuer: &DeclaredIssuer) -> Declaration<'_> {
+    Declaration { issuer: &issuer.registration.body, clients: issuer.clients.iter().map(|client| &client.body).collect() }
+}
+
+fn placed(config: &Config, fault: Fault) -> Option<Mistake> {
+    let issuer = config.declared.get(fault.issuer)?;
+    let said: &Said = match fault.client {
+        None => &issuer.registration,
+        Some(client) => issuer.clients.get(client)?,
+    };
+    Some(match fault.flaw {
+        Flaw::Unknown => said.mistake(&fault.pointer, "is not a member of a registration"),
+        Flaw::Wrong(why) => said.mistake(&fault.pointer, why),
+    })
+}
