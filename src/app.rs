@@ -21,7 +21,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::task::TaskTracker;
 
-pub use declared::{DeclaredError, examine};
+pub use declared::{DeclaredError, configuration_schema, examine};
 pub use sealing_key::KeyError;
 
 use crate::bells::{Bells, Doorbell};

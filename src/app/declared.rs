@@ -3,8 +3,10 @@
 use std::error::Error as StdError;
 use std::sync::Arc;
 
+use serde_json::Value;
+
 use super::{egress_config, egress_mode, sealing_key};
-use crate::config::{Config, Declaration as Said, DeclaredIssuer, Mistake, Mistakes};
+use crate::config::{self, Config, Declaration as Said, DeclaredIssuer, Mistake, Mistakes, Registered, members_beside, nearest};
 use crate::egress::{Egress, Names};
 use crate::http::AppState;
 use crate::registry::Judge;
@@ -71,7 +73,22 @@ fn placed(config: &Config, fault: Fault) -> Option<Mistake> {
         Some(client) => issuer.clients.get(client)?,
     };
     Some(match fault.flaw {
-        Flaw::Unknown => said.mistake(&fault.pointer, "is not a member of a registration"),
+        Flaw::Unknown => said.mistake(&fault.pointer, why_unknown(&fault)),
         Flaw::Wrong(why) => said.mistake(&fault.pointer, why),
     })
+}
+
+fn why_unknown(fault: &Fault) -> String {
+    let of = if fault.client.is_some() { Registered::Client } else { Registered::Issuer };
+    let (schema, name) = (configuration_schema(), fault.pointer.rsplit('/').next().unwrap_or_default());
+    match nearest(name, members_beside(&schema, of, &fault.pointer)) {
+        Some(meant) => format!("is not a member of a registration: did you mean {meant}?"),
+        None => "is not a member of a registration".to_owned(),
+    }
+}
+
+/// The JSON Schema of the configuration file.
+pub fn configuration_schema() -> Value {
+    let document = serde_json::to_value(super::routes().document()).unwrap_or_default();
+    config::schema(document.pointer("/components/schemas").unwrap_or(&Value::Null))
 }

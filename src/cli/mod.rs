@@ -4,6 +4,7 @@
 //! it, copy it, put a copy in its place or move it. Standard output carries the result alone, so that a script can take it; everything else goes to standard error.
 
 mod asking;
+mod check_config;
 mod copies;
 mod error;
 mod keys;
@@ -19,6 +20,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use self::asking::{Asking, Family};
+use self::check_config::settled;
 pub use self::error::Error;
 use self::output::{Output, print};
 pub use self::refusal::Refusal;
@@ -41,7 +43,7 @@ enum Command {
     /// Serve until SIGTERM or SIGINT
     Serve(ServeArgs),
     /// Check the configuration, show it without its secrets, or tell every mistake
-    CheckConfig(ServeArgs),
+    CheckConfig(check_config::CheckArgs),
     /// Bring the database to this version's schema
     Migrate(ServeArgs),
     /// Copy a SQLite database, whether or not a server uses it
@@ -87,7 +89,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Cli {
 pub async fn run(cli: Cli, variables: Variables) -> Result<(), Error> {
     match cli.command {
         Command::Serve(args) => serve(&args.into(), variables).await,
-        Command::CheckConfig(args) => check_config(&args.into(), variables),
+        Command::CheckConfig(args) => check_config::run(args, variables),
         Command::Migrate(args) => migrate(&args.into(), variables).await,
         Command::Backup(args) => copies::back_up(args, variables).await,
         Command::Restore(args) => copies::restore(args, variables).await,
@@ -119,23 +121,10 @@ async fn serve(arguments: &Arguments, variables: Variables) -> Result<(), Error>
     Ok(app::serve(config).await?)
 }
 
-/// A configuration in which nothing is wrong that can be seen without the database.
-fn settled(arguments: &Arguments, variables: Variables) -> Result<Config, Mistakes> {
-    let (config, mut mistakes) = Config::examine(arguments, variables);
-    app::examine(&config, &mut mistakes);
-    if mistakes.is_empty() { Ok(config) } else { Err(mistakes) }
-}
-
 async fn migrate(arguments: &Arguments, variables: Variables) -> Result<(), Error> {
     let config = Config::load(arguments, variables)?;
     start_logging(&config);
     Ok(app::migrate(config).await?)
-}
-
-fn check_config(arguments: &Arguments, variables: Variables) -> Result<(), Error> {
-    let config = settled(arguments, variables)?;
-    print("ok")?;
-    config.settings().iter().try_for_each(|setting| print(&format!("  {} = {} ({})", setting.path, setting.shown, setting.source)))
 }
 
 fn start_logging(config: &Config) {

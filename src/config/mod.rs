@@ -10,9 +10,11 @@
 
 mod check;
 mod declared;
+mod descriptions;
 mod lines;
 mod nearest;
 mod reader;
+mod schema;
 mod secret;
 
 use std::fmt;
@@ -33,6 +35,7 @@ pub use declared::{Declaration, DeclaredIssuer, FILE_SUFFIX, FROM_FILES, REMOVAB
 pub use nearest::nearest;
 pub use reader::{Mistake, Mistakes, Setting, Source};
 use reader::{Raw, Reader};
+pub use schema::{Registered, members_beside, schema};
 pub use secret::{KeyOctets, Secret};
 
 /// What the command line says about settings.
@@ -342,7 +345,7 @@ impl Config {
     fn contradictions(&self, reader: &mut Reader) {
         let Delivery { defaults, timeout_max, total_in_flight, lease, lease_margin, poll, idle_poll, host_rate_per_s: _ } = &self.delivery;
         if defaults.timeout > *timeout_max {
-            reader.contradiction("delivery.timeout_ms", "delivery.timeout_max_ms", "the default time-out is longer than the longest");
+            reader.contradiction("delivery.timeout_ms", "delivery.timeout_max_ms", "the default time-out is longer than the longest: who says nothing would get what nobody may ask for");
         }
         if *timeout_max + *lease_margin >= *lease {
             let why =
@@ -353,11 +356,11 @@ impl Config {
             reader.contradiction(
                 "delivery.max_in_flight",
                 "delivery.total_in_flight",
-                "one client may have more in flight than all together",
+                "one client may have more in flight than all together: it would take every place, and never get as many",
             );
         }
         if poll > idle_poll {
-            reader.contradiction("delivery.poll_ms", "delivery.idle_poll_ms", "an idle courier looks more often than a busy one");
+            reader.contradiction("delivery.poll_ms", "delivery.idle_poll_ms", "an idle courier would look more often than a busy one, and what is due would wait the longer the more there is");
         }
         if *timeout_max >= self.token.lifetime {
             let why = "a token could expire before the attempt that carries it is over";
@@ -366,14 +369,14 @@ impl Config {
         if let (SealingKey::Given(current), Some(previous)) = (&self.sealing_key, &self.sealing_key_previous)
             && current == previous
         {
-            reader.contradiction("sealing_key", "sealing_key_previous", "they are the same key");
+            reader.contradiction("sealing_key", "sealing_key_previous", "they are the same key: what was sealed with the one before could not be opened");
         }
         if self.idempotency_keep > self.retention.settled {
             let why = "a repeated request could ask for a logout that is no longer kept";
             reader.contradiction("idempotency_keep_h", "retention.settled_days", why);
         }
         if self.http.metrics_listen == Some(self.http.listen) && self.http.listen.port() != 0 {
-            reader.contradiction("http.listen", "http.metrics_listen", "two listeners cannot have one address");
+            reader.contradiction("http.listen", "http.metrics_listen", "two listeners cannot have one address: the second would not start");
         }
     }
 }
@@ -418,7 +421,7 @@ impl Egress {
         };
         let past = reader.or("egress.no_proxy", Vec::new(), all_past, shown);
         if !past.is_empty() && !reader.is_given("egress.proxy") && !reader.is_given("egress.proxy_file") {
-            reader.contradiction("egress.no_proxy", "egress.proxy", "there is no proxy to go past");
+            reader.contradiction("egress.no_proxy", "egress.proxy", "there is no proxy to go past: everything is reached without one");
         }
         Self { proxy: proxy.map(|proxy| Proxy { past, ..proxy }) }
     }
@@ -501,7 +504,7 @@ impl Delivery {
             lease_margin: Duration::from_millis(margin_ms),
             poll: reader.millis("delivery.poll_ms", 500, 10..=60_000),
             idle_poll: reader.millis("delivery.idle_poll_ms", 5000, 10..=60_000),
-            host_rate_per_s: reader.optional("delivery.host_rate_per_s", host_rate, u16::to_string),
+            host_rate_per_s: reader.number_if_any("delivery.host_rate_per_s", 1..=10_000),
         }
     }
 }
@@ -530,11 +533,6 @@ fn schedule(reader: &mut Reader, path: &'static str, default: &str) -> Schedule 
         Schedule::parse(text).map_err(|refused| format!("{}, not {text:?}", refused.why))
     };
     reader.or(path, default, parse, Schedule::to_string)
-}
-
-fn host_rate(raw: &Raw) -> Result<u16, String> {
-    let rate = raw.number()?;
-    u16::try_from(rate).ok().filter(|rate| (1..=10_000).contains(rate)).ok_or_else(|| "must be from 1 to 10000".to_owned())
 }
 
 /// The longest time-out of one attempt, in milliseconds.
@@ -646,7 +644,7 @@ fn secret_or_file<T>(reader: &mut Reader, direct: &str, file: &str, parse: impl 
     let given = reader.optional(direct, |raw| parse(raw.text()?), hidden);
     let from_file = reader.optional(file, |raw| parse(&secret_text(Path::new(raw.text()?))?), hidden);
     if reader.is_given(direct) && reader.is_given(file) {
-        reader.contradiction(direct, file, "both are set: keep one");
+        reader.contradiction(direct, file, "both are set: keep one, since the other would not be used");
     }
     given.or(from_file)
 }

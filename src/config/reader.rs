@@ -3,10 +3,12 @@
 //! File, variables and arguments are laid over each other by path; every value keeps where it came from. A reader takes settings out one by one, notes
 //! each mistake beside its source and goes on, so that one run tells all of them.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::time::Duration;
 
 use toml::Spanned;
@@ -100,7 +102,43 @@ pub(super) enum Raw {
     List(Vec<String>),
     /// A type no setting has.
     Other(&'static str),
+    /// Nothing: it notes what a setting asks it for.
+    Asked(Rc<RefCell<Option<Kind>>>),
 }
+
+/// What a setting asks its value to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Text,
+    Truth,
+    List,
+    Number {
+        /// The least and the most.
+        bounds: Option<(i64, i64)>,
+    },
+    /// One of these.
+    Words(Vec<&'static str>),
+}
+
+impl Kind {
+    fn asked_by<T>(parse: impl Fn(&Raw) -> Result<T, String>) -> Self {
+        let asked = Rc::new(RefCell::new(None));
+        drop(parse(&Raw::Asked(Rc::clone(&asked))));
+        asked.take().unwrap_or(Self::Text)
+    }
+}
+
+/// A setting as it could be said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Outline {
+    pub(super) path: String,
+    pub(super) kind: Kind,
+    /// How its default is shown; none where it may be absent.
+    pub(super) default: Option<String>,
+}
+
+/// Stands in an outline for a name that somebody thinks of.
+pub(super) const ANY_NAME: &str = "NAME";
 
 impl Raw {
     const fn kind(&self) -> &'static str {
@@ -110,13 +148,22 @@ impl Raw {
             Self::Truth(_) => "a boolean",
             Self::List(_) => "a list of strings",
             Self::Other(kind) => kind,
+            Self::Asked(_) => "nothing",
         }
+    }
+
+    /// Notes what is asked of what is nothing.
+    fn refused(&self, kind: Kind, must_be: &str) -> String {
+        if let Self::Asked(asked) = self {
+            asked.replace(Some(kind));
+        }
+        format!("must be {must_be}, not {}", self.kind())
     }
 
     pub(super) fn text(&self) -> Result<&str, String> {
         match self {
             Self::Untyped(text) | Self::Text(text) => Ok(text),
-            Self::Number(_) | Self::Truth(_) | Self::List(_) | Self::Other(_) => Err(format!("must be a string, not {}", self.kind())),
+            Self::Number(_) | Self::Truth(_) | Self::List(_) | Self::Other(_) | Self::Asked(_) => Err(self.refused(Kind::Text, "a string")),
         }
     }
 
@@ -124,7 +171,9 @@ impl Raw {
         match self {
             Self::Number(number) => Ok(*number),
             Self::Untyped(text) => text.trim().parse().map_err(|_| format!("must be a whole number, not {text:?}")),
-            Self::Text(_) | Self::Truth(_) | Self::List(_) | Self::Other(_) => Err(format!("must be a whole number, not {}", self.kind())),
+            Self::Text(_) | Self::Truth(_) | Self::List(_) | Self::Other(_) | Self::Asked(_) => {
+                Err(self.refused(Kind::Number { bounds: None }, "a whole number"))
+            }
         }
     }
 
@@ -132,7 +181,9 @@ impl Raw {
         match self {
             Self::Truth(truth) => Ok(*truth),
             Self::Untyped(text) => text.trim().parse().map_err(|_| format!("must be true or false, not {text:?}")),
-            Self::Text(_) | Self::Number(_) | Self::List(_) | Self::Other(_) => Err(format!("must be true or false, not {}", self.kind())),
+            Self::Text(_) | Self::Number(_) | Self::List(_) | Self::Other(_) | Self::Asked(_) => {
+                Err(self.refused(Kind::Truth, "true or false"))
+            }
         }
     }
 
@@ -141,8 +192,8 @@ impl Raw {
         match self {
             Self::List(list) => Ok(list.clone()),
             Self::Untyped(text) => Ok(text.split(',').map(str::trim).filter(|member| !member.is_empty()).map(str::to_owned).collect()),
-            Self::Text(_) | Self::Number(_) | Self::Truth(_) | Self::Other(_) => {
-                Err(format!("must be a list of strings, not {}", self.kind()))
+            Self::Text(_) | Self::Number(_) | Self::Truth(_) | Self::Other(_) | Self::Asked(_) => {
+                Err(self.refused(Kind::List, "a list of strings"))
             }
         }
     }
@@ -175,6 +226,17 @@ pub(super) struct Reader {
     settings: Vec<Setting>,
     mistakes: Vec<Mistake>,
     declared: Vec<DeclaredIssuer>,
+    outlines: Vec<Outline>,
+    names: Names,
+}
+
+/// Which tables there are where anybody may think of a name.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Names {
+    /// Those that are given.
+    Given,
+    /// One that stands for all.
+    Any,
 }
 
 impl Reader {
@@ -186,7 +248,19 @@ impl Reader {
             settings: Vec::new(),
             mistakes: Vec::new(),
             declared: Vec::new(),
+            outlines: Vec::new(),
+            names: Names::Given,
         }
+    }
+
+    /// One that is given nothing, and asked for what could be given.
+    pub(super) fn outlining() -> Self {
+        Self { names: Names::Any, ..Self::new() }
+    }
+
+    /// Every setting that was asked for.
+    pub(super) fn into_outlines(self) -> Vec<Outline> {
+        self.outlines
     }
 
     /// Lays the text of a TOML file over what is there.
@@ -249,6 +323,9 @@ impl Reader {
 
     /// The names of the tables inside a table: `a` and `b` where `check.a.x` and `check.b.y` are given and it is asked for `check`.
     pub(super) fn tables_in(&self, table: &str) -> Vec<String> {
+        if self.names == Names::Any {
+            return vec![ANY_NAME.to_owned()];
+        }
         let inside = format!("{table}.");
         let names = self.given.keys().filter_map(|path| path.strip_prefix(&inside)?.split_once('.')).map(|(name, _)| name.to_owned());
         names.collect::<BTreeSet<_>>().into_iter().collect()
@@ -260,6 +337,7 @@ impl Reader {
 
     /// Takes a setting that may be absent.
     pub(super) fn optional<T>(&mut self, path: &str, parse: impl Fn(&Raw) -> Result<T, String>, show: impl Fn(&T) -> String) -> Option<T> {
+        self.outline(path, Kind::asked_by(&parse), None);
         let value = self.take(path, parse);
         self.note(path, value.as_ref().map_or_else(|| "(none)".to_owned(), show));
         value
@@ -267,6 +345,7 @@ impl Reader {
 
     /// Takes a setting that has a default.
     pub(super) fn or<T>(&mut self, path: &str, default: T, parse: impl Fn(&Raw) -> Result<T, String>, show: impl Fn(&T) -> String) -> T {
+        self.outline(path, Kind::asked_by(&parse), Some(show(&default)));
         let value = self.take(path, parse).unwrap_or(default);
         self.note(path, show(&value));
         value
@@ -277,14 +356,27 @@ impl Reader {
     where
         T: Copy + PartialOrd + fmt::Display + TryFrom<i64>,
     {
-        let parse = |raw: &Raw| {
-            let number = raw.number()?;
-            T::try_from(number)
-                .ok()
-                .filter(|value| bounds.contains(value))
-                .ok_or_else(|| format!("must be {} to {}, not {number}", bounds.start(), bounds.end()))
-        };
-        self.or(path, default, parse, T::to_string)
+        let number = self.or(path, default, within(&bounds), T::to_string);
+        self.bound(&bounds);
+        number
+    }
+
+    /// Takes a whole number within bounds that may be absent.
+    pub(super) fn number_if_any<T>(&mut self, path: &str, bounds: RangeInclusive<T>) -> Option<T>
+    where
+        T: Copy + PartialOrd + fmt::Display + TryFrom<i64>,
+    {
+        let number = self.optional(path, within(&bounds), T::to_string);
+        self.bound(&bounds);
+        number
+    }
+
+    /// Adds its bounds to the outline of the number that was asked for last.
+    fn bound<T: fmt::Display>(&mut self, bounds: &RangeInclusive<T>) {
+        let number = |bound: &T| bound.to_string().parse::<i64>().ok();
+        if let Some(last) = self.outlines.last_mut() {
+            last.kind = Kind::Number { bounds: number(bounds.start()).zip(number(bounds.end())) };
+        }
     }
 
     /// Takes a duration whose path ends in `_ms`.
@@ -307,7 +399,11 @@ impl Reader {
             })
         };
         let show = |value: &T| words.iter().find(|(_, v)| v == value).map_or_else(String::new, |(word, _)| (*word).to_owned());
-        self.or(path, default, parse, show)
+        let word = self.or(path, default, parse, show);
+        if let Some(last) = self.outlines.last_mut() {
+            last.kind = Kind::Words(words.iter().map(|(word, _)| *word).collect());
+        }
+        word
     }
 
     /// Notes a mistake in one setting.
@@ -367,9 +463,24 @@ impl Reader {
         }
     }
 
+    fn outline(&mut self, path: &str, kind: Kind, default: Option<String>) {
+        self.outlines.push(Outline { path: path.to_owned(), kind, default });
+    }
+
     fn note(&mut self, path: &str, shown: String) {
         let source = self.source(path);
         self.settings.push(Setting { path: path.to_owned(), shown, source });
+    }
+}
+
+fn within<T>(bounds: &RangeInclusive<T>) -> impl Fn(&Raw) -> Result<T, String>
+where
+    T: Copy + PartialOrd + fmt::Display + TryFrom<i64>,
+{
+    |raw| {
+        let number = raw.number()?;
+        let value = T::try_from(number).ok().filter(|value| bounds.contains(value));
+        value.ok_or_else(|| format!("must be {} to {}, not {number}", bounds.start(), bounds.end()))
     }
 }
 

@@ -10,6 +10,7 @@ mod bad_input;
 mod check;
 mod client_auth;
 mod command_line;
+mod configuration;
 mod corridor;
 mod courier;
 mod crash;
