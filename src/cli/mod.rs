@@ -5,21 +5,35 @@
 
 mod asking;
 mod check_config;
+mod client;
+mod consent;
 mod copies;
+mod cut_off;
+mod delivery;
+mod denylist;
 mod error;
+mod issuer;
 mod keys;
+mod kill;
+mod logout;
 mod output;
 mod plain;
+mod receipt;
 mod refusal;
 mod server;
+mod session;
+mod target;
 mod token;
+mod watch;
+mod when;
+mod words;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
-use self::asking::{Asking, Family};
+use self::asking::{Asking, Family, Lone};
 use self::check_config::settled;
 pub use self::error::Error;
 use self::output::{Output, print};
@@ -50,10 +64,36 @@ enum Command {
     Backup(copies::BackupArgs),
     /// Put a backup where the database belongs, while no server runs
     Restore(copies::RestoreArgs),
+    /// Where is this person still in? Sessions, and applications with why and until when
+    Status(Lone<session::StatusArgs>),
+    /// End sessions, or somebody's part at an application, and tell everybody who must know
+    Kill(Lone<kill::KillArgs>),
+    /// Logouts: their receipts, their progress, their undoing
+    Logout(Family<logout::Command>),
+    /// Sessions as they stand
+    Session(Family<session::Command>),
+    /// Who is to be told what, and every attempt
+    Delivery(Family<delivery::Command>),
+    /// Issuers: the providers whose sessions are ended here
+    Issuer(Family<issuer::Command>),
+    /// Clients: the applications that are told
+    Client(Family<client::Command>),
+    /// Cut-offs by order: tokens issued before an instant are inactive
+    CutOff(Family<cut_off::Command>),
+    /// Tokens and sessions whose tokens are refused until they would have expired
+    Denylist(Family<denylist::Command>),
     /// API tokens
     Token(Family<token::Command>),
     /// Signing keys, and the key they are sealed with
     Keys(Family<keys::Command>),
+    /// Print what makes a shell complete these commands, such as `logoutd completions bash > /etc/bash_completion.d/logoutd`
+    Completions(CompletionArgs),
+}
+
+#[derive(Debug, Args)]
+struct CompletionArgs {
+    /// For which shell
+    shell: clap_complete::Shell,
 }
 
 /// Where settings come from. Every other setting is in the file or in the environment.
@@ -87,14 +127,25 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Cli {
 
 /// Does what the command line says.
 pub async fn run(cli: Cli, variables: Variables) -> Result<(), Error> {
+    let desk = |asking: &Asking| Desk::of(asking, &variables);
     match cli.command {
         Command::Serve(args) => serve(&args.into(), variables).await,
         Command::CheckConfig(args) => check_config::run(args, variables),
         Command::Migrate(args) => migrate(&args.into(), variables).await,
         Command::Backup(args) => copies::back_up(args, variables).await,
         Command::Restore(args) => copies::restore(args, variables).await,
-        Command::Token(family) => token::run(family.command, &Desk::of(&family.asking, &variables)?).await,
-        Command::Keys(family) => keys::run(family.command, &Desk::of(&family.asking, &variables)?).await,
+        Command::Status(lone) => session::status(lone.args, &desk(&lone.asking)?).await,
+        Command::Kill(lone) => kill::run(lone.args, &desk(&lone.asking)?).await,
+        Command::Logout(family) => logout::run(family.command, &desk(&family.asking)?).await,
+        Command::Session(family) => session::run(family.command, &desk(&family.asking)?).await,
+        Command::Delivery(family) => delivery::run(family.command, &desk(&family.asking)?).await,
+        Command::Issuer(family) => issuer::run(family.command, &desk(&family.asking)?).await,
+        Command::Client(family) => client::run(family.command, &desk(&family.asking)?).await,
+        Command::CutOff(family) => cut_off::run(family.command, &desk(&family.asking)?).await,
+        Command::Denylist(family) => denylist::run(family.command, &desk(&family.asking)?).await,
+        Command::Token(family) => token::run(family.command, &desk(&family.asking)?).await,
+        Command::Keys(family) => keys::run(family.command, &desk(&family.asking)?).await,
+        Command::Completions(CompletionArgs { shell }) => completions(shell),
     }
 }
 
@@ -108,6 +159,13 @@ impl Desk {
     fn of(asking: &Asking, variables: &Variables) -> Result<Self, Error> {
         Ok(Self { server: Server::of(asking, variables)?, out: Output::of(asking, variables) })
     }
+}
+
+/// Written into memory first: what writes it takes a reader that went away for a reason to panic.
+fn completions(shell: clap_complete::Shell) -> Result<(), Error> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "logoutd", &mut script);
+    print(String::from_utf8_lossy(&script).trim_end())
 }
 
 async fn serve(arguments: &Arguments, variables: Variables) -> Result<(), Error> {
@@ -144,7 +202,6 @@ fn start_logging(config: &Config) {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
     use clap::error::ErrorKind;
 
     use super::*;

@@ -177,7 +177,7 @@ impl Server {
         Ok(octets)
     }
 
-    fn unreachable(&self, source: reqwest::Error) -> Error {
+    pub(super) fn unreachable(&self, source: reqwest::Error) -> Error {
         let base = &self.base;
         let advice = match source.is_connect() {
             true => format!("  is it running? {base} is where it was looked for: LOGOUTD_URL or --url says another place"),

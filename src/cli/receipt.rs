@@ -1,0 +1,231 @@
+//! A receipt as people read it: what ended, who was told, and who may still be in.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use super::Error;
+use super::output::{Column, Output, count, facts, text, time};
+
+const FACTS: [Column; 13] = [
+    text("logout", "/id"),
+    text("issuer", "/issuer"),
+    text("target", "/target"),
+    text("reason", "/reason"),
+    text("detail", "/reason_detail"),
+    text("actor", "/actor"),
+    text("correlation id", "/correlation_id"),
+    text("note", "/note"),
+    text("state", "/state"),
+    time("occurred", "/occurred_at"),
+    time("created", "/created_at"),
+    time("undone", "/undone_at"),
+    time("settled", "/settled_at"),
+];
+
+const CLIENTS: [Column; 7] = [
+    text("client", "/client_id"),
+    text("sid", "/sid"),
+    text("state", "/state"),
+    text("why", "/reason"),
+    text("attempts", "/attempts"),
+    time("delivered", "/delivered_at"),
+    time("tokens may work until", "/residual_until"),
+];
+
+const BY_CLIENT: [Column; 4] =
+    [text("client", "/client_id"), text("deliveries", "/deliveries"), text("would be", "/state"), text("why", "/reason")];
+
+/// All of a receipt.
+pub(super) fn told(out: Output, receipt: &Value) -> String {
+    let clients = clients(receipt);
+    let mut told = format!("{}{}", facts(receipt, &FACTS), effects(receipt));
+    if !clients.is_empty() {
+        told.push('\n');
+        told.push_str(&out.table(clients, &CLIENTS));
+        told.push_str(&more(receipt, "logoutd delivery list ISSUER --logout ID"));
+    }
+    told
+}
+
+/// What a rehearsed logout would do.
+pub(super) fn blast_radius(out: Output, receipt: &Value) -> String {
+    let mut told = format!("This would end {}.\n", reach(receipt));
+    told.push_str(&format!("{}\n", provider(receipt, "would be told", "would not be told")));
+    let by_client = by_client(receipt);
+    if by_client.is_empty() {
+        told.push_str("No application would be told: nobody takes part in what would end.\n");
+    } else {
+        told.push_str(&format!("\n{}", out.table(&by_client, &BY_CLIENT)));
+        told.push_str(&more(receipt, "the others are told in the same way"));
+    }
+    told
+}
+
+/// What would end, in a clause.
+pub(super) fn reach(receipt: &Value) -> String {
+    let number = |name: &str| receipt.get(name).and_then(Value::as_u64).unwrap_or(0);
+    format!(
+        "{} and {}, and revoke {}; {}",
+        count(number("sessions_ended"), "session", "sessions"),
+        count(number("participations_ended"), "further participation", "further participations"),
+        count(number("refresh_tokens_revoked"), "refresh token", "refresh tokens"),
+        count(Counts::of(receipt).total, "delivery", "deliveries"),
+    )
+}
+
+/// What a logout ended and whom it told, in lines.
+fn effects(receipt: &Value) -> String {
+    let number = |name: &str| receipt.get(name).and_then(Value::as_u64).unwrap_or(0);
+    let ended = format!(
+        "{}, {}, {} revoked",
+        count(number("sessions_ended"), "session", "sessions"),
+        count(number("participations_ended"), "further participation", "further participations"),
+        count(number("refresh_tokens_revoked"), "refresh token", "refresh tokens"),
+    );
+    let revocations = receipt.get("revocations").map_or_else(String::new, |counts| format!("\nat provider     {}", in_words(counts)));
+    format!(
+        "ended           {ended}\ntold            {}\nprovider        {}{revocations}\n",
+        standing(receipt),
+        provider(receipt, "was told", "was not told")
+    )
+}
+
+fn in_words(counts: &Value) -> String {
+    let number = |name: &str| counts.get(name).and_then(Value::as_u64).unwrap_or(0);
+    format!("{} tokens revoked, {} pending, {} given up", number("delivered"), number("pending"), number("gave_up"))
+}
+
+/// Whether the provider knows, and what it means when it does not.
+fn provider(receipt: &Value, told: &str, not_told: &str) -> String {
+    match receipt.get("provider").and_then(Value::as_str) {
+        None => "The provider has nothing to be told.".to_owned(),
+        Some("told") => format!("The provider {told}."),
+        Some("pending") if told == "was told" => "The provider is being told.".to_owned(),
+        Some("pending") => format!("The provider {told}."),
+        Some("gave_up") => "The provider could not be told: with its cookie one can sign in again without a password.".to_owned(),
+        Some(_) => format!("The provider {not_told}: with its cookie one can sign in again without a password."),
+    }
+}
+
+/// The deliveries of a logout, counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Counts {
+    pub(super) total: u64,
+    pub(super) pending: u64,
+    pub(super) delivered: u64,
+    pub(super) rejected: u64,
+    pub(super) expired: u64,
+    pub(super) superseded: u64,
+    pub(super) cancelled: u64,
+    pub(super) unreachable: u64,
+    pub(super) adopted: u64,
+}
+
+impl Counts {
+    pub(super) fn of(receipt: &Value) -> Self {
+        let number = |name: &str| receipt.pointer(&format!("/deliveries/{name}")).and_then(Value::as_u64).unwrap_or(0);
+        Self {
+            total: number("total"),
+            pending: number("pending"),
+            delivered: number("delivered"),
+            rejected: number("rejected"),
+            expired: number("expired"),
+            superseded: number("superseded"),
+            cancelled: number("cancelled"),
+            unreachable: number("unreachable"),
+            adopted: number("adopted"),
+        }
+    }
+}
+
+/// Who confirmed, who is pending and who was given up; what is none of it only where there is any.
+pub(super) fn standing(receipt: &Value) -> String {
+    let Counts { total, pending, delivered, rejected, expired, superseded, cancelled, unreachable, adopted } = Counts::of(receipt);
+    let always = [(delivered, "confirmed"), (pending, "pending"), (rejected.saturating_add(expired), "given up")];
+    let others = [
+        (unreachable, "cannot be told"),
+        (superseded, "superseded by a newer login"),
+        (cancelled, "cancelled"),
+        (adopted, "pending of earlier logouts"),
+    ];
+    let counted = always.into_iter().chain(others.into_iter().filter(|(number, _)| *number > 0));
+    format!("of {total}: {}", counted.map(|(number, what)| format!("{number} {what}")).collect::<Vec<_>>().join(", "))
+}
+
+/// Whether everybody confirmed a settled logout, or took it back by a newer login.
+pub(super) fn verdict(receipt: &Value) -> Result<(), Error> {
+    let Counts { rejected, expired, cancelled, unreachable, .. } = Counts::of(receipt);
+    let gave_up = u64::from(receipt.get("provider").and_then(Value::as_str) == Some("gave_up"));
+    let who = [
+        (rejected, "refused"),
+        (expired, "did not answer in time"),
+        (unreachable, "cannot be told"),
+        (cancelled, "cancelled"),
+        (gave_up, "the provider could not be told"),
+    ];
+    let who: Vec<_> = who.into_iter().filter(|(number, _)| *number > 0).map(|(number, what)| format!("{number} {what}")).collect();
+    if who.is_empty() { Ok(()) } else { Err(Error::Unconfirmed { who: who.join(", ") }) }
+}
+
+fn clients(receipt: &Value) -> &[Value] {
+    receipt.get("clients").and_then(Value::as_array).map_or(&[], Vec::as_slice)
+}
+
+/// The clients of a receipt, each once for each state, with how many deliveries it has in that.
+fn by_client(receipt: &Value) -> Vec<Value> {
+    let mut counted: BTreeMap<(&str, &str, Option<&str>), u64> = BTreeMap::new();
+    for line in clients(receipt) {
+        let text = |name: &str| line.get(name).and_then(Value::as_str);
+        *counted.entry((text("client_id").unwrap_or("-"), text("state").unwrap_or("-"), text("reason"))).or_default() += 1;
+    }
+    let shown = counted.into_iter().map(|((client_id, state, reason), number)| {
+        let state = if state == "pending" { "told" } else { state };
+        serde_json::json!({ "client_id": client_id, "state": state, "reason": reason, "deliveries": number })
+    });
+    shown.collect()
+}
+
+/// That a receipt names the first of its clients only.
+fn more(receipt: &Value, hint: &str) -> String {
+    let shown = u64::try_from(clients(receipt).len()).unwrap_or(u64::MAX);
+    match Counts::of(receipt).total.saturating_sub(shown) {
+        0 => String::new(),
+        left => format!("\nand {left} more deliveries: {hint}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_is_none_of_the_three_is_told_where_there_is_any() {
+        let receipt = json!({"deliveries": {"total": 9, "delivered": 4, "pending": 1, "rejected": 1, "expired": 1, "unreachable": 2}});
+        assert_eq!(standing(&receipt), "of 9: 4 confirmed, 1 pending, 2 given up, 2 cannot be told");
+        assert_eq!(standing(&json!({})), "of 0: 0 confirmed, 0 pending, 0 given up");
+    }
+
+    #[test]
+    fn a_logout_is_good_when_everybody_confirmed_or_logged_in_again() {
+        let receipt = |state: &str| json!({"provider": "told", "deliveries": {"total": 2, "delivered": 1, state: 1}});
+        for good in ["delivered", "superseded"] {
+            assert!(verdict(&receipt(good)).is_ok(), "{good}");
+        }
+        for bad in ["rejected", "expired", "unreachable", "cancelled"] {
+            assert!(matches!(verdict(&receipt(bad)), Err(Error::Unconfirmed { .. })), "{bad}");
+        }
+        assert!(verdict(&json!({"provider": "gave_up"})).is_err() && verdict(&json!({"provider": "not_told"})).is_ok());
+    }
+
+    #[test]
+    fn a_blast_radius_counts_deliveries_by_client() {
+        let line = |client_id: &str, state: &str| json!({"client_id": client_id, "state": state});
+        let receipt = json!({"clients": [line("wiki", "pending"), line("mail", "unreachable"), line("wiki", "pending")]});
+        let rows = by_client(&receipt);
+        assert_eq!(rows.iter().map(|row| row["deliveries"].as_u64()).collect::<Vec<_>>(), [Some(1), Some(2)]);
+        assert_eq!((&rows[0]["state"], &rows[1]["state"]), (&json!("unreachable"), &json!("told")));
+    }
+}

@@ -1,0 +1,202 @@
+//! `logoutd session …`, and `logoutd status`: where is this person still in?
+
+use std::net::IpAddr;
+
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+use super::asking::Bound;
+use super::output::{Column, Output, count, facts, text, time};
+use super::plain::plain;
+use super::server::{Listing, body, query, route};
+use super::words::{client_id, issuer_id, session_states};
+use super::{Desk, Error};
+use crate::model::{ClientId, IssuerId};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// List sessions, newest first: all of them, or those of a person, an application, a device, an address
+    List(ListArgs),
+    /// Show a session: the live one of that `sid`, else the latest
+    Show(ShowArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ListArgs {
+    /// The issuer's short id
+    #[arg(value_parser = issuer_id)]
+    issuer: IssuerId,
+    #[command(flatten)]
+    by: By,
+    /// Only those in this state
+    #[arg(long, value_parser = session_states())]
+    state: Option<String>,
+    #[command(flatten)]
+    bound: Bound,
+}
+
+/// At most one of these.
+#[derive(Debug, Args)]
+#[group(multiple = false)]
+struct By {
+    /// Those of a person, by the provider's `sub`
+    #[arg(long)]
+    sub: Option<String>,
+    /// Those of this `sid`, ended ones too
+    #[arg(long)]
+    sid: Option<String>,
+    /// Those an application takes part in
+    #[arg(long, value_name = "CLIENT", value_parser = client_id)]
+    client: Option<ClientId>,
+    /// Those of a person, by another name, such as email:alice@example.org
+    #[arg(long)]
+    alias: Option<String>,
+    /// Those begun on a device
+    #[arg(long, value_name = "ID")]
+    device: Option<String>,
+    /// Those begun at an address
+    #[arg(long)]
+    ip: Option<IpAddr>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ShowArgs {
+    /// The issuer's short id
+    #[arg(value_parser = issuer_id)]
+    issuer: IssuerId,
+    /// The provider's `sid`
+    sid: String,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct StatusArgs {
+    /// The issuer's short id
+    #[arg(value_parser = issuer_id)]
+    issuer: IssuerId,
+    /// The person, by the provider's `sub`
+    #[arg(long)]
+    sub: String,
+}
+
+const LISTED: [Column; 9] = [
+    text("sid", "/sid"),
+    text("key", "/key"),
+    text("sub", "/sub"),
+    text("state", "/state"),
+    time("started", "/started_at"),
+    time("expires", "/expires_at"),
+    time("ended", "/ended_at"),
+    text("device", "/device/label"),
+    text("ip", "/device/ip"),
+];
+
+const SHOWN: [Column; 15] = [
+    text("sid", "/sid"),
+    text("key", "/key"),
+    text("sub", "/sub"),
+    text("state", "/state"),
+    text("ended by", "/ended_by"),
+    time("started", "/started_at"),
+    time("expires", "/expires_at"),
+    time("idle expires", "/idle_expires_at"),
+    time("ended", "/ended_at"),
+    text("aliases", "/aliases"),
+    text("device", "/device/label"),
+    text("device id", "/device/id"),
+    text("ip", "/device/ip"),
+    text("user agent", "/device/user_agent"),
+    time("reported", "/created_at"),
+];
+
+const PARTICIPANTS: [Column; 7] = [
+    text("client", "/client_id"),
+    text("sid there", "/sid"),
+    text("sub there", "/sub"),
+    text("state", "/state"),
+    time("joined", "/joined_at"),
+    time("ended", "/ended_at"),
+    text("ended by", "/ended_by"),
+];
+
+const TOKEN_EVENTS: [Column; 4] =
+    [text("noticed", "/kind"), text("client", "/client_id"), text("times", "/seen"), time("last", "/last_at")];
+
+const OPEN: [Column; 3] = [text("application", "/client_id"), text("why", "/why"), time("until", "/until")];
+
+pub(super) async fn run(command: Command, Desk { server, out }: &Desk) -> Result<(), Error> {
+    match command {
+        Command::List(ListArgs { issuer, by, state, bound }) => {
+            let all = route(&["issuers", issuer.as_str(), "sessions"])?;
+            let answer = match by.search() {
+                None => server.list(&query(all, [("state", state)]), Listing::All, bound.limit).await?,
+                Some(search) => {
+                    let path = query(format!("{all}/search"), [("state", state)]);
+                    server.list(&path, Listing::Search(&search), bound.limit).await?
+                }
+            };
+            out.list(&answer, &LISTED)
+        }
+        Command::Show(ShowArgs { issuer, sid }) => {
+            let answer = server.get(&route(&["issuers", issuer.as_str(), "sessions", &sid])?).await?;
+            out.answer(&answer, |value| shown(*out, value))
+        }
+    }
+}
+
+/// Where is this person still in?
+pub(super) async fn status(args: StatusArgs, Desk { server, out }: &Desk) -> Result<(), Error> {
+    let path = route(&["issuers", args.issuer.as_str(), "subjects", "status"])?;
+    let answer = server.post(&path, &json!({ "sub": args.sub })).await?;
+    out.answer(&answer, |value| standing(*out, &args.sub, value))
+}
+
+impl By {
+    /// As the API takes it; none for all sessions.
+    fn search(&self) -> Option<Value> {
+        let text = |value: &Option<String>| value.as_ref().map(|value| json!(value));
+        let search = body([
+            ("sub", text(&self.sub)),
+            ("sid", text(&self.sid)),
+            ("client_id", self.client.as_ref().map(|client| json!(client.as_str()))),
+            ("alias", text(&self.alias)),
+            ("device_id", text(&self.device)),
+            ("ip", self.ip.map(|ip| json!(ip))),
+        ]);
+        Some(search).filter(|search| *search != json!({}))
+    }
+}
+
+fn items<'a>(value: &'a Value, name: &str) -> &'a [Value] {
+    value.get(name).and_then(Value::as_array).map_or(&[], Vec::as_slice)
+}
+
+fn shown(out: Output, session: &Value) -> String {
+    let mut shown = facts(session, &SHOWN);
+    for (name, columns) in [("participants", &PARTICIPANTS[..]), ("token_events", &TOKEN_EVENTS[..])] {
+        let rows = items(session, name);
+        if !rows.is_empty() {
+            shown.push_str(&format!("\n{}\n", out.table(rows, columns)));
+        }
+    }
+    shown
+}
+
+fn standing(out: Output, sub: &str, status: &Value) -> String {
+    let (sessions, open) = (items(status, "sessions"), items(status, "still_open"));
+    let live = sessions.iter().filter(|session| session.get("state").and_then(Value::as_str) == Some("live"));
+    let lives = u64::try_from(live.count()).unwrap_or(u64::MAX);
+    let sub = plain(sub);
+    let mut told = match open.len() {
+        0 => format!("{sub} is in no application that is known here, and has {}.\n", count(lives, "live session", "live sessions")),
+        number => {
+            let applications = count(u64::try_from(number).unwrap_or(u64::MAX), "application", "applications");
+            let words = "live: the session goes on; pending: not told yet; gave_up: it refused or did not answer; unreachable: it can never be told;\n\
+                         cancelled: telling it was cancelled; offline_token: it holds a refresh token that outlives the session";
+            format!("{sub} may still be in {applications}:\n\n{}\n\n{words}\n", out.table(open, &OPEN))
+        }
+    };
+    if !sessions.is_empty() {
+        told.push_str(&format!("\n{}\n", out.table(sessions, &LISTED)));
+    }
+    told
+}
