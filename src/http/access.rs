@@ -97,7 +97,7 @@ impl<N: Need> FromRequestParts<AppState> for Anywhere<N> {
 
     async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self, Problem> {
         let Authenticated(caller) = Authenticated::from_request_parts(parts, app).await?;
-        if caller.may(N::PERMISSION, None) { Ok(Self(caller, PhantomData)) } else { Err(Problem::forbidden()) }
+        if caller.may(N::PERMISSION, None) { Ok(Self(caller, PhantomData)) } else { Err(forbidden(&caller, N::PERMISSION)) }
     }
 }
 
@@ -110,7 +110,7 @@ impl<N: Need> FromRequestParts<AppState> for Somewhere<N> {
 
     async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self, Problem> {
         let Authenticated(caller) = Authenticated::from_request_parts(parts, app).await?;
-        if caller.role.may(N::PERMISSION) { Ok(Self(caller, PhantomData)) } else { Err(Problem::forbidden()) }
+        if caller.role.may(N::PERMISSION) { Ok(Self(caller, PhantomData)) } else { Err(forbidden(&caller, N::PERMISSION)) }
     }
 }
 
@@ -137,7 +137,19 @@ fn admit(caller: &Caller, permission: Permission, iss: &str) -> Result<Option<Is
         Some(id) => caller.may(permission, Some(id)),
         None => caller.may(permission, None),
     };
-    if may { Ok(id) } else { Err(Problem::forbidden()) }
+    if may { Ok(id) } else { Err(forbidden(caller, permission)) }
+}
+
+/// Says which roles may, or that the caller is bound to an issuer of its own: nothing that depends on what was asked for.
+fn forbidden(caller: &Caller, permission: Permission) -> Problem {
+    match (&caller.issuer, caller.role.may(permission)) {
+        (Some(own), true) => Problem::forbidden(format!("this token is for the issuer {own} alone")),
+        (_, true | false) => {
+            let roles: Vec<_> = Role::ALL.iter().filter(|role| role.may(permission)).map(|role| role.as_str()).collect();
+            let (one, several) = ("this needs the role", "this needs one of the roles");
+            Problem::forbidden(format!("{} {}", if roles.len() == 1 { one } else { several }, roles.join(", ")))
+        }
+    }
 }
 
 /// An issuer that anybody may ask about: its keys and its metadata.
@@ -299,9 +311,19 @@ mod tests {
     fn a_caller_of_one_issuer_learns_nothing_about_another_not_even_that_it_cannot_exist() {
         let bound = caller(Role::Provider, Some("main"));
         for iss in ["other", "no such name", "v1"] {
-            assert_eq!(admit(&bound, P::Kill, iss).map_err(|p| p.code()), Err(Code::Forbidden), "{iss}");
+            let refused = admit(&bound, P::Kill, iss).unwrap_err();
+            assert_eq!((refused.code(), refused.detail()), (Code::Forbidden, Some("this token is for the issuer main alone")), "{iss}");
+            let refused = admit(&bound, P::Undo, iss).unwrap_err();
+            assert_eq!(refused.detail(), Some("this needs one of the roles operator, admin"), "{iss}");
         }
         assert_eq!(admit(&caller(Role::Admin, None), P::Kill, "no such name").unwrap(), None);
+    }
+
+    #[test]
+    fn who_may_not_is_told_which_roles_may() {
+        let detail = |role, permission| admit(&caller(role, Some("main")), permission, "main").unwrap_err().detail().map(str::to_owned);
+        assert_eq!(detail(Role::Auditor, P::Kill).as_deref(), Some("this needs one of the roles provider, operator, admin"));
+        assert_eq!(detail(Role::Operator, P::Administer).as_deref(), Some("this needs the role admin"));
     }
 
     #[test]

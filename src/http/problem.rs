@@ -363,9 +363,9 @@ impl Problem {
         problem
     }
 
-    /// Somebody we know who may not do it.
-    pub fn forbidden() -> Self {
-        let mut problem = Self::of(Code::Forbidden);
+    /// Somebody we know who may not do it, and what it takes. Never a word about what the caller may not see.
+    pub fn forbidden(needed: impl Into<Cow<'static, str>>) -> Self {
+        let mut problem = Self::new(Code::Forbidden, needed);
         problem.0.challenge = Some(Challenge::InsufficientScope);
         problem
     }

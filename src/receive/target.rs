@@ -177,7 +177,9 @@ impl Mass {
         match self {
             Self::Few => Ok(()),
             Self::Many if caller.may_end_many() => Ok(()),
-            Self::Many => Err(Problem::forbidden()),
+            Self::Many => Err(Problem::forbidden(
+                "this concerns many people: it needs the role operator or admin, or a provider's token with may_mass_kill",
+            )),
         }
     }
 }

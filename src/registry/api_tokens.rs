@@ -121,8 +121,10 @@ fn detail(record: &ApiTokenRecord) -> serde_json::Value {
 fn minted(body: NewApiToken, minter: &Caller, id: ApiTokenId, now: Timestamp) -> Result<ApiTokenRecord, Problem> {
     let NewApiToken { role, issuer, client_id, may_mass_kill, expires_at } = body;
     let (role, issuer, client_id, expires_at) = (role.0, value(issuer), value(client_id), value(expires_at));
-    if minter.issuer.is_some() && issuer != minter.issuer {
-        return Err(Problem::forbidden());
+    if let Some(own) = &minter.issuer
+        && issuer.as_ref() != Some(own)
+    {
+        return Err(Problem::forbidden(format!("this token mints for its own issuer alone, {own}")));
     }
     if role.needs_issuer() && issuer.is_none() {
         return Err(Problem::invalid("/issuer", format!("must be said for the role {role}")));
@@ -183,7 +185,7 @@ pub(super) fn confined(caller: &Caller, asked: Option<IssuerId>) -> Result<Optio
         (None, asked) => Ok(asked),
         (Some(own), None) => Ok(Some(own.clone())),
         (Some(own), Some(asked)) if *own == asked => Ok(Some(asked)),
-        (Some(_), Some(_)) => Err(Problem::forbidden()),
+        (Some(own), Some(_)) => Err(Problem::forbidden(format!("this token is for the issuer {own} alone"))),
     }
 }
 

@@ -85,9 +85,9 @@ impl ScopeBody {
 /// Whether this caller may order it: what concerns a client's users, or everybody, is for those who may end as much.
 fn permit(caller: &Caller, scope: &CutOffScope) -> Result<(), Problem> {
     match scope {
-        CutOffScope::Client(_) | CutOffScope::Everyone | CutOffScope::EveryoneAtClients if !caller.may_end_many() => {
-            Err(Problem::forbidden())
-        }
+        CutOffScope::Client(_) | CutOffScope::Everyone | CutOffScope::EveryoneAtClients if !caller.may_end_many() => Err(
+            Problem::forbidden("this concerns many people: it needs the role operator or admin, or a provider's token with may_mass_kill"),
+        ),
         CutOffScope::Client(_)
         | CutOffScope::Everyone
         | CutOffScope::EveryoneAtClients
