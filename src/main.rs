@@ -9,12 +9,14 @@ fn main() -> ExitCode {
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("logoutd: {error:#}");
-            let Some(error) = error.downcast_ref::<cli::Error>() else { return ExitCode::FAILURE };
-            if !error.advice().is_empty() {
-                eprintln!("{}", error.advice());
+            let known = error.downcast_ref::<cli::Error>();
+            if known.is_none_or(cli::Error::is_told) {
+                eprintln!("logoutd: {error:#}");
             }
-            error.exit_code()
+            if let Some(advice) = known.map(cli::Error::advice).filter(|advice| !advice.is_empty()) {
+                eprintln!("{advice}");
+            }
+            known.map_or(ExitCode::FAILURE, cli::Error::exit_code)
         }
     }
 }

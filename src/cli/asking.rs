@@ -6,8 +6,7 @@ use clap::{Args, Subcommand};
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Asking the server")]
 pub(super) struct Asking {
-    /// Where the server is; else LOGOUTD_URL says it, else it is <http://127.0.0.1:8080>
-    #[arg(long, value_name = "URL", global = true)]
+    #[arg(long, value_name = "URL", global = true, help = "Where the server is [env: LOGOUTD_URL, default: http://127.0.0.1:8080]")]
     pub(super) url: Option<String>,
     /// Print what the server answers, as JSON, and nothing else
     #[arg(long, global = true)]
@@ -37,9 +36,9 @@ pub(super) struct Family<C: Subcommand> {
 #[command(after_help = AFTER_HELP)]
 pub(super) struct Lone<A: Args> {
     #[command(flatten)]
-    pub(super) asking: Asking,
-    #[command(flatten)]
     pub(super) args: A,
+    #[command(flatten)]
+    pub(super) asking: Asking,
 }
 
 /// How much of a list is wanted.

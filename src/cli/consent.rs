@@ -7,9 +7,7 @@ use super::Error;
 /// Goes on when the person at the terminal types what is asked for; refuses where there is nobody to ask.
 pub(super) fn consent(what: &str, word: &str) -> Result<(), Error> {
     if !std::io::stdin().is_terminal() {
-        return Err(Error::misuse(format!(
-            "{what}, and there is nobody to ask here: look with --dry-run if the command has it, then say --yes"
-        )));
+        return Err(Error::misuse(format!("{what}, and there is nobody here to ask: --yes does it without asking")));
     }
     let mut terminal = std::io::stderr().lock();
     write!(terminal, "{what}.\nType {word} to go on, anything else to leave it: ")?;

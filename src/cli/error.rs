@@ -136,6 +136,11 @@ impl Error {
         }
     }
 
+    /// Whether it is worth a word: whoever stopped reading knows.
+    pub fn is_told(&self) -> bool {
+        !matches!(self, Self::Output(error) if error.kind() == std::io::ErrorKind::BrokenPipe)
+    }
+
     /// 2 when the command was used wrongly, 1 when it failed.
     pub fn exit_code(&self) -> ExitCode {
         match self {

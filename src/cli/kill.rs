@@ -158,7 +158,7 @@ fn ask_about(rehearsed: &Value, breadth: Breadth, shown: impl FnOnce() -> String
         eprintln!("{}", shown());
     }
     let word = if sessions > 0 { sessions } else { participations };
-    consent(&format!("this ends {}", reach(rehearsed)), &word.to_string())
+    consent(&format!("this would {}", reach(rehearsed)), &word.to_string())
 }
 
 /// How long it waits before each repetition.

@@ -108,8 +108,8 @@ impl Output {
 
 impl Column {
     fn of(&self, row: &Value) -> String {
-        match (self.kind, row.pointer(self.at)) {
-            (_, None | Some(Value::Null)) => "-".to_owned(),
+        match (self.kind, row.pointer(self.at).filter(|value| !is_nothing(Some(value)))) {
+            (_, None) => "-".to_owned(),
             (Kind::Time, Some(Value::String(instant))) => to_the_second(instant),
             (Kind::Time | Kind::Text, Some(value)) => cell(value),
         }
@@ -118,9 +118,14 @@ impl Column {
 
 /// Names and values, one pair in a line; what has no value is left out.
 pub(super) fn facts(value: &Value, lines: &[Column]) -> String {
-    let told = lines.iter().filter(|line| value.pointer(line.at).is_some_and(|value| !value.is_null()));
+    let told = lines.iter().filter(|line| !is_nothing(value.pointer(line.at)));
     let widest = lines.iter().map(|line| line.head.chars().count()).max().unwrap_or(0);
     told.map(|line| format!("{:widest$}  {}\n", line.head, line.of(value))).collect()
+}
+
+/// No value, or an empty list.
+fn is_nothing(value: Option<&Value>) -> bool {
+    value.is_none_or(|value| value.is_null() || value.as_array().is_some_and(Vec::is_empty))
 }
 
 fn cell(value: &Value) -> String {

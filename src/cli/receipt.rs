@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::Error;
 use super::output::{Column, Output, count, facts, text, time};
@@ -33,8 +33,7 @@ const CLIENTS: [Column; 7] = [
     time("tokens may work until", "/residual_until"),
 ];
 
-const BY_CLIENT: [Column; 4] =
-    [text("client", "/client_id"), text("deliveries", "/deliveries"), text("would be", "/state"), text("why", "/reason")];
+const BY_CLIENT: [Column; 3] = [text("client", "/client_id"), text("would be told", "/pending"), text("cannot be told", "/unreachable")];
 
 /// All of a receipt.
 pub(super) fn told(out: Output, receipt: &Value) -> String {
@@ -50,23 +49,22 @@ pub(super) fn told(out: Output, receipt: &Value) -> String {
 
 /// What a rehearsed logout would do.
 pub(super) fn blast_radius(out: Output, receipt: &Value) -> String {
-    let mut told = format!("This would end {}.\n", reach(receipt));
+    let mut told = format!("This would {}.\n", reach(receipt));
     told.push_str(&format!("{}\n", provider(receipt, "would be told", "would not be told")));
     let by_client = by_client(receipt);
-    if by_client.is_empty() {
-        told.push_str("No application would be told: nobody takes part in what would end.\n");
-    } else {
-        told.push_str(&format!("\n{}", out.table(&by_client, &BY_CLIENT)));
-        told.push_str(&more(receipt, "the others are told in the same way"));
+    match (by_client.is_empty(), Counts::of(receipt).total) {
+        (false, _) => told.push_str(&format!("\n{}", out.table(&by_client, &BY_CLIENT))),
+        (true, 0) => told.push_str("No application would be told: nobody takes part in what would end.\n"),
+        (true, _) => {}
     }
     told
 }
 
-/// What would end, in a clause.
+/// What it does, in a clause.
 pub(super) fn reach(receipt: &Value) -> String {
     let number = |name: &str| receipt.get(name).and_then(Value::as_u64).unwrap_or(0);
     format!(
-        "{} and {}, and revoke {}; {}",
+        "end {} and {}, revoke {} and make {}",
         count(number("sessions_ended"), "session", "sessions"),
         count(number("participations_ended"), "further participation", "further participations"),
         count(number("refresh_tokens_revoked"), "refresh token", "refresh tokens"),
@@ -172,17 +170,20 @@ fn clients(receipt: &Value) -> &[Value] {
     receipt.get("clients").and_then(Value::as_array).map_or(&[], Vec::as_slice)
 }
 
-/// The clients of a receipt, each once for each state, with how many deliveries it has in that.
+/// Whom a rehearsed logout would tell: as the server counted it, else as the lines of its receipt say.
 fn by_client(receipt: &Value) -> Vec<Value> {
-    let mut counted: BTreeMap<(&str, &str, Option<&str>), u64> = BTreeMap::new();
+    if let Some(counted) = receipt.get("by_client").and_then(Value::as_array) {
+        return counted.clone();
+    }
+    let mut counted: BTreeMap<&str, [u64; 2]> = BTreeMap::new();
     for line in clients(receipt) {
         let text = |name: &str| line.get(name).and_then(Value::as_str);
-        *counted.entry((text("client_id").unwrap_or("-"), text("state").unwrap_or("-"), text("reason"))).or_default() += 1;
+        let [told, unreachable] = counted.entry(text("client_id").unwrap_or("-")).or_default();
+        *(if text("state") == Some("unreachable") { unreachable } else { told }) += 1;
     }
-    let shown = counted.into_iter().map(|((client_id, state, reason), number)| {
-        let state = if state == "pending" { "told" } else { state };
-        serde_json::json!({ "client_id": client_id, "state": state, "reason": reason, "deliveries": number })
-    });
+    let shown = counted
+        .into_iter()
+        .map(|(client_id, [told, unreachable])| json!({ "client_id": client_id, "pending": told, "unreachable": unreachable }));
     shown.collect()
 }
 
@@ -197,8 +198,6 @@ fn more(receipt: &Value, hint: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]
@@ -224,8 +223,8 @@ mod tests {
     fn a_blast_radius_counts_deliveries_by_client() {
         let line = |client_id: &str, state: &str| json!({"client_id": client_id, "state": state});
         let receipt = json!({"clients": [line("wiki", "pending"), line("mail", "unreachable"), line("wiki", "pending")]});
-        let rows = by_client(&receipt);
-        assert_eq!(rows.iter().map(|row| row["deliveries"].as_u64()).collect::<Vec<_>>(), [Some(1), Some(2)]);
-        assert_eq!((&rows[0]["state"], &rows[1]["state"]), (&json!("unreachable"), &json!("told")));
+        let wiki = json!({"client_id": "wiki", "pending": 2, "unreachable": 0});
+        assert_eq!(by_client(&receipt), [json!({"client_id": "mail", "pending": 0, "unreachable": 1}), wiki.clone()]);
+        assert_eq!(by_client(&json!({"by_client": [wiki.clone()], "clients": []})), [wiki]);
     }
 }

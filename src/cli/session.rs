@@ -1,5 +1,6 @@
 //! `logoutd session …`, and `logoutd status`: where is this person still in?
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use clap::{Args, Subcommand};
@@ -121,7 +122,7 @@ const PARTICIPANTS: [Column; 7] = [
 const TOKEN_EVENTS: [Column; 4] =
     [text("noticed", "/kind"), text("client", "/client_id"), text("times", "/seen"), time("last", "/last_at")];
 
-const OPEN: [Column; 3] = [text("application", "/client_id"), text("why", "/why"), time("until", "/until")];
+const OPEN: [Column; 4] = [text("application", "/client_id"), text("why", "/why"), text("times", "/times"), time("until", "/until")];
 
 pub(super) async fn run(command: Command, Desk { server, out }: &Desk) -> Result<(), Error> {
     match command {
@@ -186,17 +187,48 @@ fn standing(out: Output, sub: &str, status: &Value) -> String {
     let live = sessions.iter().filter(|session| session.get("state").and_then(Value::as_str) == Some("live"));
     let lives = u64::try_from(live.count()).unwrap_or(u64::MAX);
     let sub = plain(sub);
-    let mut told = match open.len() {
+    let applications: BTreeSet<_> = open.iter().filter_map(|open| open.get("client_id")?.as_str()).collect();
+    let mut told = match u64::try_from(applications.len()).unwrap_or(u64::MAX) {
         0 => format!("{sub} is in no application that is known here, and has {}.\n", count(lives, "live session", "live sessions")),
         number => {
-            let applications = count(u64::try_from(number).unwrap_or(u64::MAX), "application", "applications");
             let words = "live: the session goes on; pending: not told yet; gave_up: it refused or did not answer; unreachable: it can never be told;\n\
                          cancelled: telling it was cancelled; offline_token: it holds a refresh token that outlives the session";
-            format!("{sub} may still be in {applications}:\n\n{}\n\n{words}\n", out.table(open, &OPEN))
+            let applications = count(number, "application", "applications");
+            format!("{sub} may still be in {applications}:\n\n{}\n\n{words}\n", out.table(&by_application(open), &OPEN))
         }
     };
     if !sessions.is_empty() {
         told.push_str(&format!("\n{}\n", out.table(sessions, &LISTED)));
     }
     told
+}
+
+/// Each application once for each reason, until the last of its times.
+fn by_application(open: &[Value]) -> Vec<Value> {
+    let mut counted: BTreeMap<(&str, &str), (u64, Option<&str>)> = BTreeMap::new();
+    for open in open {
+        let text = |name: &str| open.get(name).and_then(Value::as_str);
+        let (times, until) = counted.entry((text("client_id").unwrap_or("-"), text("why").unwrap_or("-"))).or_default();
+        *times += 1;
+        // Instants of the server's are all written alike, so the greater text is the later one.
+        *until = (*until).max(text("until"));
+    }
+    let rows = counted
+        .into_iter()
+        .map(|((client, why), (times, until))| json!({ "client_id": client, "why": why, "times": times, "until": until }));
+    rows.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_application_is_told_once_for_each_reason() {
+        let open = |client: &str, why: &str, until: Option<&str>| json!({"client_id": client, "why": why, "until": until});
+        let (early, late) = ("2026-09-21T14:13:20.000Z", "2026-09-22T14:13:20.000Z");
+        let rows = by_application(&[open("wiki", "live", Some(late)), open("mail", "live", None), open("wiki", "live", Some(early))]);
+        let told: Vec<_> = rows.iter().map(|row| (row["client_id"].as_str(), row["times"].as_u64(), row["until"].as_str())).collect();
+        assert_eq!(told, [(Some("mail"), Some(1), None), (Some("wiki"), Some(2), Some(late))]);
+    }
 }

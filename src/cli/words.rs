@@ -38,11 +38,15 @@ pub(super) fn reasons() -> PossibleValuesParser {
 
 /// What a reason does, beside saying why.
 const fn effect(reason: Reason) -> &'static str {
-    match reason.gravity() {
-        Gravity::Compromise => {
-            "goes first, ends offline access too, wins against a login of the same second, is sent even where it may end a newer login, and tells again whom earlier logouts gave up"
+    match (reason, reason.gravity()) {
+        (Reason::Compromise, _) => {
+            "goes first, ends offline access too, wins against a login of the same second, is sent even where it may end a newer login, and \
+             tells again whom earlier logouts gave up"
         }
-        Gravity::Security => "ends offline access too, and tells again whom earlier logouts gave up",
-        Gravity::Plain => "spares offline access, unless --revoke-offline-access",
+        (Reason::PasswordChanged, _) => "ends offline access too, and tells again whom earlier logouts gave up",
+        (Reason::Admin, _) => "spares offline access, unless --revoke-offline-access",
+        (_, Gravity::Compromise) => "as compromise",
+        (_, Gravity::Security) => "as password_changed",
+        (_, Gravity::Plain) => "as admin",
     }
 }
