@@ -53,7 +53,12 @@ pub(super) fn blast_radius(out: Output, receipt: &Value) -> String {
     told.push_str(&format!("{}\n", provider(receipt, "would be told", "would not be told")));
     let by_client = by_client(receipt);
     match (by_client.is_empty(), Counts::of(receipt).total) {
-        (false, _) => told.push_str(&format!("\n{}", out.table(&by_client, &BY_CLIENT))),
+        (false, _) => {
+            told.push_str(&format!("\n{}", out.table(&by_client, &BY_CLIENT)));
+            if receipt.get("would_tell").is_none() {
+                told.push_str(&more(receipt, "only the first are named in advance"));
+            }
+        }
         (true, 0) => told.push_str("No application would be told: nobody takes part in what would end.\n"),
         (true, _) => {}
     }
@@ -172,7 +177,7 @@ fn clients(receipt: &Value) -> &[Value] {
 
 /// Whom a rehearsed logout would tell: as the server counted it, else as the lines of its receipt say.
 fn by_client(receipt: &Value) -> Vec<Value> {
-    if let Some(counted) = receipt.get("by_client").and_then(Value::as_array) {
+    if let Some(counted) = receipt.get("would_tell").and_then(Value::as_array) {
         return counted.clone();
     }
     let mut counted: BTreeMap<&str, [u64; 2]> = BTreeMap::new();
@@ -225,6 +230,6 @@ mod tests {
         let receipt = json!({"clients": [line("wiki", "pending"), line("mail", "unreachable"), line("wiki", "pending")]});
         let wiki = json!({"client_id": "wiki", "pending": 2, "unreachable": 0});
         assert_eq!(by_client(&receipt), [json!({"client_id": "mail", "pending": 0, "unreachable": 1}), wiki.clone()]);
-        assert_eq!(by_client(&json!({"by_client": [wiki.clone()], "clients": []})), [wiki]);
+        assert_eq!(by_client(&json!({"would_tell": [wiki.clone()], "clients": []})), [wiki]);
     }
 }

@@ -5,7 +5,7 @@ use utoipa::ToSchema;
 
 use super::wire::{Text, text};
 use crate::model::delivery::{DeliveryKind, DeliveryState, DeliveryView};
-use crate::model::event::{Counts, Receipt, RevocationCounts};
+use crate::model::event::{Counts, Receipt, RevocationCounts, WouldTell};
 use crate::model::session::{Life, ParticipantView};
 use crate::store::StoreError;
 
@@ -127,12 +127,31 @@ pub struct ReceiptShape {
     /// The first 100; the deliveries of the logout list them all. Absent where receipts are listed.
     #[serde(skip_serializing_if = "Option::is_none")]
     clients: Option<Vec<LineShape>>,
+    /// In the rehearsal of a logout of many, which names no deliveries: whom it would tell how often. The first 1,000 clients.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    would_tell: Option<Vec<WouldTellShape>>,
     occurred_at: text::Timestamp,
     created_at: text::Timestamp,
     /// When it was undone: nothing more is ended and nobody else is told.
     undone_at: Option<text::Timestamp>,
     /// Null while anybody is waited for.
     settled_at: Option<text::Timestamp>,
+}
+
+/// How often a logout of many would tell one client.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct WouldTellShape {
+    client_id: text::ClientId,
+    /// Deliveries that would be made.
+    pending: u64,
+    /// Deliveries that cannot be made: the client has no URI, or needs a `sid` that nobody knows.
+    unreachable: u64,
+}
+
+impl From<WouldTell> for WouldTellShape {
+    fn from(WouldTell { client_id, pending, unreachable }: WouldTell) -> Self {
+        Self { client_id: Text(client_id), pending, unreachable }
+    }
 }
 
 /// Revocations at the provider, counted.
@@ -256,6 +275,7 @@ impl ReceiptShape {
             revocations: receipt.revocations.map(Into::into),
             deliveries: receipt.counts.into(),
             clients: None,
+            would_tell: Some(receipt.would_tell).filter(|told| !told.is_empty()).map(|told| told.into_iter().map(Into::into).collect()),
             occurred_at: Text(receipt.occurred_at),
             created_at: Text(receipt.created_at),
             undone_at: receipt.undone_at.map(Text),
@@ -312,6 +332,7 @@ mod tests {
             provider: Some(ProviderTold::NotTold),
             revocations: None,
             counts: Counts { pending: 1, delivered: 1, adopted: 4, late_joiners: 1, ..Counts::default() },
+            would_tell: Vec::new(),
             deliveries: vec![view(DeliveryState::Delivered, Some(T)), view(DeliveryState::Rejected, Some(T))],
             occurred_at: T,
             created_at: T,

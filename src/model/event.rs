@@ -4,7 +4,7 @@ use super::delivery::{DeliveryState, DeliveryView};
 use super::effects::ProviderWord;
 use super::key::words;
 use super::trigger::Reason;
-use super::{EventId, IssuerId, Timestamp};
+use super::{ClientId, EventId, IssuerId, Timestamp};
 
 words! {
     /// Where a logout stands.
@@ -173,6 +173,8 @@ pub struct Receipt {
     pub counts: Counts,
     /// The first of its deliveries, at most 100.
     pub deliveries: Vec<DeliveryView>,
+    /// In the rehearsal of a logout of many, which has no deliveries to show: whom it would tell.
+    pub would_tell: Vec<WouldTell>,
     /// When what it tells happened.
     pub occurred_at: Timestamp,
     /// When it was committed.
@@ -182,6 +184,20 @@ pub struct Receipt {
     /// When the last one answered.
     pub settled_at: Option<Timestamp>,
 }
+
+/// How often a logout of many would tell one client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WouldTell {
+    /// Whom.
+    pub client_id: ClientId,
+    /// Deliveries that would be made.
+    pub pending: u64,
+    /// Deliveries that cannot be made.
+    pub unreachable: u64,
+}
+
+/// How many clients a rehearsal names.
+pub const WOULD_TELL_MAX: usize = 1000;
 
 /// What a receipt shows as the target of a page of sessions that ended by their age.
 pub const TARGET_EXPIRED: &str = r#"{"expired":true}"#;

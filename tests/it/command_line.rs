@@ -47,5 +47,5 @@ fn a_server_that_cannot_be_asked_is_a_failure() {
     let variables = [("LOGOUTD_URL", "http://127.0.0.1:1"), ("LOGOUTD_TOKEN", "ldt_x")];
     let output = logoutd(&["token", "create", "--role", "auditor"], &variables);
     assert_eq!(output.status.code(), Some(1));
-    assert!(text(&output.stderr).contains("http://127.0.0.1:1/v1/api-tokens could not be asked"), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("http://127.0.0.1:1 could not be asked"), "{}", text(&output.stderr));
 }

@@ -11,6 +11,7 @@ mod check;
 mod client_auth;
 mod command_line;
 mod configuration;
+mod commands;
 mod corridor;
 mod courier;
 mod crash;

@@ -164,6 +164,7 @@ pub(in crate::store) async fn rehearse_many(
         revocations: None,
         counts,
         deliveries: Vec::new(),
+        would_tell: counted.would_tell,
         occurred_at: at,
         created_at: now,
         undone_at: None,

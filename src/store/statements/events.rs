@@ -75,6 +75,7 @@ impl Row {
         };
         let provider = self.provider(provider);
         Ok(Receipt {
+            would_tell: Vec::new(),
             id: EventId::stored(self.id),
             issuer: IssuerId::stored(self.issuer_id),
             target: self.target,

@@ -18,6 +18,7 @@ use super::{Builder, Conn, count, dialect, name_lock, push_equal, push_list, pus
 use crate::model::cut_off::CutOffScope;
 use crate::model::delivery::Class;
 use crate::model::effects::{Adopt, Offline, Opening, OpeningRule, ProviderWord, Reach, Told};
+use crate::model::event::{WOULD_TELL_MAX, WouldTell};
 use crate::model::session::SessionName;
 use crate::model::trigger::{Except, Reused, Target};
 use crate::model::{ClientId, EventId, IssuerId, ProviderKey, SessionId, Sid, Subject, Timestamp};
@@ -748,6 +749,22 @@ pub(super) struct Counted {
     pub(super) pending: u64,
     pub(super) unreachable: u64,
     pub(super) adopted: u64,
+    pub(super) would_tell: Vec<WouldTell>,
+}
+
+impl Counted {
+    /// Deliveries to one client, which follow each other.
+    fn add(&mut self, client_id: &ClientId, pending: u64, unreachable: u64) {
+        self.pending += pending;
+        self.unreachable += unreachable;
+        if self.would_tell.last().is_none_or(|last| last.client_id != *client_id) && self.would_tell.len() < WOULD_TELL_MAX {
+            self.would_tell.push(WouldTell { client_id: client_id.clone(), pending: 0, unreachable: 0 });
+        }
+        if let Some(last) = self.would_tell.last_mut().filter(|last| last.client_id == *client_id) {
+            last.pending += pending;
+            last.unreachable += unreachable;
+        }
+    }
 }
 
 /// How many sessions or participations it names, counted up to a limit.
@@ -796,8 +813,8 @@ pub(super) async fn rehearsed(conn: &mut Conn, page: Page<'_>, plan: &Plan) -> R
         let client = clients.iter().find(|client| client.client_id == client_id);
         let names = Told { client_id: &client_id, sid: has_sid.then_some(&sid), sub: has_sub.then_some(&sub) };
         match (page.opening)(&names, client, page.now) {
-            Opening::Pending { .. } => counted.pending += count(number),
-            Opening::Unreachable(_) => counted.unreachable += count(number),
+            Opening::Pending { .. } => counted.add(&client_id, count(number), 0),
+            Opening::Unreachable(_) => counted.add(&client_id, 0, count(number)),
             Opening::Untold => {}
         }
     }

@@ -5,6 +5,7 @@ pub(crate) mod database;
 pub(crate) mod party;
 pub(crate) mod process;
 pub(crate) mod provider;
+pub(crate) mod proxy;
 pub(crate) mod server;
 
 use std::time::{Duration, Instant};

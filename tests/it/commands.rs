@@ -1,0 +1,462 @@
+//! The command line as a person and a script use it: the real binary against a real server with loopback relying parties.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::harness::database::{Database, Engine, on_both_engines};
+use crate::harness::party::Reply;
+use crate::harness::proxy::{Cut, Proxy};
+use crate::harness::server::{ADMIN_TOKEN, Stage};
+use crate::harness::until;
+
+/// A shell with the variables of a person who may do everything.
+struct Shell {
+    variables: BTreeMap<&'static str, String>,
+}
+
+/// What a command did.
+#[derive(Debug)]
+struct Ran {
+    status: i32,
+    out: String,
+    err: String,
+}
+
+impl Shell {
+    fn at(base: &str) -> Self {
+        Self { variables: BTreeMap::from([("LOGOUTD_URL", base.to_owned()), ("LOGOUTD_TOKEN", ADMIN_TOKEN.to_owned())]) }
+    }
+
+    fn with(mut self, name: &'static str, value: &str) -> Self {
+        self.variables.insert(name, value.to_owned());
+        self
+    }
+
+    fn command(&self, line: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_logoutd"));
+        command.args(line).env_clear().envs(&self.variables).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    /// Runs a command to its end. The server has threads of its own, so it may be waited for.
+    fn run(&self, line: &[&str]) -> Ran {
+        self.command(line).output().unwrap().into()
+    }
+
+    /// What a command prints that must be done.
+    #[track_caller]
+    fn done(&self, line: &[&str]) -> String {
+        let ran = self.run(line);
+        assert_eq!(ran.status, 0, "{line:?}: {ran:?}");
+        ran.out
+    }
+
+    /// What a command prints for a program.
+    #[track_caller]
+    fn json(&self, line: &[&str]) -> Value {
+        let out = self.done(&[line, &["--json"]].concat());
+        serde_json::from_str(&out).unwrap_or_else(|error| panic!("{line:?}: {error} in {out}"))
+    }
+
+    /// What a command says that must fail so.
+    #[track_caller]
+    fn fails(&self, status: i32, line: &[&str]) -> String {
+        let ran = self.run(line);
+        assert_eq!(ran.status, status, "{line:?}: {ran:?}");
+        ran.err
+    }
+
+    fn begin(&self, line: &[&str]) -> Child {
+        self.command(line).spawn().unwrap()
+    }
+}
+
+impl From<Output> for Ran {
+    fn from(output: Output) -> Self {
+        let text = |octets: Vec<u8>| String::from_utf8(octets).unwrap();
+        Self { status: output.status.code().unwrap_or(-1), out: text(output.stdout), err: text(output.stderr) }
+    }
+}
+
+/// The rows of a printed table, by their headings.
+fn rows(printed: &str) -> Vec<Vec<&str>> {
+    printed.lines().skip(1).map(|line| line.split_whitespace().collect()).collect()
+}
+
+fn file(database: &Database, name: &str, content: &Value) -> PathBuf {
+    let path = database.directory().join(name);
+    std::fs::write(&path, content.to_string()).unwrap();
+    path
+}
+
+on_both_engines! {
+    async fn each_command_does_what_its_route_does(database) {
+        let stage = Stage::set(database).await;
+        let wiki = stage.party("wiki", json!({})).await;
+        let shell = Shell::at(&stage.server.base);
+        let put = |name: &str, body: &Value| file(database, name, body).to_str().unwrap().to_owned();
+
+        // Registration.
+        let issuer = put("issuer", &json!({"id": "second", "issuer": "https://second.example.com", "signing_algs": ["ES256"], "mood": "good"}));
+        let ran = shell.run(&["issuer", "put", &issuer]);
+        assert!(ran.status == 0 && ran.out.contains("https://second.example.com") && ran.err.contains("ignored: mood"), "{ran:?}");
+        let changed = put("changed", &json!({"id": "second", "session_max_age": 3600}));
+        assert!(shell.done(&["issuer", "put", &changed]).contains("3600"));
+        assert_eq!(shell.json(&["issuer", "list"]), stage.admin.get("/v1/issuers").await.expect(200));
+        assert_eq!(shell.json(&["issuer", "show", "main"]), stage.admin.get("/v1/issuers/main").await.expect(200));
+        let client = put("client", &json!({"client_id": "mail", "client_name": "Mail"}));
+        shell.done(&["client", "put", "main", &client]);
+        assert_eq!(shell.json(&["client", "show", "main", "mail"])["client_name"], "Mail");
+        let listed = shell.done(&["client", "list", "main", "--oldest"]);
+        assert_eq!(rows(&listed).len(), 2, "{listed}");
+        assert!(shell.done(&["client", "test", "main", "wiki"]).contains("delivered"));
+        assert!(shell.fails(1, &["client", "test", "main", "mail"]).contains("client show"));
+        shell.done(&["client", "pause", "main", "wiki"]);
+        assert!(!shell.json(&["client", "show", "main", "wiki"])["lane"]["paused_at"].is_null());
+        shell.done(&["client", "resume", "main", "wiki"]);
+        shell.done(&["client", "suspend", "main", "wiki"]);
+        assert!(shell.json(&["client", "show", "main", "wiki"])["suspended_at"].is_string());
+        shell.done(&["client", "unsuspend", "main", "wiki"]);
+
+        // Sessions.
+        stage.login("s-1", "alice", &["wiki", "mail"]).await;
+        stage.login("s-2", "bob", &["wiki"]).await;
+        assert_eq!(shell.json(&["session", "list", "main"]), stage.admin.get("/v1/issuers/main/sessions").await.expect(200));
+        for by in [&["--sub", "alice"][..], &["--sid", "s-1"], &["--client", "mail"]] {
+            let listed = shell.done(&[&["session", "list", "main", "--state", "live"], by].concat());
+            assert!(rows(&listed).len() == 1 && listed.contains("alice"), "{by:?}: {listed}");
+        }
+        assert_eq!(rows(&shell.done(&["session", "list", "main", "--device", "none"])).len(), 0);
+        let shown = shell.done(&["session", "show", "main", "s-1"]);
+        assert!(shown.contains("alice") && shown.contains("wiki") && shown.contains("mail"), "{shown}");
+        let status = stage.admin.post("/v1/issuers/main/subjects/status", json!({"sub": "alice"})).await.expect(200);
+        assert_eq!(shell.json(&["status", "main", "--sub", "alice"]), status);
+        assert!(shell.done(&["status", "main", "--sub", "alice"]).starts_with("alice may still be in 2 applications:"));
+
+        // Logouts and deliveries.
+        let killed = shell.json(&["kill", "main", "--sid", "s-1", "--note", "by hand", "--actor", "carol"]);
+        let id = killed["id"].as_str().unwrap();
+        wiki.only_call().await;
+        let receipt = stage.settled(&killed["id"]).await;
+        assert_eq!((&receipt["note"], &receipt["actor"], &receipt["reason"]), (&json!("by hand"), &json!("carol"), &json!("admin")));
+        assert_eq!(shell.json(&["logout", "show", "main", id]), receipt);
+        assert!(shell.done(&["logout", "show", "main", id]).contains("of 2: 1 confirmed, 0 pending, 0 given up, 1 cannot be told"));
+        for by in [&["--actor", "carol"][..], &["--sid", "s-1", "--reason", "admin"], &["--client", "wiki", "--since", "1h", "--state", "settled"]] {
+            let listed = shell.done(&[&["logout", "list", "main"], by].concat());
+            assert!(rows(&listed).len() == 1 && listed.contains(id), "{by:?}: {listed}");
+        }
+        assert_eq!(rows(&shell.done(&["logout", "list", "main", "--until", "1h"])).len(), 0);
+        let deliveries = shell.json(&["delivery", "list", "main", "--logout", id]);
+        assert_eq!(deliveries, stage.admin.get(&format!("/v1/issuers/main/logouts/{id}/deliveries")).await.expect(200));
+        assert_eq!(rows(&shell.done(&["delivery", "list", "main", "--state", "delivered", "--client", "wiki"])).len(), 1);
+        let told = deliveries["items"].as_array().unwrap().iter().find(|told| told["client_id"] == "wiki").unwrap()["id"].as_str().unwrap();
+        assert!(shell.done(&["delivery", "show", "main", told]).contains("127.0.0.1"));
+        assert!(shell.done(&["delivery", "replay", "main", "--state", "delivered", "--since", "1h", "--dry-run"]).starts_with("1 delivery would"));
+        assert_eq!(shell.json(&["delivery", "replay", "main", "--state", "delivered", "--since", "1h"])["reopened"], 1);
+        wiki.received(2).await;
+        stage.settled(&killed["id"]).await;
+        shell.done(&["client", "pause", "main", "wiki"]);
+        assert!(shell.done(&["delivery", "retry", "main", told]).contains("pending"));
+        assert!(shell.done(&["delivery", "cancel", "main", told]).contains("cancelled"));
+        assert!(shell.fails(1, &["delivery", "cancel", "main", told]).contains("409"));
+        let held = shell.json(&["kill", "main", "--sid", "s-2"]);
+        let undone = shell.json(&["logout", "undo", "main", held["id"].as_str().unwrap()]);
+        assert_eq!((&undone["deliveries"]["cancelled"], undone["undone_at"].is_string()), (&json!(1), true));
+
+        // Tokens.
+        let ordered = shell.json(&["cut-off", "order", "main", "--sub", "alice", "--expires-at", "2h"]);
+        assert_eq!(rows(&shell.done(&["cut-off", "list", "main"])).len(), 1);
+        shell.done(&["cut-off", "lift", "main", ordered["id"].as_str().unwrap()]);
+        assert!(shell.fails(2, &["cut-off", "order", "main", "--everyone"]).contains("--yes"));
+        let denied = shell.json(&["denylist", "add", "main", "--jti", "j-1", "--expires-at", "2h"]);
+        assert!(shell.done(&["denylist", "list", "main"]).contains("j-1"));
+        shell.done(&["denylist", "lift", "main", denied["id"].as_str().unwrap()]);
+        let token = shell.json(&["token", "create", "--role", "auditor"]);
+        let auditor = Shell::at(&stage.server.base).with("LOGOUTD_TOKEN", token["token"].as_str().unwrap());
+        assert_eq!(rows(&auditor.done(&["session", "list", "main"])).len(), 2);
+        assert!(shell.done(&["token", "list"]).contains(token["id"].as_str().unwrap()));
+        shell.done(&["token", "revoke", token["id"].as_str().unwrap()]);
+        assert!(auditor.fails(1, &["session", "list", "main"]).contains("logoutd token create"));
+        assert!(shell.done(&["keys", "list", "main"]).contains("ES256"));
+
+        assert!(shell.fails(2, &["client", "delete", "main", "mail"]).contains("--yes"));
+        assert_eq!(shell.done(&["client", "delete", "main", "mail", "--yes"]), "deleted\n");
+        assert_eq!(rows(&shell.done(&["client", "list", "main"])).len(), 1);
+    }
+
+    async fn what_ends_more_than_one_session_is_shown_and_never_done_unasked(database) {
+        let stage = Stage::set(database).await;
+        let _wiki = stage.party("wiki", json!({})).await;
+        let shell = Shell::at(&stage.server.base);
+        stage.register("mute", "http://127.0.0.1:1/", json!({"backchannel_logout_uri": null})).await;
+        for n in 0..3 {
+            stage.login(&format!("s-{n}"), "alice", &["wiki", "mute"]).await;
+        }
+        let states = async || {
+            let sessions = stage.admin.items("/v1/issuers/main/sessions?state=live").await;
+            sessions.len()
+        };
+        let shown = shell.done(&["kill", "main", "--sub", "alice", "--dry-run"]);
+        assert!(shown.contains("end 3 sessions") && shown.contains("make 6 deliveries") && shown.contains("without a password"), "{shown}");
+        assert!(shown.lines().any(|line| line.split_whitespace().eq(["mute", "0", "3"])), "{shown}");
+        assert!(shown.lines().any(|line| line.split_whitespace().eq(["wiki", "3", "0"])), "{shown}");
+        for many in [&["--sub", "alice"][..], &["--client", "wiki"], &["--everyone"]] {
+            let everybody = shell.done(&[&["kill", "main", "--dry-run"], many].concat());
+            assert!(everybody.lines().any(|line| line.split_whitespace().eq(["wiki", "3", "0"])), "{many:?}: {everybody}");
+            let told = shell.fails(2, &[&["kill", "main"], many].concat());
+            assert!(told.contains("--yes"), "{many:?}: {told}");
+        }
+        assert_eq!(states().await, 3, "whoever was not asked has ended nothing");
+        // One session needs no question, and neither does who said yes.
+        assert_eq!(shell.json(&["kill", "main", "--sid", "s-0"])["sessions_ended"], 1);
+        assert_eq!(shell.json(&["kill", "main", "--sub", "alice", "--except-sid", "s-1"])["sessions_ended"], 1);
+        stage.login("s-3", "alice", &[]).await;
+        assert_eq!(shell.json(&["kill", "main", "--sub", "alice", "--yes"])["sessions_ended"], 2);
+        assert_eq!(states().await, 0);
+        for wrong in [&[][..], &["--sid", "s", "--sub", "a"], &["--everyone", "--client", "wiki"], &["--sid", "s", "--reason", "boredom"]] {
+            shell.fails(2, &[&["kill", "main"], wrong].concat());
+        }
+    }
+
+    async fn a_kill_is_watched_through_failures_to_its_end(database) {
+        let stage = Stage::set(database).await;
+        let (wiki, _mail) = (stage.party("wiki", json!({})).await, stage.party("mail", json!({})).await);
+        wiki.answers([Reply::Status(503)]);
+        stage.login("s-1", "alice", &["wiki", "mail"]).await;
+        let watching = Shell::at(&stage.server.base).begin(&["kill", "main", "--sid", "s-1", "--watch", "--json"]);
+        wiki.received(1).await;
+        let advanced = until("wiki is asked again", || async {
+            stage.server.advance(Duration::from_secs(5));
+            (wiki.calls().len() > 1).then_some(())
+        });
+        advanced.await;
+        let ran = Ran::from(watching.wait_with_output().unwrap());
+        assert_eq!(ran.status, 0, "{ran:?}");
+        let lines: Vec<Value> = ran.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let [first, events @ .., last] = &lines[..] else { panic!("{ran:?}") };
+        assert!(first["id"].is_string() && events.len() == 2, "{ran:?}");
+        assert!(events.iter().all(|event| event["state"] == "delivered"), "{ran:?}");
+        assert_eq!((&last["id"], &last["state"], &last["deliveries"]["delivered"]), (&first["id"], &json!("settled"), &json!(2)));
+    }
+
+    async fn whoever_was_given_up_makes_watching_fail(database) {
+        let stage = Stage::set(database).await;
+        let (wiki, _mail) = (stage.party("wiki", json!({"delivery": {"confirm_rejections": 0}})).await, stage.party("mail", json!({})).await);
+        wiki.always(Reply::Status(400));
+        stage.login("s-1", "alice", &["wiki", "mail"]).await;
+        let shell = Shell::at(&stage.server.base);
+        let ran = shell.run(&["kill", "main", "--sid", "s-1", "--watch"]);
+        assert!(ran.status == 1 && ran.err.contains("not everybody confirmed: 1 refused"), "{ran:?}");
+        assert!(ran.out.contains("wiki (s-1) rejected: refused") && ran.out.contains("1 confirmed, 0 pending, 1 given up"), "{ran:?}");
+        let id = stage.admin.items("/v1/issuers/main/logouts").await[0]["id"].clone();
+        wiki.always(Reply::Status(200));
+        let delivery = stage.admin.items("/v1/issuers/main/deliveries?client_id=wiki").await[0]["id"].clone();
+        shell.done(&["delivery", "retry", "main", delivery.as_str().unwrap()]);
+        let watched = shell.done(&["logout", "watch", "main", id.as_str().unwrap()]);
+        assert!(watched.contains("2 confirmed, 0 pending, 0 given up"), "{watched}");
+    }
+
+    async fn an_answer_lost_half_way_is_asked_for_again_and_makes_one_logout(database) {
+        let stage = Stage::set(database).await;
+        let _wiki = stage.party("wiki", json!({})).await;
+        stage.login("s-1", "alice", &["wiki"]).await;
+        // The first answer never comes, the second breaks off in its head.
+        let proxy = Proxy::open(&stage.server.base, [Cut::AnswerAfter(0), Cut::AnswerAfter(20)]).await;
+        let ran = Shell::at(&proxy.base()).run(&["kill", "main", "--sid", "s-1", "--json"]);
+        assert_eq!(ran.status, 0, "{ran:?}");
+        assert_eq!(ran.err.matches("under the same key").count(), 2, "{ran:?}");
+        let receipt: Value = serde_json::from_str(&ran.out).unwrap();
+        let logouts = stage.admin.items("/v1/issuers/main/logouts").await;
+        assert!(logouts.len() == 1 && logouts[0]["id"] == receipt["id"] && receipt["sessions_ended"] == 1, "{receipt} {logouts:?}");
+
+        // Where no answer comes at all, it says which key to repeat it with; then it is the same logout.
+        stage.login("s-2", "alice", &["wiki"]).await;
+        let deaf = Proxy::open(&stage.server.base, std::iter::repeat_n(Cut::AnswerAfter(0), 20)).await;
+        let told = Shell::at(&deaf.base()).fails(1, &["kill", "main", "--sid", "s-2"]);
+        let (_, key) = told.rsplit_once("--idempotency-key ").unwrap();
+        let key = key.split(|c: char| c == ',' || c.is_whitespace()).next().unwrap();
+        let repeated = Shell::at(&stage.server.base).json(&["kill", "main", "--sid", "s-2", "--idempotency-key", key]);
+        assert_eq!(repeated["sessions_ended"], 1, "the first receipt is given again");
+        assert_eq!(stage.admin.items("/v1/issuers/main/logouts").await.len(), 2);
+    }
+
+    async fn a_stream_that_breaks_off_is_taken_up_where_it_stopped(database) {
+        let stage = Stage::set(database).await;
+        let clients = ["a", "b", "c"];
+        let mut parties = Vec::new();
+        for client in clients {
+            parties.push(stage.party(client, json!({})).await);
+        }
+        stage.login("s-1", "alice", &clients).await;
+        let receipt = stage.logout(json!({"sid": "s-1"})).await;
+        stage.settled(&receipt["id"]).await;
+        // Enough for the head of the answer and the first event, not for the second.
+        let proxy = Proxy::open(&stage.server.base, [Cut::AnswerAfter(900), Cut::AnswerAfter(0)]).await;
+        let ran = Shell::at(&proxy.base()).run(&["logout", "watch", "main", receipt["id"].as_str().unwrap(), "--json"]);
+        assert_eq!(ran.status, 0, "{ran:?}");
+        assert_eq!(ran.err.matches("taking it up again").count(), 2, "{ran:?}");
+        let lines: Vec<Value> = ran.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let mut told: Vec<_> = lines.iter().filter_map(|line| line["client_id"].as_str()).collect();
+        told.sort_unstable();
+        assert_eq!(told, clients, "each once: {ran:?}");
+        assert_eq!(lines.last().unwrap()["state"], "settled");
+    }
+
+    async fn who_may_not_is_told_what_it_takes_and_what_there_is(database) {
+        let stage = Stage::set(database).await;
+        let shell = Shell::at(&stage.server.base);
+        let token = async |body: Value| stage.admin.mint(body).await.token().to_owned();
+        let auditor = Shell::at(&stage.server.base).with("LOGOUTD_TOKEN", &token(json!({"role": "auditor"})).await);
+        let told = auditor.fails(1, &["kill", "main", "--sid", "s"]);
+        assert!(told.contains("403") && told.contains("this needs one of the roles provider, operator, admin"), "{told}");
+        let provider = Shell::at(&stage.server.base).with("LOGOUTD_TOKEN", &token(json!({"role": "provider", "issuer": "main"})).await);
+        let told = provider.fails(1, &["kill", "main", "--everyone", "--yes"]);
+        assert!(told.contains("may_mass_kill"), "{told}");
+        for elsewhere in ["second", "nowhere"] {
+            let told = provider.fails(1, &["session", "list", elsewhere]);
+            assert!(told.contains("this token is for the issuer main alone"), "{told}");
+        }
+        let told = shell.fails(1, &["session", "list", "nowhere"]);
+        assert!(told.contains("404") && told.contains("registered are: main"), "{told}");
+        let told = shell.fails(1, &["client", "show", "main", "none"]);
+        assert!(told.contains("logoutd client list"), "{told}");
+        let told = shell.fails(1, &["token", "create", "--role", "provider"]);
+        assert!(told.contains("422") && told.contains("/issuer: must be said for the role provider"), "{told}");
+        let told = shell.fails(2, &["client", "delete", "main", "..", "--yes"]);
+        assert!(told.contains("cannot stand in a path"), "{told}");
+        assert_eq!(rows(&shell.done(&["issuer", "list"])).len(), 1, "what looks like a step up is none");
+        let file = file(database, "token", &json!(null));
+        std::fs::write(&file, format!("{ADMIN_TOKEN}\n")).unwrap();
+        let by_file = Shell::at(&stage.server.base).with("LOGOUTD_TOKEN", "").with("LOGOUTD_TOKEN_FILE", file.to_str().unwrap());
+        assert_eq!(rows(&by_file.done(&["issuer", "list"])).len(), 1);
+    }
+
+    async fn a_list_is_followed_as_far_as_it_is_wanted(database) {
+        let stage = Stage::set(database).await;
+        let sessions: Vec<_> = (0..620).map(|n| json!({"sid": format!("s-{n}"), "sub": "alice"})).collect();
+        stage.provider.post("/v1/issuers/main/sessions", json!({"sessions": sessions})).await.expect(200);
+        let shell = Shell::at(&stage.server.base);
+        let all = shell.json(&["session", "list", "main"]);
+        let sids: std::collections::BTreeSet<_> = all["items"].as_array().unwrap().iter().map(|item| item["sid"].as_str().unwrap()).collect();
+        assert!(sids.len() == 620 && all["next"].is_null(), "{} {}", sids.len(), all["next"]);
+        let some = shell.json(&["session", "list", "main", "--sub", "alice", "--limit", "510"]);
+        assert!(some["items"].as_array().unwrap().len() == 510 && some["next"].is_string());
+        let ran = shell.run(&["session", "list", "main", "--limit", "3"]);
+        assert!(rows(&ran.out).len() == 3 && ran.err.contains("--limit"), "{ran:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refresh_token_is_killed_from_a_file_and_never_shown() {
+    let database = Database::fresh(Engine::Sqlite).await.unwrap();
+    let stage = Stage::set(&database).await;
+    stage.login("s-1", "alice", &["wiki"]).await;
+    let token = "a-refresh-token-nobody-may-see";
+    let body = json!({"sid": "s-1", "client_id": "wiki", "token": token});
+    assert!(stage.provider.post("/v1/issuers/main/refresh-tokens", body).await.is_success());
+    let path = database.directory().join("token");
+    std::fs::write(&path, format!("{token}\n")).unwrap();
+    let shell = Shell::at(&stage.server.base);
+    let ran = shell.run(&["kill", "main", "--refresh-token-file", path.to_str().unwrap(), "--reason", "compromise"]);
+    assert!(ran.status == 0 && ran.out.contains("1 session, ") && ran.out.contains("1 refresh token revoked"), "{ran:?}");
+    assert!(!ran.out.contains(token) && !ran.err.contains(token), "{ran:?}");
+}
+
+/// A server that answers every request with these octets.
+async fn answering(answer: Vec<u8>) -> (String, tokio::task::JoinSet<()>) {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let base = format!("http://{}", listener.local_addr().unwrap());
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = vec![0; 65_536];
+            drop(stream.read(&mut request).await);
+            drop(stream.write_all(&answer).await);
+        }
+    });
+    (base, tasks)
+}
+
+fn http(status: &str, body: &str) -> Vec<u8> {
+    format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.len()).into_bytes()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hostile_answer_is_printed_harmlessly() {
+    let evil = "\u{1b}]0;owned\u{7}\u{1b}[2J\u{9b}31m\u{202e}\u{7f}";
+    let obeyed = |text: &str| text.chars().any(|c| (c.is_control() && c != '\n') || c == '\u{202e}');
+    let list = json!({"items": [{"sid": evil, "sub": format!("a\n{evil}{}", "x".repeat(1_000_000)), "state": [evil], "device": {"label": {evil: evil}}}], "next": null});
+    // Written by hand, so that what JSON lets through comes through.
+    let raw = list.to_string().replace("\\u007f", "\u{7f}");
+    let (base, _tasks) = answering(http("200 OK", &raw)).await;
+    let ran = Shell::at(&base).run(&["session", "list", "main"]);
+    assert!(ran.status == 0 && !obeyed(&ran.out) && ran.out.lines().count() == 2 && ran.out.len() < 10_000, "{ran:?}");
+    let ran = Shell::at(&base).run(&["session", "list", "main", "--json"]);
+    assert!(ran.status == 0 && !obeyed(&ran.out));
+    assert_eq!(serde_json::from_str::<Value>(&ran.out).unwrap(), list, "for a program it says the same");
+
+    let problem = json!({"title": evil, "detail": "d".repeat(1_000_000), "errors": [{"pointer": evil, "detail": evil}]}).to_string();
+    let (base, _tasks) = answering(http("422 Unprocessable Content", &problem)).await;
+    let told = Shell::at(&base).fails(1, &["session", "list", "main"]);
+    assert!(!obeyed(&told) && told.len() < 5_000, "{told:?}");
+
+    for nonsense in ["[]", "{\"items\":{}}", "{\"items\":[1,null,[]],\"next\":7}", "null", "<html>", "{\"items\":[],\"next\":\"again\"}"] {
+        let (base, _tasks) = answering(http("200 OK", nonsense)).await;
+        for line in [
+            &["session", "list", "main"][..],
+            &["status", "main", "--sub", "a"],
+            &["logout", "show", "main", "x"],
+            &["keys", "check", "main"],
+        ] {
+            let ran = Shell::at(&base).run(line);
+            assert!(matches!(ran.status, 0 | 1) && !ran.err.contains("panicked"), "{nonsense} {line:?}: {ran:?}");
+        }
+    }
+    let mut endless = b"HTTP/1.1 200 OK\r\n\r\n".to_vec();
+    endless.resize(40 << 20, b'[');
+    let (base, _tasks) = answering(endless).await;
+    let told = Shell::at(&base).fails(1, &["session", "list", "main"]);
+    assert!(told.contains("octets"), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_away_is_looked_for_where_the_message_says() {
+    let told = Shell::at("http://127.0.0.1:1").fails(1, &["session", "list", "main"]);
+    assert!(
+        told.contains("http://127.0.0.1:1 could not be asked") && told.contains("is it running?") && told.contains("LOGOUTD_URL"),
+        "{told}"
+    );
+    let told = Shell::at("http://nowhere.invalid").fails(1, &["session", "list", "main", "--url", "http://127.0.0.1:2"]);
+    assert!(told.contains("http://127.0.0.1:2"), "{told}");
+    // A logout that was never sent was not taken, and nothing says otherwise.
+    let told = Shell::at("http://127.0.0.1:1").fails(1, &["kill", "main", "--sid", "s"]);
+    assert!(told.contains("is it running?") && !told.contains("nobody knows"), "{told}");
+    let (base, _tasks) =
+        answering(b"HTTP/1.1 308 Permanent Redirect\r\nlocation: https://there\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".to_vec())
+            .await;
+    let told = Shell::at(&base).fails(1, &["session", "list", "main"]);
+    assert!(told.contains("redirects to https://there"), "{told}");
+}
+
+#[test]
+fn every_shell_is_given_completions_and_every_command_has_help() {
+    let shell = Shell { variables: BTreeMap::new() };
+    for name in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        assert!(shell.done(&["completions", name]).contains("refresh-token-file"), "{name}");
+    }
+    assert!(shell.done(&["kill", "--help"]).contains("Examples:"));
+    let nouns = shell.done(&["--help"]);
+    for noun in
+        ["status", "kill", "logout", "session", "delivery", "issuer", "client", "cut-off", "denylist", "token", "keys", "completions"]
+    {
+        assert!(nouns.lines().any(|line| line.trim_start().starts_with(&format!("{noun} "))), "{noun}: {nouns}");
+        let help = shell.done(&[noun, "--help"]);
+        assert!(noun == "completions" || help.contains("LOGOUTD_TOKEN"), "{noun}: {help}");
+    }
+}
