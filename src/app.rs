@@ -41,6 +41,7 @@ use crate::observe::{self, GapOpened, Started, Stopped};
 use crate::plan::lane::Share;
 use crate::seams::{Clock, Entropy};
 use crate::store::copies::CopyError;
+use crate::store::moving::MoveError;
 use crate::store::{Keep, OpenError, Store, StoreError, StoreSettings};
 use crate::token::{Keyring, digest_of_token};
 use crate::upkeep::{self, Tools};
@@ -66,6 +67,12 @@ pub enum Error {
     /// A database could not be copied.
     #[error(transparent)]
     Copy(#[from] CopyError),
+    /// A database could not be moved.
+    #[error(transparent)]
+    Move(#[from] MoveError),
+    /// A move goes from a file to a server.
+    #[error("a database is moved from sqlite://FILE to postgres://…, and in no other direction")]
+    Direction,
     /// PostgreSQL looks after its own backups.
     #[error(
         "PostgreSQL is backed up and restored by its own tools, such as pg_dump: after a restore, let `logoutd gap open ISSUER --since TIME` say up to \

@@ -1,12 +1,13 @@
-//! Backups and restores, as far as they need the configuration: where the database is, and which key its secrets rest under.
+//! Backups, restores and moves, as far as they need the configuration: where the database is, and which key its secrets rest under.
 
 use std::path::{Path, PathBuf};
 
 use super::{Error, sealing_key};
 use crate::config::{Config, DatabaseUrl, SealingKey};
 use crate::model::Timestamp;
-use crate::seams::Clock;
+use crate::seams::{Clock, Entropy};
 use crate::store::copies::{self, Copied, Existing, Restored};
+use crate::store::moving::{self, MoveOrder, TableMoved};
 
 /// A backup that was taken.
 #[derive(Clone, Debug)]
@@ -34,6 +35,28 @@ pub async fn restore(config: &Config, backup: &Path, taken_at: Option<Timestamp>
         sealing_key::check(config, &canary)?;
     }
     Ok(copies::restore(backup, to, taken_at, existing, &Clock::system()).await?)
+}
+
+/// Moves what is in a SQLite file into the configured PostgreSQL database, whose servers must be able to open what is sealed in it.
+pub async fn move_from(from: &Config, to: &Config, page_rows: u16) -> Result<Vec<TableMoved>, Error> {
+    let (DatabaseUrl::Sqlite(file), DatabaseUrl::Postgres(url)) = (&from.database.url, &to.database.url) else {
+        return Err(Error::Direction);
+    };
+    if file.is_file()
+        && let Some(canary) = copies::canary(file).await?
+    {
+        sealing_key::check(to, &canary)?;
+    }
+    let order = MoveOrder { from: file.clone(), to: url.expose().to_owned(), shown: to.database.url.to_string(), page_rows };
+    Ok(moving::move_all(&order, &Clock::system(), &Entropy::os()).await?)
+}
+
+/// Takes the mark of a move off a SQLite file.
+pub async fn release(config: &Config) -> Result<(), Error> {
+    match &config.database.url {
+        DatabaseUrl::Sqlite(file) => Ok(moving::release(file).await?),
+        DatabaseUrl::Postgres(_) => Err(Error::Direction),
+    }
 }
 
 fn file(config: &Config) -> Result<&Path, Error> {

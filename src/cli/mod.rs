@@ -16,6 +16,7 @@ mod issuer;
 mod keys;
 mod kill;
 mod logout;
+mod moving;
 mod output;
 mod plain;
 mod receipt;
@@ -82,6 +83,8 @@ enum Command {
     CutOff(Family<cut_off::Command>),
     /// Tokens and sessions whose tokens are refused until they would have expired
     Denylist(Family<denylist::Command>),
+    /// Move a database from SQLite to PostgreSQL, while no server runs
+    Move(moving::MoveArgs),
     /// API tokens
     Token(Family<token::Command>),
     /// Signing keys, and the key they are sealed with
@@ -146,6 +149,7 @@ pub async fn run(cli: Cli, variables: Variables) -> Result<(), Error> {
         Command::Token(family) => token::run(family.command, &desk(&family.asking)?).await,
         Command::Keys(family) => keys::run(family.command, &desk(&family.asking)?).await,
         Command::Completions(CompletionArgs { shell }) => completions(shell),
+        Command::Move(args) => moving::run(args, variables).await,
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use sqlx::migrate::MigrateError;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{ConnectOptions as _, Connection as _, PgPool, SqliteConnection, SqlitePool};
+use sqlx::{ConnectOptions as _, Connection as _, PgConnection, PgPool, SqliteConnection, SqlitePool};
 
 /// Where the database is and how it is used.
 #[derive(Clone, Debug)]
@@ -45,6 +45,26 @@ pub enum OpenError {
     /// There is no room even to open it.
     #[error("there is no room on the disk of {}: make some, nothing is lost", .0.display())]
     Full(PathBuf, #[source] sqlx::Error),
+    /// It was moved, and somebody else has the truth.
+    #[error(
+        "this database was moved to {to}: serve that one. To go back to this one, which knows nothing of what happened since, take its mark off with \
+             `logoutd move --release`"
+    )]
+    Moved {
+        /// Where it went.
+        to: String,
+    },
+    /// It is being moved.
+    #[error(
+        "this database is being moved to {to}: run `logoutd move` again until it is done, or take its mark off with `logoutd move --release`"
+    )]
+    Moving {
+        /// Where it goes.
+        to: String,
+    },
+    /// It is being filled.
+    #[error("this database is being filled by `logoutd move`, and is not whole: run that again until it is done")]
+    Arriving,
     /// Where it should be, nothing can be.
     #[error("the directory of {} does not exist: make it, owned by the user this runs as", .0.display())]
     NoDirectory(PathBuf),
@@ -91,12 +111,54 @@ pub(super) async fn open_sqlite(settings: &StoreSettings) -> Result<OpenedSqlite
         other => of_migration(other),
     })?;
     refuse_read_only(&mut write).await.map_err(|error| of_file(&file, error))?;
+    let marks = sqlx::query_as(MARKS).fetch_all(&mut write).await?;
+    refuse_marked(&marks)?;
     let read = SqlitePoolOptions::new()
         .max_connections(settings.max_connections)
         .test_before_acquire(false)
         .connect_with(options.pragma("query_only", "on"))
         .await?;
     Ok(OpenedSqlite { read, write, lock, version })
+}
+
+/// Marks in `meta`: which move a source takes part in, where it goes, when it was done; and that a target is being filled.
+pub(super) const MOVE_ID: &str = "move_id";
+pub(super) const MOVED_TO: &str = "moved_to";
+pub(super) const MOVED_AT: &str = "moved_at";
+pub(super) const ARRIVING: &str = "arriving";
+
+const MARKS: &str = "SELECT name, value FROM meta WHERE name IN ('moved_to', 'moved_at', 'arriving')";
+
+/// While a database is moved neither side is served: there would be two truths.
+fn refuse_marked(marks: &[(String, String)]) -> Result<(), OpenError> {
+    let mark = |name: &str| marks.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone());
+    match (mark(MOVED_TO), mark(MOVED_AT), mark(ARRIVING)) {
+        (_, _, Some(_)) => Err(OpenError::Arriving),
+        (Some(to), Some(_), None) => Err(OpenError::Moved { to }),
+        (Some(to), None, None) => Err(OpenError::Moving { to }),
+        (None, _, None) => Ok(()),
+    }
+}
+
+/// Whether a SQLite database has been brought to exactly this version's schema.
+pub(super) async fn is_of_this_schema(connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
+    let applied: Vec<i64> = sqlx::query_scalar("SELECT version FROM _sqlx_migrations ORDER BY version").fetch_all(connection).await?;
+    Ok(MIGRATIONS.iter().map(|migration| migration.version).eq(applied))
+}
+
+/// Refuses a server that acknowledges what it has not written.
+pub(super) async fn refuse_lazy_postgres(connection: &mut PgConnection) -> Result<(), OpenError> {
+    for setting in ["fsync", "synchronous_commit"] {
+        let value: String = sqlx::query_scalar("SELECT current_setting($1)").bind(setting).fetch_one(&mut *connection).await?;
+        if value == "off" {
+            return Err(OpenError::NotDurable { setting, value });
+        }
+    }
+    Ok(())
+}
+
+pub(super) async fn migrate_postgres(connection: &mut PgConnection) -> Result<(), OpenError> {
+    MIGRATIONS.run(connection).await.map_err(of_migration)
 }
 
 fn of_migration(error: MigrateError) -> OpenError {
@@ -232,14 +294,11 @@ pub(super) async fn open_postgres(settings: &StoreSettings) -> Result<OpenedPost
         ("default_transaction_isolation", "read committed"),
     ]);
     let mut connection = options.connect().await?;
-    for setting in ["fsync", "synchronous_commit"] {
-        let value: String = sqlx::query_scalar("SELECT current_setting($1)").bind(setting).fetch_one(&mut connection).await?;
-        if value == "off" {
-            return Err(OpenError::NotDurable { setting, value });
-        }
-    }
+    refuse_lazy_postgres(&mut connection).await?;
     let version: String = sqlx::query_scalar("SHOW server_version").fetch_one(&mut connection).await?;
-    MIGRATIONS.run(&mut connection).await.map_err(of_migration)?;
+    migrate_postgres(&mut connection).await?;
+    let marks = sqlx::query_as(MARKS).fetch_all(&mut connection).await?;
+    refuse_marked(&marks)?;
     connection.close().await?;
     let side = PgPoolOptions::new()
         .max_connections(super::notices::CONNECTIONS)

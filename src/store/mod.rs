@@ -14,6 +14,7 @@
 
 pub mod copies;
 mod engine;
+pub mod moving;
 mod notices;
 mod remembered;
 mod values;

@@ -75,11 +75,18 @@ async fn commit_group(connection: &mut SqliteConnection, clock: &Clock, commits:
         return refuse_all(group.into_iter().map(|job| job.reply), &error);
     }
     let mut answers = Vec::with_capacity(group.len());
-    for job in group {
+    let mut jobs = group.into_iter();
+    while let Some(job) = jobs.next() {
         match run_in_savepoint(connection, job.run).await {
-            Ok(value) => answers.push((job.reply, value)),
+            Ok(Ok(value)) => answers.push((job.reply, value)),
             // The caller may have gone; its job is undone either way.
-            Err(error) => drop(job.reply.send(Err(error))),
+            Ok(Err(error)) => drop(job.reply.send(Err(error))),
+            Err(Gone(error)) => {
+                drop(execute(connection, "ROLLBACK").await);
+                commits.count();
+                let others = answers.into_iter().map(|(reply, _)| reply).chain(jobs.map(|job| job.reply));
+                return refuse_all(std::iter::once(job.reply).chain(others), &error);
+            }
         }
     }
     let committed = execute(connection, "COMMIT").await;
@@ -99,9 +106,13 @@ async fn commit_group(connection: &mut SqliteConnection, clock: &Clock, commits:
     }
 }
 
+/// The transaction is not there any more: a disk without room takes it away in the middle of a statement. What ran in it is undone, and what was still to
+/// run must not run outside of one.
+struct Gone(StoreError);
+
 /// One job: kept whole, or undone whole. A panic is an error of this job alone.
-async fn run_in_savepoint(connection: &mut SqliteConnection, run: Run) -> Result<Answer, StoreError> {
-    execute(connection, "SAVEPOINT job").await?;
+async fn run_in_savepoint(connection: &mut SqliteConnection, run: Run) -> Result<Result<Answer, StoreError>, Gone> {
+    execute(connection, "SAVEPOINT job").await.map_err(Gone)?;
     let outcome = AssertUnwindSafe(async { run(connection).await }).catch_unwind().await;
     let (value, undo) = match outcome {
         Ok(Ok(Ending::Keep(value))) => (Ok(value), false),
@@ -109,11 +120,17 @@ async fn run_in_savepoint(connection: &mut SqliteConnection, run: Run) -> Result
         Ok(Err(error)) => (Err(error), true),
         Err(_panic) => (Err(StoreError::panicked()), true),
     };
-    if undo {
-        execute(connection, "ROLLBACK TO job").await?;
+    let ended = async {
+        if undo {
+            execute(connection, "ROLLBACK TO job").await?;
+        }
+        execute(connection, "RELEASE job").await
+    };
+    match (ended.await, value) {
+        (Ok(()), value) => Ok(value),
+        // Why the job failed says more than that its savepoint is gone.
+        (Err(_), Err(error)) | (Err(error), Ok(_)) => Err(Gone(error)),
     }
-    execute(connection, "RELEASE job").await?;
-    value
 }
 
 async fn execute(connection: &mut SqliteConnection, statement: &'static str) -> Result<(), StoreError> {
@@ -124,4 +141,42 @@ async fn execute(connection: &mut SqliteConnection, statement: &'static str) -> 
 fn refuse_all(replies: impl Iterator<Item = oneshot::Sender<Result<Answer, StoreError>>>, error: &StoreError) {
     let reason = error.to_string();
     replies.for_each(|reply| drop(reply.send(Err(StoreError::not_committed(&reason)))));
+}
+
+#[cfg(test)]
+mod tests {
+    use sqlx::ConnectOptions as _;
+    use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode};
+
+    use super::*;
+
+    async fn insert(writer: Writer, octets: u32) -> Result<(), StoreError> {
+        let job = move |connection: &mut SqliteConnection| {
+            let insert = sqlx::query("INSERT INTO things (octets) VALUES (zeroblob($1))").bind(octets).execute(connection);
+            Box::pin(async move { Ok(insert.await.map(drop).map(Ending::Keep)?) }) as BoxFuture<'_, _>
+        };
+        writer.run(job).await
+    }
+
+    #[tokio::test]
+    async fn where_the_room_runs_out_in_the_middle_of_a_group_nobody_of_it_is_told_that_it_was_kept_and_nothing_of_it_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let options =
+            SqliteConnectOptions::new().filename(directory.path().join("db")).create_if_missing(true).journal_mode(SqliteJournalMode::Wal);
+        let mut connection = options.connect().await.unwrap();
+        for statement in ["CREATE TABLE things (octets BLOB)", "PRAGMA max_page_count = 4"] {
+            sqlx::query(statement).execute(&mut connection).await.unwrap();
+        }
+        let mut looker = options.connect().await.unwrap();
+        let (writer, task) = Writer::new(connection, Clock::system(), Commits::default());
+        let (before, full, after, later) = (writer.clone(), writer.clone(), writer.clone(), writer);
+        let group = async {
+            let (before, full, after) = tokio::join!(insert(before, 1), insert(full, 1_000_000), insert(after, 1));
+            assert!(before.is_err() && full.is_err() && after.is_err(), "{before:?} {full:?} {after:?}");
+            let kept: i64 = sqlx::query_scalar("SELECT count(*) FROM things").fetch_one(&mut looker).await.unwrap();
+            assert_eq!(kept, 0, "what was refused was kept");
+            insert(later, 1).await.unwrap();
+        };
+        tokio::join!(group, task);
+    }
 }

@@ -30,6 +30,7 @@ mod keys;
 mod lanes;
 mod live;
 mod many;
+mod moving;
 mod operators;
 mod provider;
 mod relay;

@@ -28,12 +28,21 @@ pub(in crate::store) async fn swap(
     Ok(Ending::Keep(swapped.rows_affected() > 0))
 }
 
-/// Writes, so that a database that went read-only is noticed, and leaves nothing.
+/// Writes down that it was asked, so that a database that went read-only, or whose disk is full, is noticed: what is undone never reaches the disk. Asked
+/// again within a second it writes nothing, since anybody may ask.
 pub(in crate::store) async fn ping(conn: &mut Conn, context: &Context, (): &()) -> Result<Ending<()>, StoreError> {
     let now: Timestamp = super::dialect::now(conn, &context.clock).await?;
-    sqlx::query("INSERT INTO meta (name, value) VALUES ('ping', $1) ON CONFLICT (name) DO UPDATE SET value = excluded.value")
-        .bind(now.millis().to_string())
-        .execute(conn)
-        .await?;
-    Ok(Ending::Undo(()))
+    sqlx::query(
+        "INSERT INTO meta (name, value) VALUES ('ping', $1) ON CONFLICT (name) DO UPDATE SET value = excluded.value
+         WHERE CAST(meta.value AS BIGINT) NOT BETWEEN $2 AND $3",
+    )
+    .bind(now.millis().to_string())
+    .bind(now.millis() - PING_MS)
+    .bind(now.millis())
+    .execute(conn)
+    .await?;
+    Ok(Ending::Keep(()))
 }
+
+/// How long a written ping is believed, in milliseconds.
+const PING_MS: i64 = 1000;
