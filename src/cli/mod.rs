@@ -12,6 +12,7 @@ mod cut_off;
 mod delivery;
 mod denylist;
 mod error;
+mod gap;
 mod issuer;
 mod keys;
 mod kill;
@@ -85,6 +86,8 @@ enum Command {
     Denylist(Family<denylist::Command>),
     /// Move a database from SQLite to PostgreSQL, while no server runs
     Move(moving::MoveArgs),
+    /// Stretches of time of which a restored database knows nothing
+    Gap(Family<gap::Command>),
     /// API tokens
     Token(Family<token::Command>),
     /// Signing keys, and the key they are sealed with
@@ -150,6 +153,7 @@ pub async fn run(cli: Cli, variables: Variables) -> Result<(), Error> {
         Command::Keys(family) => keys::run(family.command, &desk(&family.asking)?).await,
         Command::Completions(CompletionArgs { shell }) => completions(shell),
         Command::Move(args) => moving::run(args, variables).await,
+        Command::Gap(family) => gap::run(family.command, &desk(&family.asking)?).await,
     }
 }
 

@@ -114,6 +114,7 @@ fn advice(status: u16, code: &str, Asked { base, token_from }: Asked<'_>, seen: 
         (404, "unknown-cut-off") => {
             line("`logoutd cut-off list ISSUER` shows those that were ordered; that of a logout is lifted by its undoing".to_owned())
         }
+        (404, "unknown-gap") => line("`logoutd gap list ISSUER` shows those that are open".to_owned()),
         (404, "unknown-denial") => line("`logoutd denylist list ISSUER` shows the entries".to_owned()),
         (404, "unknown-api-token") => line("`logoutd token list` shows those there are".to_owned()),
         (404, "") => line(format!("is {base} a logoutd? What answered does not speak as one")),

@@ -1,5 +1,5 @@
 //! Whether a token is good after whatever happened: random histories of logins, refreshes, reuse, logouts, compromises, cut-offs, denials, suspensions,
-//! revocations and time, held against a plain model of a few lines each.
+//! revocations, gaps and time, held against a plain model of a few lines each.
 //!
 //! The model knows nothing of tables, locks, epochs or scopes. Steps are seconds apart, since what a tie means is tested elsewhere.
 //! `LOGOUTD_HISTORIES` says how many histories; `.ci/full histories` asks for many.
@@ -57,6 +57,9 @@ enum Step {
     Suspend { client: usize },
     Unsuspend { client: usize },
     Revoke { family: usize },
+    Gap,
+    Close,
+    Report { session: usize },
     Wait { seconds: u64 },
 }
 
@@ -87,7 +90,10 @@ fn step() -> impl Strategy<Value = Step> {
         1 => n.clone().prop_map(|session| Step::Deny { session }),
         1 => n.clone().prop_map(|client| Step::Suspend { client }),
         2 => n.clone().prop_map(|client| Step::Unsuspend { client }),
-        1 => n.prop_map(|family| Step::Revoke { family }),
+        1 => n.clone().prop_map(|family| Step::Revoke { family }),
+        1 => Just(Step::Gap),
+        1 => Just(Step::Close),
+        2 => n.prop_map(|session| Step::Report { session }),
         2 => (5_u64..60).prop_map(|seconds| Step::Wait { seconds }),
     ]
 }
@@ -97,6 +103,7 @@ struct Session {
     live: bool,
     over_at: Option<Timestamp>,
     denied: bool,
+    reported_at: Timestamp,
 }
 
 struct Family {
@@ -124,6 +131,12 @@ struct Order {
     id: String,
 }
 
+/// What is not known of the time before this.
+struct Gap {
+    ends_at: Timestamp,
+    id: String,
+}
+
 /// What should be true.
 #[derive(Default)]
 struct Model {
@@ -131,6 +144,7 @@ struct Model {
     families: Vec<Family>,
     access: Vec<Access>,
     orders: Vec<Order>,
+    gaps: Vec<Gap>,
     suspended: [bool; CLIENTS.len()],
 }
 
@@ -174,6 +188,21 @@ impl Model {
         cut
     }
 
+    /// Whether nobody has said since a gap that what was known before it lives.
+    fn is_hidden(&self, session: &Session, known_at: Timestamp, now: Timestamp) -> Option<bool> {
+        let mut hidden = Some(false);
+        for gap in self.gaps.iter().filter(|gap| known_at < gap.ends_at) {
+            if !session.live || session.reported_at < gap.ends_at {
+                return Some(true);
+            }
+            // One whose time is up may have been ended by now, or not yet.
+            if alive(now, [session.over_at]) != Some(true) {
+                hidden = None;
+            }
+        }
+        hidden
+    }
+
     fn refresh_is_good(&self, family: usize, token: usize, now: Timestamp) -> Expected {
         let family = &self.families[family];
         let (session, (_, issued_at)) = (&self.sessions[family.session], &family.tokens[token]);
@@ -183,7 +212,8 @@ impl Model {
         }
         let expires = family.life_s.map(|life| issued_at.plus(Duration::from_secs(life)));
         let over = session.over_at.filter(|_| !family.offline);
-        Some(alive(now, [expires, over])? && !self.cut(family, *issued_at, now)?)
+        let known_at = family.tokens[0].1;
+        Some(alive(now, [expires, over])? && !self.cut(family, *issued_at, now)? && !self.is_hidden(session, known_at, now)?)
     }
 
     fn access_is_good(&self, access: usize, now: Timestamp) -> Expected {
@@ -194,7 +224,8 @@ impl Model {
             return Some(false);
         }
         let bound = Family { offline: false, tokens: Vec::new(), ..*family };
-        Some(alive(now, [Some(access.expires_at), session.over_at])? && !self.cut(&bound, access.issued_at, now)?)
+        let cut = self.cut(&bound, access.issued_at, now)?;
+        Some(alive(now, [Some(access.expires_at), session.over_at])? && !cut && !self.is_hidden(session, access.issued_at, now)?)
     }
 
     fn end(&mut self, whom: Whom, why: Why) {
@@ -309,7 +340,8 @@ impl History<'_> {
                 }
                 let over_at = life_s.map(|life| self.now().plus(Duration::from_secs(life)));
                 self.provider.put(&self.path(&format!("sessions/s-{at}")), body).await.expect(201);
-                self.model.sessions.push(Session { sub, live: true, over_at, denied: false });
+                let reported_at = self.now();
+                self.model.sessions.push(Session { sub, live: true, over_at, denied: false, reported_at });
             }
             Step::Issue { session, client, offline, life_s } => {
                 let (Some(session), client) = (self.live_session(session), client % CLIENTS.len()) else { return };
@@ -409,6 +441,22 @@ impl History<'_> {
                 let token = self.model.families[at].tokens.last().unwrap().0.clone();
                 self.provider.form(&format!("/{}/revoke", self.issuer), &[("token", &token)]).await.expect(200);
                 self.model.families[at].revoked = true;
+            }
+            Step::Gap => {
+                let since = self.now().minus(Duration::from_secs(60)).to_string();
+                let gap = self.stage.admin.post(&self.path("gaps"), json!({"since": since})).await.expect(201);
+                let ends_at = Timestamp::parse(gap["until"].as_str().unwrap()).unwrap();
+                self.model.gaps.push(Gap { ends_at, id: gap["id"].as_str().unwrap().to_owned() });
+            }
+            Step::Close => {
+                let Some(gap) = self.model.gaps.pop() else { return };
+                self.stage.admin.post(&self.path(&format!("gaps/{}/close", gap.id)), json!(null)).await.expect(200);
+            }
+            Step::Report { session } => {
+                let Some(at) = self.live_session(session) else { return };
+                let body = json!({"sub": format!("user-{}", self.model.sessions[at].sub)});
+                self.provider.put(&self.path(&format!("sessions/s-{at}")), body).await.expect(200);
+                self.model.sessions[at].reported_at = self.now();
             }
             Step::Wait { seconds } => self.stage.server.advance(Duration::from_secs(seconds)),
         }

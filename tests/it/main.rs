@@ -20,6 +20,7 @@ mod declared;
 mod denylist;
 mod egress;
 mod expiry;
+mod faults;
 mod gateways;
 mod guard;
 mod guides;

@@ -37,10 +37,16 @@ pub(crate) struct Process {
 impl Process {
     /// Starts `logoutd` with these arguments and variables, and with nothing of this process's environment.
     pub(crate) fn spawn(database: &Database, arguments: &[&str], variables: &[(&str, &str)]) -> Self {
+        Self::spawn_under(database, &[], arguments, variables)
+    }
+
+    /// The same under another program, which becomes `logoutd` in the end.
+    pub(crate) fn spawn_under(database: &Database, under: &[&str], arguments: &[&str], variables: &[(&str, &str)]) -> Self {
         static STARTED: AtomicU32 = AtomicU32::new(0);
         let log = database.directory().join(format!("log-{}", STARTED.fetch_add(1, Ordering::Relaxed)));
-        let child = Command::new(env!("CARGO_BIN_EXE_logoutd"))
-            .args(arguments)
+        let words = [under, &[env!("CARGO_BIN_EXE_logoutd")], arguments].concat();
+        let child = Command::new(words[0])
+            .args(&words[1..])
             .env_clear()
             .envs(variables.iter().copied())
             .current_dir(database.directory())
@@ -54,8 +60,13 @@ impl Process {
 
     /// Serves in dev mode on an ephemeral port, with the settings of all and then these.
     pub(crate) fn serve(database: &Database, variables: &[(&str, &str)]) -> Self {
+        Self::serve_under(database, &[], variables)
+    }
+
+    /// The same under another program.
+    pub(crate) fn serve_under(database: &Database, under: &[&str], variables: &[(&str, &str)]) -> Self {
         let arguments = ["serve", "--dev", "--listen", "127.0.0.1:0", "--database-url", database.url.as_str()];
-        Self::spawn(database, &arguments, &[&SETTINGS, variables].concat())
+        Self::spawn_under(database, under, &arguments, &[&SETTINGS, variables].concat())
     }
 
     /// The address it serves on, once it does.
@@ -70,6 +81,11 @@ impl Process {
     /// A caller with the bootstrap token, once it serves.
     pub(crate) async fn admin(&mut self) -> Api {
         Api::new(&self.base().await).with_token(ADMIN_TOKEN)
+    }
+
+    /// Its process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// Everything it wrote to its standard error.

@@ -1,0 +1,276 @@
+//! What goes wrong on a machine: each time the message says what and what to do, nothing is lost, and it goes on when the cause is gone.
+
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::json;
+use sqlx::Connection as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+
+use crate::harness::DEADLINE;
+use crate::harness::api::Api;
+use crate::harness::database::{Database, Engine, on_both_engines};
+use crate::harness::process::Process;
+use crate::harness::server::{ADMIN_TOKEN, ISSUER};
+use crate::harness::until;
+
+async fn on_sqlite() -> Database {
+    Database::fresh(Engine::Sqlite).await.unwrap()
+}
+
+fn file_of(database: &Database) -> PathBuf {
+    PathBuf::from(database.url.strip_prefix("sqlite://").unwrap())
+}
+
+fn with(path: &Path, suffix: &str) -> PathBuf {
+    PathBuf::from(format!("{}{suffix}", path.display()))
+}
+
+/// A server that keeps its sealing key in a file beside the database.
+fn serve_with_key_file(database: &Database) -> Process {
+    let arguments = ["serve", "--dev", "--listen", "127.0.0.1:0", "--database-url", database.url.as_str()];
+    Process::spawn(database, &arguments, &[("LOGOUTD_ADMIN_TOKEN", ADMIN_TOKEN)])
+}
+
+/// It ends at once, with a message that says all this.
+async fn refuses(mut process: Process, says: &[&str]) {
+    assert_eq!(process.ended().await.code(), Some(1), "{}", process.log());
+    let told = process.log();
+    for word in says {
+        assert!(told.contains(word), "{word} in {told}");
+    }
+}
+
+async fn register(admin: &Api) -> Api {
+    admin.post("/v1/issuers", json!({"id": "main", "issuer": ISSUER, "signing_algs": ["ES256"]})).await.expect(201);
+    admin.mint(json!({"role": "provider", "issuer": "main"})).await
+}
+
+/// A first life of the database, with one session in it.
+async fn lived(mut process: Process) -> Api {
+    let provider = register(&process.admin().await).await;
+    provider.put("/v1/issuers/main/sessions/s-1", json!({"sub": "alice"})).await.expect(201);
+    process.terminate();
+    assert_eq!(process.ended().await.code(), Some(0));
+    provider
+}
+
+/// It serves again, and knows what it knew.
+async fn lives_on(mut process: Process, provider: &Api) {
+    let provider = process.admin().await.with_token(provider.token());
+    assert_eq!(provider.get("/v1/issuers/main/sessions/s-1").await.expect(200)["state"], "live");
+    process.terminate();
+    assert_eq!(process.ended().await.code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sealing_key_that_is_missing_wrong_or_open_to_others_is_refused_and_put_back_all_is_well() {
+    let database = on_sqlite().await;
+    let provider = lived(serve_with_key_file(&database)).await;
+    let key = with(&file_of(&database), ".key");
+    let kept = std::fs::read(&key).unwrap();
+    let private = || std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).unwrap();
+
+    std::fs::remove_file(&key).unwrap();
+    refuses(serve_with_key_file(&database), &["logoutd.db.key is missing", "put it back"]).await;
+    assert!(!key.exists(), "another key would seal what the first one cannot open");
+    std::fs::write(&key, "kKvN7xI0VniQq83vEjRWeJCrze8SNFZ4q83vEjRWeJA\n").unwrap();
+    private();
+    refuses(serve_with_key_file(&database), &["begun with another sealing key", "put that one back"]).await;
+    std::fs::write(&key, &kept).unwrap();
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o644)).unwrap();
+    refuses(serve_with_key_file(&database), &["may be read by others", "chmod 600"]).await;
+    private();
+    lives_on(serve_with_key_file(&database), &provider).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_directory_that_is_not_there_is_named() {
+    let mut database = on_sqlite().await;
+    database.url = format!("sqlite://{}", database.directory().join("nowhere/logoutd.db").display());
+    refuses(Process::serve(&database, &[]), &["the directory of", "nowhere/logoutd.db does not exist", "make it"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_is_damaged_or_none_is_refused_with_advice_to_restore() {
+    let database = on_sqlite().await;
+    let provider = lived(Process::serve(&database, &[])).await;
+    let file = file_of(&database);
+    let whole = std::fs::read(&file).unwrap();
+    let mut scribbled = whole.clone();
+    scribbled[..4096].fill(0xa5);
+    for damaged in [whole[..whole.len() / 2].to_vec(), b"not a database ".repeat(1000), scribbled] {
+        std::fs::write(&file, &damaged).unwrap();
+        refuses(Process::serve(&database, &[]), &["logoutd.db is damaged or none", "logoutd restore"]).await;
+        assert!(std::fs::read(&file).unwrap() == damaged, "what may be rescued is left as it was");
+    }
+    std::fs::write(&file, &whole).unwrap();
+    lives_on(Process::serve(&database, &[]), &provider).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_cannot_be_written_is_refused_before_anything_is_acknowledged() {
+    let database = on_sqlite().await;
+    let provider = lived(Process::serve(&database, &[])).await;
+    let file = file_of(&database);
+    // Whoever may do everything may write to it all the same.
+    let nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
+    let is_root = Command::new("id").arg("-u").output().unwrap().stdout == b"0\n";
+    let under: &[&str] = if is_root { &nobody } else { &[] };
+    if is_root && !Command::new(nobody[0]).args(&nobody[1..]).arg("true").status().is_ok_and(|status| status.success()) {
+        return skipped("setpriv cannot become nobody");
+    }
+    std::fs::set_permissions(database.directory(), std::fs::Permissions::from_mode(0o777)).unwrap();
+    drop(std::fs::remove_file(with(&file, ".lock")));
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o444)).unwrap();
+    refuses(Process::serve_under(&database, under, &[]), &["logoutd.db cannot be written", "to the user this runs as"]).await;
+    drop(std::fs::remove_file(with(&file, ".lock")));
+    std::fs::set_permissions(database.directory(), std::fs::Permissions::from_mode(0o555)).unwrap();
+    refuses(Process::serve_under(&database, under, &[]), &["logoutd.db.lock could not be opened", "its directory must belong"]).await;
+    std::fs::set_permissions(database.directory(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+    for suffix in ["-wal", "-shm"] {
+        drop(std::fs::remove_file(with(&file, suffix)));
+    }
+    lives_on(Process::serve(&database, &[]), &provider).await;
+}
+
+fn skipped(why: &str) {
+    drop(std::io::stderr().write_all(format!("\nnote: not run here: {why}\n").as_bytes()));
+}
+
+on_both_engines! {
+    async fn a_database_of_a_newer_version_is_refused_and_left_as_it_is(database) {
+        let provider = lived(Process::serve(database, &[])).await;
+        let insert = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) SELECT 9999, 'tomorrow', success, checksum, 0
+                        FROM _sqlx_migrations WHERE version = 1";
+        let remove = "DELETE FROM _sqlx_migrations WHERE version = 9999";
+        execute(database, insert).await;
+        refuses(Process::serve(database, &[]), &["written by a newer logoutd (schema 9999)", "start that version"]).await;
+        execute(database, remove).await;
+        lives_on(Process::serve(database, &[]), &provider).await;
+    }
+}
+
+async fn execute(database: &Database, text: &'static str) {
+    match database.engine {
+        Engine::Sqlite => {
+            let mut connection = sqlx::SqliteConnection::connect(&database.url).await.unwrap();
+            sqlx::query(text).execute(&mut connection).await.unwrap();
+            connection.close().await.unwrap();
+        }
+        Engine::Postgres => {
+            let mut connection = sqlx::PgConnection::connect(&database.url).await.unwrap();
+            sqlx::query(text).execute(&mut connection).await.unwrap();
+        }
+    }
+}
+
+/// A relying party that answers its only request when it is told to, and is gone with the set.
+async fn slow_party(arrived: Arc<Notify>, answer: Arc<Notify>) -> (String, JoinSet<()>) {
+    let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let uri = format!("http://{}/logout", socket.local_addr().unwrap());
+    let mut party = JoinSet::new();
+    party.spawn(async move {
+        let (mut stream, _) = socket.accept().await.unwrap();
+        drop(socket);
+        let mut request = vec![0; 16 * 1024];
+        assert!(stream.read(&mut request).await.unwrap() > 0);
+        arrived.notify_one();
+        answer.notified().await;
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+    });
+    (uri, party)
+}
+
+/// Writes until nothing more goes onto the disk.
+fn fill(filler: &Path) {
+    let mut file = std::fs::File::options().create(true).append(true).open(filler).unwrap();
+    for size in [64 * 1024, 4096, 1] {
+        while file.write_all(&vec![0x5a; size]).is_ok() {}
+    }
+}
+
+/// On a disk of its own, of six megabytes, which goes with the process.
+const ON_A_SMALL_DISK: [&str; 5] = ["unshare", "-rm", "sh", "-c", "mount -t tmpfs -o size=6m none \"$0\" && exec \"$@\""];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_a_full_disk_nothing_is_acknowledged_or_half_done_and_with_room_again_it_goes_on_by_itself() {
+    if !Command::new("unshare").args(["-rm", "true"]).status().is_ok_and(|status| status.success()) {
+        return skipped("no file system of one's own can be made");
+    }
+    let mut database = on_sqlite().await;
+    let small = database.directory().join("small");
+    std::fs::create_dir(&small).unwrap();
+    database.url = format!("sqlite://{}", small.join("logoutd.db").display());
+    let under = [&ON_A_SMALL_DISK[..], &[small.to_str().unwrap()]].concat();
+    let patient =
+        [("LOGOUTD_DELIVERY__TIMEOUT_MS", "15000"), ("LOGOUTD_DELIVERY__TIMEOUT_MAX_MS", "15000"), ("LOGOUTD_DELIVERY__LEASE_MS", "60000")];
+    let mut process = Process::serve_under(&database, &under, &patient);
+    let admin = process.admin().await;
+    let provider = register(&admin).await;
+    let (arrived, answer) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (uri, _party) = slow_party(Arc::clone(&arrived), Arc::clone(&answer)).await;
+    let client = json!({"backchannel_logout_uri": uri, "id_token_signed_response_alg": "ES256"});
+    admin.put("/v1/issuers/main/clients/wiki", client).await.expect(201);
+    for n in 0..20 {
+        let participants = json!([{"client_id": if n == 0 { "wiki" } else { "shop" }, "refresh_token": {"token": format!("rt-{n}")}}]);
+        let session = json!({"sub": format!("user-{n}"), "participants": participants});
+        provider.put(&format!("/v1/issuers/main/sessions/s-{n}"), session).await.expect(201);
+    }
+    let log_out = async |n: usize| {
+        let body = json!({"target": {"sid": format!("s-{n}")}, "reason": "user_logout"});
+        provider.post_with("/v1/issuers/main/logouts", ("Idempotency-Key", &format!("key-{n}")), body).await
+    };
+    let receipt = format!("/v1/issuers/main/logouts/{}", log_out(0).await.expect(202)["id"].as_str().unwrap());
+    tokio::time::timeout(DEADLINE, arrived.notified()).await.expect("the attempt arrives");
+    let nobody = admin.without_token();
+    until("it is ready", || async { (nobody.get("/readyz").await.status == 200).then_some(()) }).await;
+
+    let filler = PathBuf::from(format!("/proc/{}/root{}", process.id(), small.join("filler").display()));
+    fill(&filler);
+    let (lines_before, mut refused) = (process.lines().len(), None);
+    for n in 1..20 {
+        let outcome = log_out(n).await;
+        if outcome.status != 201 {
+            assert!(!outcome.header("retry-after").is_empty(), "{outcome:?}");
+            let problem = outcome.problem(503, "unavailable");
+            assert!(problem["detail"].to_string().contains("not known to be committed"), "{problem}");
+            refused = Some(n);
+            break;
+        }
+        fill(&filler);
+    }
+    let refused = refused.expect("a full disk takes nothing");
+    // The relying party has answered; the outcome is held until it can be written.
+    answer.notify_one();
+    until("the outcome could not be written", || async { process.lines().iter().any(|line| line["operation"] == "settle").then_some(()) })
+        .await;
+    until("it says that it is not ready", || async { (nobody.get("/readyz").await.status == 503).then_some(()) }).await;
+    assert_eq!(nobody.get("/healthz").await.status, 200);
+    let session = provider.get(&format!("/v1/issuers/main/sessions/s-{refused}")).await.expect(200);
+    let is_active = provider.introspect(&format!("rt-{refused}")).await["active"].clone();
+    assert_eq!((&session["state"], is_active), (&json!("live"), json!(true)), "what was refused is half done: {session}");
+    // Whoever tries again and again without a pause would write thousands of lines.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let lines = process.lines().len() - lines_before;
+    assert!(lines < 300, "{lines} lines in a few seconds: {}", process.log());
+
+    std::fs::remove_file(&filler).unwrap();
+    until("it is ready again by itself", || async { (nobody.get("/readyz").await.status == 200).then_some(()) }).await;
+    let settled = until("the outcome is written", || async {
+        let receipt = provider.get(&receipt).await.expect(200);
+        (receipt["state"] == "settled").then_some(receipt)
+    })
+    .await;
+    assert_eq!((&settled["deliveries"]["delivered"], &settled["clients"][0]["attempts"]), (&json!(1), &json!(1)), "{settled}");
+    assert_eq!(log_out(refused).await.expect(201)["sessions_ended"], 1);
+    assert!(!provider.introspect(&format!("rt-{refused}")).await["active"].as_bool().unwrap());
+}
