@@ -5,6 +5,13 @@ ALTER TABLE issuers ADD COLUMN declared BOOLEAN NOT NULL DEFAULT FALSE;
 ALTER TABLE clients ADD COLUMN declared BOOLEAN NOT NULL DEFAULT FALSE;
 
 -- A secret that is being replaced is good beside its successor for a while.
+ALTER TABLE clients ADD COLUMN secret_previous_digest TEXT;
+ALTER TABLE clients ADD COLUMN secret_previous_until BIGINT;
+ALTER TABLE api_tokens ADD COLUMN rate_per_s BIGINT;
+ALTER TABLE api_tokens ADD COLUMN rotated_at BIGINT;
+ALTER TABLE api_tokens ADD COLUMN previous_digest TEXT;
+ALTER TABLE api_tokens ADD COLUMN previous_until BIGINT;
+CREATE UNIQUE INDEX api_tokens_previous ON api_tokens (previous_digest);
 
 -- The trail's chain: digests of records, linked after their commit, and the signed heads.
 

@@ -4,12 +4,14 @@
 //! connections, requests under way are answered, attempts under way are finished and their outcomes written, then the database is closed.
 
 pub mod copies;
+mod crowd;
 mod declared;
 mod listener;
 mod patience;
 mod sealing_key;
 #[cfg(test)]
 mod tests;
+mod tls;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -18,26 +20,31 @@ use std::time::Duration;
 use axum::Router;
 use axum::routing::get;
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, watch};
 use tokio_util::task::TaskTracker;
 
+use crowd::Crowd;
 pub use declared::{DeclaredError, configuration_schema, examine};
+use listener::Speech;
 pub use sealing_key::KeyError;
+pub use tls::TlsError;
 
 use crate::bells::{Bells, Doorbell};
-use crate::config::{Check, Config, DatabaseUrl, Mode};
+use crate::config::{Check, Config, DatabaseUrl, Mode, Speaks};
 use crate::deliver::{self, Courier, Parts};
 use crate::egress::{self, Egress, EgressConfig, EgressError, Names};
 use crate::http::Routes;
+use crate::http::limiter::Limiter;
 use crate::http::provider_keys::Recall;
 use crate::http::state::{App, AppState, Settings};
+use crate::http::streams::Streams;
 use crate::http::throttle::Throttle;
 use crate::issuers::AddressBook;
-use crate::lifecycle::{Ended, Running, Signals, Stop, Tasks};
-use crate::model::ReplicaId;
+use crate::lifecycle::{Ended, Hangups, Running, Signals, Stop, Tasks};
 use crate::model::check::CheckProfile;
+use crate::model::{ReplicaId, Timestamp};
 use crate::observe::metrics::Handle;
-use crate::observe::{self, GapOpened, Started, Stopped};
+use crate::observe::{self, GapOpened, ListenerInPlain, Started, Stopped};
 use crate::plan::lane::Share;
 use crate::seams::{Clock, Entropy};
 use crate::store::copies::CopyError;
@@ -85,6 +92,9 @@ pub enum Error {
     /// What is declared cannot be registered.
     #[error(transparent)]
     Declared(#[from] DeclaredError),
+    /// There is no certificate to show.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// There is no way out.
     #[error(transparent)]
     Egress(#[from] EgressError),
@@ -103,8 +113,10 @@ pub enum Error {
 
 /// Serves until a signal tells it to stop.
 pub async fn serve(config: Config) -> Result<(), Error> {
-    let signals = Signals::of_process().map_err(Error::Signals)?;
-    Server::start(config, Clock::system(), Entropy::os()).await?.see_out(signals).await
+    let (signals, hangups) = (Signals::of_process().map_err(Error::Signals)?, Hangups::of_process().map_err(Error::Signals)?);
+    let server = Server::start(config, Clock::system(), Entropy::os()).await?;
+    server.heed(hangups);
+    server.see_out(signals).await
 }
 
 /// Brings the database to this version's schema.
@@ -122,6 +134,8 @@ pub struct Server {
     metrics_address: Option<SocketAddr>,
     state: AppState,
     share: watch::Receiver<Share>,
+    /// Asks for another look at the listener's certificate.
+    look_again: Arc<Notify>,
     grace: Duration,
     /// Sees to the order of the stop.
     house: Tasks,
@@ -150,9 +164,10 @@ impl Server {
             GapOpened { issuer: &gap.issuer, since: gap.begins_at, until: gap.ends_at }.emit();
         }
         let egress = Arc::new(Egress::new(egress_config(&config, names))?);
+        let shown = config.http.tls.as_ref().map(|files| tls::read(files, clock.now())).transpose()?;
         let (socket, address) = bind(config.http.listen).await?;
-        let metrics_socket = match config.http.metrics_listen {
-            Some(address) => Some(bind(address).await?),
+        let metrics_socket = match config.http.metrics {
+            Some(metrics) => Some((bind(metrics.listen).await?, metrics.speaks)),
             None => None,
         };
 
@@ -162,6 +177,9 @@ impl Server {
         let bells = Bells::default();
         let keyring = Arc::new(Keyring::default());
         let book = Arc::new(AddressBook::new(Arc::clone(&egress)));
+        let certificate = Certificate::new(shown, &config, &clock, &doors);
+        // Alone, as long as nobody counts the others.
+        let (sharing, share) = watch::channel(Share { replicas: 1, rank: 0 });
         let state = AppState::new(App {
             store: store.clone(),
             clock: clock.clone(),
@@ -172,11 +190,12 @@ impl Server {
             book: Arc::clone(&book),
             recall: Recall::default(),
             throttle: Throttle::default(),
+            limiter: Limiter::new(config.limits, share.clone()),
             metrics: handle.clone(),
             doorbell: doorbell.clone(),
             bells: bells.clone(),
             settled: settled.clone(),
-            streams: Arc::new(Semaphore::new(config.http.streams_max)),
+            streams: Streams::new(config.http.streams_max),
             pulse: pulse.subscribe(),
             tasks: doors.clone(),
             settings: door_settings(&config, address),
@@ -193,9 +212,10 @@ impl Server {
             book,
             sealing: Arc::clone(&sealing),
             keys: config.keys,
+            listener_until: certificate.until.clone(),
             tasks: cellar.clone(),
         };
-        let share = upkeep::begin(&tools, &bells, &upkeep_settings(&config, entropy.id(clock.now())), &cellar);
+        upkeep::begin(&tools, &bells, &upkeep_settings(&config, entropy.id(clock.now())), sharing, &cellar);
         let courier = Courier::new(Parts {
             store: store.clone(),
             egress,
@@ -206,7 +226,6 @@ impl Server {
             tasks: cellar.clone(),
             doorbell: Arc::clone(doorbell.here()),
             settled,
-            // Alone, as long as nobody counts the others.
             share: share.clone(),
             pulse,
             settings: courier_settings(&config),
@@ -215,16 +234,40 @@ impl Server {
         let courier = cellar.spawn("courier", courier.run());
         drop(cellar.spawn("census", deliver::keep_count(store.clone(), cellar.stop().clone())));
         drop(cellar.spawn("metrics", tidy(handle.clone(), cellar.stop().clone())));
-        let limits = listener::Limits::new(config.http.connections_max);
-        drop(doors.spawn("listener", listener::listen(socket, router(&state), doors.clone(), limits)));
-        let metrics_address = metrics_socket.map(|(socket, address)| {
+        let door = |socket, speech| listener::Door {
+            socket,
+            speech,
+            limits: listener::Limits::new(config.http.connections_max),
+            crowd: Crowd::new(config.http.connections_per_address, config.http.forwarding.clone()),
+        };
+        drop(doors.spawn("listener", listener::listen(door(socket, certificate.speech.clone()), router(&state), doors.clone())));
+        let metrics_address = metrics_socket.map(|((socket, address), speaks)| {
             let scrape = Router::new().route("/metrics", get(async move || handle.render()));
-            drop(doors.spawn("metrics listener", listener::listen(socket, scrape, doors.clone(), limits)));
+            let speech = match speaks {
+                Speaks::Plain => Speech::Plain,
+                Speaks::Tls => certificate.speech.clone(),
+            };
+            drop(doors.spawn("metrics listener", listener::listen(door(socket, speech), scrape, doors.clone())));
             address
         });
         let order = house.spawn("order", stop_in_order(house.stop().clone(), doors.clone(), cellar.clone(), courier));
         tell_started(address, &store);
-        Ok(Self { address, metrics_address, state, share, grace: config.shutdown_grace, house, doors, cellar, keeper, order })
+        if is_overheard(&config, address) {
+            ListenerInPlain { listen: address }.emit();
+        }
+        Ok(Self {
+            address,
+            metrics_address,
+            state,
+            share,
+            look_again: certificate.again,
+            grace: config.shutdown_grace,
+            house,
+            doors,
+            cellar,
+            keeper,
+            order,
+        })
     }
 
     /// Where it listens.
@@ -252,6 +295,19 @@ impl Server {
         &self.state
     }
 
+    /// Looks at the listener's certificate again whenever a hangup asks for it.
+    pub fn heed(&self, mut hangups: Hangups) {
+        let (look_again, stop) = (Arc::clone(&self.look_again), self.house.stop().clone());
+        drop(self.house.spawn("hangups", async move {
+            loop {
+                tokio::select! {
+                    () = hangups.next() => look_again.notify_one(),
+                    () = stop.requested() => return,
+                }
+            }
+        }));
+    }
+
     /// Waits for a signal or a requested stop, and for everything to end.
     pub async fn see_out(self, signals: Signals) -> Result<(), Error> {
         let Self { state, grace, house, doors, cellar, keeper, order, .. } = self;
@@ -269,6 +325,31 @@ impl Server {
         }
         order.await.unwrap_or(Ok(()))
     }
+}
+
+/// What the listener shows, kept up to date.
+struct Certificate {
+    speech: Speech,
+    /// Its end; none when it shows none.
+    until: watch::Receiver<Option<Timestamp>>,
+    again: Arc<Notify>,
+}
+
+impl Certificate {
+    fn new(shown: Option<tls::Pair>, config: &Config, clock: &Clock, tasks: &Tasks) -> Self {
+        let again = Arc::new(Notify::new());
+        let (until, watched) = watch::channel(shown.as_ref().map(|pair| pair.until));
+        let Some((pair, files)) = shown.zip(config.http.tls.clone()) else { return Self { speech: Speech::Plain, until: watched, again } };
+        let (shown, speech) = watch::channel(pair);
+        let keeper = tls::Keeper { files, shown, until, again: Arc::clone(&again), clock: clock.clone() };
+        drop(tasks.spawn("certificate", tls::keep(keeper, tasks.clone())));
+        Self { speech: Speech::Tls(speech), until: watched, again }
+    }
+}
+
+/// Whether others than this machine could hear what is said, and nobody said that a proxy sees to it.
+fn is_overheard(config: &Config, bound: SocketAddr) -> bool {
+    config.http.tls.is_none() && config.http.forwarding.trusted.is_empty() && !bound.ip().is_loopback()
 }
 
 /// The rooms' routes, all of them.
@@ -352,6 +433,7 @@ fn door_settings(config: &Config, bound: SocketAddr) -> Settings {
         reconcile_percent_max: config.reconcile.percent_max,
         checks: config.checks.iter().map(check_profile).collect(),
         keys: config.keys,
+        forwarding: Arc::new(config.http.forwarding.clone()),
         // A step between two idle looks, with both its statements as slow as they may be, and as much again.
         pulse_age_max: 2 * (config.delivery.idle_poll + 2 * config.database.statement_timeout),
     }

@@ -190,6 +190,25 @@ impl Signals {
     }
 }
 
+/// The signals that ask for another look at what may have changed while the process runs.
+#[derive(Debug)]
+pub struct Hangups(Signal);
+
+impl Hangups {
+    /// SIGHUP of this process, from now on; it does not end the process any more. Must be called within a runtime.
+    pub fn of_process() -> std::io::Result<Self> {
+        signal(SignalKind::hangup()).map(Self)
+    }
+
+    /// Waits for the next one.
+    pub async fn next(&mut self) {
+        if self.0.recv().await.is_none() {
+            // There will be no more.
+            std::future::pending().await
+        }
+    }
+}
+
 fn told(name: &'static str, panic: &(dyn Any + Send)) -> Died {
     let message = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     tracing::error!(task = name, message = message.unwrap_or("(no message)"), "a task panicked");

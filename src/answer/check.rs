@@ -6,10 +6,10 @@
 //!
 //! Why 403 and not 401 while nothing can be said: to 401 clients react by getting new tokens, all of them at once, or by sending people to log in again.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::time::Duration;
 
-use axum::extract::{ConnectInfo, Request, State};
+use axum::extract::{Request, State};
 use axum::http::header::{AUTHORIZATION, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -17,9 +17,10 @@ use utoipa_axum::routes;
 
 use super::inquiry::{Trust, inquire};
 use crate::http::problem::Fault;
-use crate::http::{AppState, OauthError, Routes};
+use crate::http::{AppState, OauthError, Routes, origin};
 use crate::model::check::{CheckProfile, WhenUnavailable};
 use crate::model::issuer::IssuerRecord;
+use crate::model::origin::Origin;
 use crate::model::token::TokenKind;
 use crate::observe::{AuthenticationFailed, CheckOutcome, Refusal, RequestChecked};
 use crate::plan::activity::{Activity, activity};
@@ -112,15 +113,17 @@ struct Identity {
 
 /// Whether the gateway is one of the profile's. What is asked for must be there: a place, a key, or both.
 fn is_known(profile: &CheckProfile, request: &Request) -> bool {
-    let remote = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(address)| address.ip().to_canonical());
-    let is_near = profile.networks.is_empty() || remote.is_some_and(|remote| profile.networks.iter().any(|net| net.contains(&remote)));
+    let origin = origin(request.extensions());
+    // A gateway that comes by a trusted proxy is where the proxy says: the place of the proxy itself is open to everybody behind it.
+    let place = origin.and_then(Origin::known);
+    let is_near = profile.networks.is_empty() || place.is_some_and(|place| profile.networks.iter().any(|net| net.contains(&place)));
     let shown = only(request.headers(), KEY);
     let has_key = match profile.key {
         Some(key) => shown.is_some_and(|shown| digests_match(&key, &digest_of_token(shown.as_bytes()))),
         None => !profile.networks.is_empty(),
     };
     if !(is_near && has_key) {
-        refused(remote, if is_near && shown.is_none() { Refusal::Missing } else { Refusal::Unknown });
+        refused(origin.map(Origin::address), if is_near && shown.is_none() { Refusal::Missing } else { Refusal::Unknown });
     }
     is_near && has_key
 }

@@ -3,7 +3,7 @@
 //! One event for each delivery that is settled, then the receipt. A follower looks in the database when something was settled, here or in another
 //! process, and from time to time in any case; in between he holds no connection to it. Replicas' commits become visible out of order, so each look now
 //! and then begins a little before what was sent last; what was sent already is remembered for as long. After a reconnection nothing is remembered, and
-//! what was settled shortly before `Last-Event-ID` may be sent again. A delivery whose outcome was written later than that after it was settled, because
+//! what was settled shortly before `Last-Event-ID` may be sent again. A follower whose API token is not good any more is left at the next look. A delivery whose outcome was written later than that after it was settled, because
 //! its process could not reach the database, is told by the receipt alone.
 
 use std::collections::{BTreeSet, VecDeque};
@@ -17,13 +17,14 @@ use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::{Stream, stream};
 use serde::Serialize;
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::sync::watch;
 use tokio::time::Instant;
 use utoipa_axum::routes;
 
 use super::receipts::owns;
 use crate::http::shapes::{DeliveryShape, Kept, ReceiptShape};
-use crate::http::{AppState, At, Code, Path, Problem, ProblemDocument, Routes, Seat, needs};
+use crate::http::streams::{Full, Place};
+use crate::http::{AppState, At, Code, Path, Problem, ProblemDocument, Routes, Seat, Vigil, needs};
 use crate::model::delivery::DeliveryView;
 use crate::model::event::EventState;
 use crate::model::page::Cursor;
@@ -60,7 +61,8 @@ pub fn routes() -> Routes {
 /// Follow a logout: an event `settled` for each delivery that is settled, those so far first, and an event `end` with the receipt when nothing is open.
 ///
 /// The id of an event says where to go on; send it as `Last-Event-ID`, as browsers do. What was settled in the 15 s before it may come again. Open
-/// deliveries of earlier logouts keep this one open and have no events here. What the provider is told has one, with the kind `provider`. A stream is ended after an hour, and when the server stops: come again.
+/// deliveries of earlier logouts keep this one open and have no events here. What the provider is told has one, with the kind `provider`. A stream is ended after an hour, when the token is not good any more, and when the server stops: come again. One token may follow a fifth of what
+/// all may (`http.streams_max`).
 #[utoipa::path(get, path = "/v1/issuers/{iss}/logouts/{id}/events", tag = "logouts", operation_id = "followLogout", security(("bearer" = [])),
     params(
         ("iss" = String, Path, description = "The issuer's short id."),
@@ -84,12 +86,22 @@ pub async fn follow_logout(
     if app.store.event_caller(&issuer.id, &id).await?.is_none() || !owns(&app, &caller, &issuer.id, &id).await? {
         return Err(unknown());
     }
-    let full = |_| Problem::new(Code::Unavailable, "too many logouts are being followed: come again, or read the receipt");
-    let place = app.streams.clone().try_acquire_owned().map_err(full)?;
-    let follower = Follower::new(app, issuer.id, id, last, place);
+    let place = app.streams.take(&caller.identity).map_err(full)?;
+    let vigil = Vigil::over(&headers).ok_or_else(unknown)?;
+    let follower = Follower::new(app, issuer.id, id, last, (place, vigil));
     let events = Sse::new(follower.events()).keep_alive(KeepAlive::new().interval(HEARTBEAT));
     // A receipt of the moment: nobody in between keeps it.
     Ok(([(CACHE_CONTROL, HeaderValue::from_static("no-store")), UNBUFFERED], events).into_response())
+}
+
+fn full(full: Full) -> Problem {
+    Problem::new(
+        Code::Unavailable,
+        match full {
+            Full::All => "too many logouts are being followed: come again, or read the receipt",
+            Full::Own => "this credential follows as many logouts as one may: end one, or read the receipt",
+        },
+    )
 }
 
 /// Where the caller wants to go on; none without the header.
@@ -177,11 +189,12 @@ struct Follower {
     pause: Duration,
     leave: Instant,
     is_over: bool,
-    _place: OwnedSemaphorePermit,
+    vigil: Vigil,
+    _place: Place,
 }
 
 impl Follower {
-    fn new(app: AppState, issuer: IssuerId, event: EventId, last: Option<Cursor>, place: OwnedSemaphorePermit) -> Self {
+    fn new(app: AppState, issuer: IssuerId, event: EventId, last: Option<Cursor>, (place, vigil): (Place, Vigil)) -> Self {
         Self {
             settled: app.settled.subscribe(),
             sent: Sent::up_to(last),
@@ -191,6 +204,7 @@ impl Follower {
             pause: Duration::ZERO,
             leave: Instant::now() + FOLLOWED_MAX,
             is_over: false,
+            vigil,
             _place: place,
             app,
             issuer,
@@ -247,6 +261,9 @@ impl Follower {
             Some(look) => look,
             None => self.begin().await?,
         };
+        if self.is_over {
+            return Ok(());
+        }
         let page = self.app.store.settled_after(&self.event, &from, PAGE).await?;
         let (is_last, last) = (page.len() < usize::from(PAGE), page.last().and_then(position));
         page.into_iter().for_each(|view| self.send(view));
@@ -261,6 +278,10 @@ impl Follower {
     }
 
     async fn begin(&mut self) -> Result<Look, StoreError> {
+        // Each time, since a follower stays long after he was let in.
+        if self.vigil.is_over(&self.app).await? {
+            self.is_over = true;
+        }
         // Marked as seen before it is looked for: what is settled in between is not missed.
         self.settled.mark_unchanged();
         let standing = if self.app.store.is_open(&self.event).await? { Standing::Open } else { Standing::Over };

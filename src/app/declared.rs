@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::{egress_config, egress_mode, sealing_key};
+use super::{egress_config, egress_mode, sealing_key, tls};
 use crate::config::{self, Config, Declaration as Said, DeclaredIssuer, Mistake, Mistakes, Registered, members_beside, nearest};
 use crate::egress::{Egress, Names};
 use crate::http::AppState;
@@ -28,9 +28,11 @@ pub enum DeclaredError {
 /// Settings by which declarations are judged: while one of them is wrong, what is declared cannot be.
 const JUDGES: [&str; 4] = ["dev", "network.", "delivery.", "egress."];
 
-/// Adds what a start would find wrong before it opens the database: with what is declared, and with the file of the sealing key.
+/// Adds what a start would find wrong before it opens the database: with what is declared, with the file of the sealing key, and with the certificate.
 pub fn examine(config: &Config, mistakes: &mut Mistakes) {
     mistakes.0.extend(sealing_key::flaw(&config.sealing_key).map(|why| config.mistake("sealing_key", why)));
+    let certificate = config.http.tls.as_ref().map_or(Ok(()), |files| tls::read(files, Clock::system().now()).map(drop));
+    mistakes.0.extend(certificate.err().map(|error| config.mistake(error.setting(), told(&error))));
     if JUDGES.iter().any(|path| mistakes.concern(path)) {
         return;
     }
@@ -48,6 +50,12 @@ pub fn examine(config: &Config, mistakes: &mut Mistakes) {
     };
     let found = declared::faults(&declarations(config), judge, Clock::system().now());
     mistakes.0.extend(found.into_iter().filter_map(|fault| placed(config, fault)));
+}
+
+/// An error with what caused it, in a line.
+fn told(error: &dyn StdError) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    std::iter::once(error.to_string()).chain(causes.map(ToString::to_string)).collect::<Vec<_>>().join(": ")
 }
 
 /// Registers what is declared, and releases what is not any more.

@@ -1,7 +1,8 @@
 //! A listening socket: connections in, requests to a router.
 //!
-//! Owns the bounds that protect the process before a request exists: how many connections are open, how long one may take to say what it wants, and how
-//! long it may leave an answer untaken. How long a request may take, its body included, is the router's to bound.
+//! Owns the bounds that protect the process before a request exists: how many connections are open and how many from one address, how long one may take
+//! for its handshake and to say what it wants, and how slowly it may take an answer. How long a request may take, its body included, is the router's to
+//! bound. A handshake is made in the connection's own task and place, so that a slow one holds up nobody.
 //! Why not `axum::serve`: it bounds none of these. HTTP/1.1 alone: telling versions apart waits without limit for a first octet, and whoever wants HTTP/2
 //! has a proxy in front.
 
@@ -18,15 +19,21 @@ use hyper::server::conn::http1;
 use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
+use super::crowd::Crowd;
 use super::patience::Impatient;
+use super::tls::Pair;
 use crate::lifecycle::{Stop, Tasks};
+use crate::observe::{ConnectionRefused, HandshakeFailed};
 
-/// How long a connection may take to send the head of a request, and how long it may be idle between two.
+/// How long a connection may take for its handshake, then to send the head of a request, and how long it may be idle between two.
 const HEAD_PATIENCE: Duration = Duration::from_secs(15);
-/// How long a connection may take nothing of what it is sent. Whoever asks and never reads would keep his place for ever.
+/// How long a connection may take for a portion of what it is sent. Whoever asks and hardly reads would keep his place for ever.
 const WRITE_PATIENCE: Duration = Duration::from_secs(30);
 /// How long to wait when the system has no more sockets to give.
 const PAUSE_WITHOUT_SOCKETS: Duration = Duration::from_millis(500);
@@ -45,8 +52,27 @@ impl Limits {
     }
 }
 
+/// What is spoken.
+#[derive(Clone, Debug)]
+pub(super) enum Speech {
+    /// HTTP.
+    Plain,
+    /// HTTP inside of TLS, with the pair that is there when a connection begins.
+    Tls(watch::Receiver<Pair>),
+}
+
+/// A socket, and what is spoken there with whom.
+#[derive(Debug)]
+pub(super) struct Door {
+    pub(super) socket: TcpListener,
+    pub(super) speech: Speech,
+    pub(super) limits: Limits,
+    pub(super) crowd: Crowd,
+}
+
 /// Takes connections until the stop. Whoever comes when all places are taken waits in the system's queue.
-pub(super) async fn listen(socket: TcpListener, router: Router, tasks: Tasks, limits: Limits) {
+pub(super) async fn listen(door: Door, router: Router, tasks: Tasks) {
+    let Door { socket, speech, limits, crowd } = door;
     let places = Arc::new(Semaphore::new(limits.connections_max));
     let stop = tasks.stop().clone();
     loop {
@@ -60,10 +86,15 @@ pub(super) async fn listen(socket: TcpListener, router: Router, tasks: Tasks, li
         };
         match accepted {
             Ok((stream, peer)) => {
-                let connection = serve(stream, peer, router.clone(), stop.clone(), limits);
+                let Some(inside) = crowd.enter(peer.ip()) else {
+                    ConnectionRefused.emit(peer.ip());
+                    continue;
+                };
+                let connection = Connection { peer, stop: stop.clone(), limits };
+                let (router, speech) = (router.clone(), speech.clone());
                 drop(tasks.spawn("connection", async move {
-                    connection.await;
-                    drop(place);
+                    connection.begin(stream, speech, router).await;
+                    drop((place, inside));
                 }));
             }
             Err(error) => pause_after(&error).await,
@@ -71,28 +102,67 @@ pub(super) async fn listen(socket: TcpListener, router: Router, tasks: Tasks, li
     }
 }
 
-/// Serves one connection until it ends, or until the request under way is answered once the stop is requested.
-async fn serve(stream: TcpStream, peer: SocketAddr, router: Router, stop: Stop, limits: Limits) {
-    // Small answers are not worth waiting for more to send.
-    drop(stream.set_nodelay(true));
-    let service = TowerToHyperService::new(router);
-    let with_peer = service_fn(move |mut request: hyper::Request<Incoming>| {
-        request.extensions_mut().insert(ConnectInfo(peer));
-        service.call(request)
-    });
-    let stream = TokioIo::new(Impatient::new(stream, limits.write_patience));
-    let connection =
-        http1::Builder::new().timer(TokioTimer::new()).header_read_timeout(limits.head_patience).serve_connection(stream, with_peer);
-    let mut connection = pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = stop.requested() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+/// One connection.
+struct Connection {
+    peer: SocketAddr,
+    stop: Stop,
+    limits: Limits,
+}
+
+impl Connection {
+    async fn begin(self, stream: TcpStream, speech: Speech, router: Router) {
+        // Small answers are not worth waiting for more to send.
+        drop(stream.set_nodelay(true));
+        let stream = Impatient::new(stream, self.limits.write_patience);
+        match speech {
+            Speech::Plain => self.serve(stream, router).await,
+            Speech::Tls(shown) => {
+                let acceptor = TlsAcceptor::from(Arc::clone(&shown.borrow().config));
+                drop(shown);
+                if let Some(stream) = self.shake(acceptor, stream).await {
+                    self.serve(stream, router).await;
+                }
+            }
         }
-    };
-    if let Err(error) = ended {
-        tracing::debug!(error = &error as &dyn std::error::Error, "a connection ended before its request did");
+    }
+
+    /// None when nothing came of it, which is told.
+    async fn shake(&self, acceptor: TlsAcceptor, stream: Impatient<TcpStream>) -> Option<TlsStream<Impatient<TcpStream>>> {
+        let shaken = tokio::select! {
+            shaken = tokio::time::timeout(self.limits.head_patience, acceptor.accept(stream)) => shaken,
+            () = self.stop.requested() => return None,
+        };
+        match shaken {
+            Ok(Ok(stream)) => return Some(stream),
+            Ok(Err(error)) => HandshakeFailed::Refused.emit(Some(&error)),
+            Err(_) => HandshakeFailed::Timeout.emit(None),
+        }
+        None
+    }
+
+    /// Serves until the connection ends, or until the request under way is answered once the stop is requested.
+    async fn serve(self, stream: impl AsyncRead + AsyncWrite + Unpin, router: Router) {
+        let Self { peer, stop, limits } = self;
+        let service = TowerToHyperService::new(router);
+        let with_peer = service_fn(move |mut request: hyper::Request<Incoming>| {
+            request.extensions_mut().insert(ConnectInfo(peer));
+            service.call(request)
+        });
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(limits.head_patience)
+            .serve_connection(TokioIo::new(stream), with_peer);
+        let mut connection = pin!(connection);
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = stop.requested() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(error = &error as &dyn std::error::Error, "a connection ended before its request did");
+        }
     }
 }
 
@@ -116,6 +186,7 @@ mod tests {
     use tokio::time::timeout;
 
     use super::*;
+    use crate::model::origin::{ForwardedBy, Forwarding};
 
     const SOON: Duration = Duration::from_secs(10);
 
@@ -125,10 +196,16 @@ mod tests {
     }
 
     async fn server(router: Router, limits: Limits) -> Server {
+        crowded(router, limits, usize::MAX).await
+    }
+
+    async fn crowded(router: Router, limits: Limits, each_max: usize) -> Server {
         let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = socket.local_addr().unwrap();
         let tasks = Tasks::default();
-        drop(tasks.spawn("listener", listen(socket, router, tasks.clone(), limits)));
+        let forwarding = Forwarding { trusted: Vec::new(), by: ForwardedBy::XForwardedFor };
+        let door = Door { socket, speech: Speech::Plain, limits, crowd: Crowd::new(each_max, forwarding) };
+        drop(tasks.spawn("listener", listen(door, router, tasks.clone())));
         Server { address, tasks }
     }
 
@@ -182,6 +259,32 @@ mod tests {
         deaf.write_all("GET /large HTTP/1.1\r\nHost: x\r\n\r\n".repeat(60).as_bytes()).await.unwrap();
         assert!(answer(server.ask("/").await).await.contains("hello"));
         drop(deaf);
+    }
+
+    #[tokio::test]
+    async fn one_address_has_so_many_connections_and_gets_another_for_each_it_gives_back() {
+        let server = crowded(hello(), Limits::new(8), 2).await;
+        let (one, two) = (server.connect().await, server.connect().await);
+        let mut octet = [0; 1];
+        let mut third = server.connect().await;
+        let ended = timeout(SOON, third.read(&mut octet)).await.expect("it is ended at once");
+        assert!(!matches!(ended, Ok(1)), "nothing is said to it");
+        drop(one);
+        let answered = async {
+            loop {
+                let mut text = String::new();
+                let mut stream = server.connect().await;
+                // An ended connection may refuse what is written to it.
+                if stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.is_ok()
+                    && stream.read_to_string(&mut text).await.is_ok()
+                    && text.contains("hello")
+                {
+                    return;
+                }
+            }
+        };
+        timeout(SOON, answered).await.expect("there is a place again");
+        drop(two);
     }
 
     #[tokio::test]

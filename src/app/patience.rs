@@ -1,6 +1,9 @@
 //! A stream that does not wait for ever for its peer to take what it is sent.
 //!
 //! Owns the clock of a write that is stuck. Never bounds a read: how long a peer may be silent depends on what it was asked, which only the protocol knows.
+//!
+//! A peer that takes an octet now and then is no better than one that takes none: the clock of a stuck write goes on until a portion was taken, or until
+//! there is nothing more to send. So an answer takes at most its patience for each portion.
 
 use std::io;
 use std::pin::Pin;
@@ -10,28 +13,63 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
-/// A stream of which a write that makes no progress for the whole of its patience fails, and with it the connection.
+/// What a peer must take for each time it is waited for, in octets.
+const PORTION: usize = 64 * 1024;
+
+/// A stream of which a write that does not get a portion on within its patience fails, and with it the connection.
 #[derive(Debug)]
 pub(super) struct Impatient<S> {
     stream: S,
     patience: Duration,
-    /// Runs while a write is stuck, and starts anew with each octet the peer takes.
+    /// Runs since a write was stuck.
     running_out: Option<Pin<Box<Sleep>>>,
+    /// How much was taken since.
+    taken: usize,
 }
 
 impl<S> Impatient<S> {
     pub(super) const fn new(stream: S, patience: Duration) -> Self {
-        Self { stream, patience, running_out: None }
+        Self { stream, patience, running_out: None, taken: 0 }
     }
 
-    fn hurry<T>(&mut self, cx: &mut Context<'_>, outcome: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if outcome.is_ready() {
-            self.running_out = None;
-            return outcome;
+    /// Some of what there is to send was taken, or all of what was waited for.
+    fn progress(&mut self, taken: usize) {
+        self.taken = self.taken.saturating_add(taken);
+        if self.taken >= PORTION {
+            self.calm();
         }
+    }
+
+    fn calm(&mut self) {
+        (self.running_out, self.taken) = (None, 0);
+    }
+
+    fn hurry<T>(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
         let patience = self.patience;
-        let running_out = self.running_out.get_or_insert_with(|| Box::pin(sleep(patience)));
-        running_out.as_mut().poll(cx).map(|()| Err(io::Error::new(io::ErrorKind::TimedOut, "the peer does not read")))
+        let taken = &mut self.taken;
+        let running_out = self.running_out.get_or_insert_with(|| {
+            *taken = 0;
+            Box::pin(sleep(patience))
+        });
+        running_out.as_mut().poll(cx).map(|()| Err(io::Error::new(io::ErrorKind::TimedOut, "the peer does not read, or hardly")))
+    }
+
+    fn written(&mut self, cx: &mut Context<'_>, outcome: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        match outcome {
+            Poll::Ready(Ok(taken)) => self.progress(taken),
+            Poll::Ready(Err(_)) => self.calm(),
+            Poll::Pending => return self.hurry(cx),
+        }
+        outcome
+    }
+
+    /// Whoever flushes has handed over all there is.
+    fn handed_over(&mut self, cx: &mut Context<'_>, outcome: Poll<io::Result<()>>) -> Poll<io::Result<()>> {
+        if outcome.is_pending() {
+            return self.hurry(cx);
+        }
+        self.calm();
+        outcome
     }
 }
 
@@ -44,12 +82,12 @@ impl<S: AsyncRead + Unpin> AsyncRead for Impatient<S> {
 impl<S: AsyncWrite + Unpin> AsyncWrite for Impatient<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, octets: &[u8]) -> Poll<io::Result<usize>> {
         let outcome = Pin::new(&mut self.stream).poll_write(cx, octets);
-        self.hurry(cx, outcome)
+        self.written(cx, outcome)
     }
 
     fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, slices: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
         let outcome = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
-        self.hurry(cx, outcome)
+        self.written(cx, outcome)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -58,12 +96,12 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Impatient<S> {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let outcome = Pin::new(&mut self.stream).poll_flush(cx);
-        self.hurry(cx, outcome)
+        self.handed_over(cx, outcome)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let outcome = Pin::new(&mut self.stream).poll_shutdown(cx);
-        self.hurry(cx, outcome)
+        self.handed_over(cx, outcome)
     }
 }
 
@@ -87,17 +125,37 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn each_octet_taken_makes_the_stream_patient_again() {
+    async fn an_octet_taken_now_and_then_gains_no_time_and_a_portion_does() {
+        let (near, mut far) = duplex(2 * PORTION);
+        let mut stream = Impatient::new(near, LONG);
+        let full = vec![0; 2 * PORTION];
+        stream.write_all(&full).await.unwrap();
+        let deadline = |stream: &Impatient<_>| stream.running_out.as_ref().map(|sleep| sleep.deadline());
+        assert!(stream.write(&full).now_or_never().is_none());
+        let first = deadline(&stream);
+        assert!(first.is_some());
+        for _ in 0..5 {
+            far.read_u8().await.unwrap();
+            assert_eq!(stream.write(&full).await.unwrap(), 1);
+            assert!(stream.write(&full).now_or_never().is_none());
+        }
+        assert_eq!(deadline(&stream), first, "a trickle gains nothing");
+
+        let mut portion = vec![0; PORTION];
+        far.read_exact(&mut portion).await.unwrap();
+        assert_eq!(stream.write(&full).await.unwrap(), PORTION);
+        assert!(stream.running_out.is_none());
+    }
+
+    #[tokio::test]
+    async fn whoever_took_all_there_was_is_waited_for_anew() {
         let (near, mut far) = duplex(4);
         let mut stream = Impatient::new(near, LONG);
         stream.write_all(b"fits").await.unwrap();
         assert!(stream.write(b"!").now_or_never().is_none() && stream.running_out.is_some());
-        let first = stream.running_out.as_ref().map(|sleep| sleep.deadline());
-        assert!(stream.write(b"!").now_or_never().is_none());
-        assert_eq!(stream.running_out.as_ref().map(|sleep| sleep.deadline()), first, "asking again gains no time");
-
-        assert_eq!(far.read_u8().await.unwrap(), b'f');
+        far.read_u8().await.unwrap();
         assert_eq!(stream.write(b"!").await.unwrap(), 1);
+        stream.flush().await.unwrap();
         assert!(stream.running_out.is_none());
     }
 

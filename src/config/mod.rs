@@ -11,6 +11,7 @@
 mod check;
 mod declared;
 mod descriptions;
+mod doors;
 mod lines;
 mod nearest;
 mod reader;
@@ -28,10 +29,13 @@ use zeroize::Zeroizing;
 
 use crate::model::client::DeliverySettings;
 use crate::model::key::KeyPolicy;
+use crate::model::limits::Limits;
+use crate::model::origin::Forwarding;
 use crate::model::proxy::{Credentials, Past, Proxy};
 use crate::model::schedule::{Schedule, Timetable};
 pub use check::Check;
 pub use declared::{Declaration, DeclaredIssuer, FILE_SUFFIX, FROM_FILES, REMOVABLE};
+pub use doors::{MetricsListener, Speaks, TlsFiles};
 pub use nearest::nearest;
 pub use reader::{Mistake, Mistakes, Setting, Source};
 use reader::{Raw, Reader};
@@ -78,6 +82,8 @@ pub struct Config {
     pub keys: KeyPolicy,
     /// `[http]`.
     pub http: Http,
+    /// `[limits]`: how much of the server one caller may have.
+    pub limits: Limits,
     /// `[database]`.
     pub database: Database,
     /// `[network]`.
@@ -114,12 +120,18 @@ pub struct Config {
 pub struct Http {
     /// `http.listen`.
     pub listen: SocketAddr,
-    /// `http.metrics_listen`: a second listener that serves `/metrics` to everybody who reaches it.
-    pub metrics_listen: Option<SocketAddr>,
+    /// `[http.tls]`: the certificate and key the listener shows; none: it speaks plain HTTP, and TLS is somebody else's.
+    pub tls: Option<TlsFiles>,
+    /// `http.metrics_listen`, `http.metrics_tls`: a second listener that serves `/metrics` to everybody who reaches it.
+    pub metrics: Option<MetricsListener>,
+    /// `http.trusted_proxies`, `http.forwarded`: who is believed about where a request comes from.
+    pub forwarding: Forwarding,
     /// `http.body_bytes_max`: the largest request body, in octets.
     pub body_bytes_max: usize,
     /// `http.connections_max`: how many connections are open at once.
     pub connections_max: usize,
+    /// `http.connections_per_address`: how many of them from one address; trusted proxies may have all.
+    pub connections_per_address: usize,
     /// `http.streams_max`: how many of them may follow a logout.
     pub streams_max: usize,
     /// `http.request_timeout_ms`: how long one request may take; longer than the 30 s a caller may ask to wait.
@@ -293,7 +305,8 @@ impl Config {
 
     /// How the world names this server: as configured, or else by the address it was bound to. Never ends in a slash.
     pub fn public_url(&self, bound: SocketAddr) -> String {
-        let text = self.public_url.as_ref().map_or_else(|| format!("http://{bound}"), Url::to_string);
+        let scheme = if self.http.tls.is_some() { "https" } else { "http" };
+        let text = self.public_url.as_ref().map_or_else(|| format!("{scheme}://{bound}"), Url::to_string);
         text.trim_end_matches('/').to_owned()
     }
 
@@ -324,6 +337,7 @@ impl Config {
             sealing_key_previous,
             keys: key_policy(reader, &token),
             http: Http::read(reader),
+            limits: doors::limits(reader),
             database,
             network: Network { allow: reader.or("network.allow", Vec::new(), networks, |allow| listed(allow)) },
             egress: Egress::read(reader),
@@ -375,7 +389,8 @@ impl Config {
             let why = "a repeated request could ask for a logout that is no longer kept";
             reader.contradiction("idempotency_keep_h", "retention.settled_days", why);
         }
-        if self.http.metrics_listen == Some(self.http.listen) && self.http.listen.port() != 0 {
+        let metrics_listen = self.http.metrics.map(|metrics| metrics.listen);
+        if metrics_listen == Some(self.http.listen) && self.http.listen.port() != 0 {
             reader.contradiction("http.listen", "http.metrics_listen", "two listeners cannot have one address: the second would not start");
         }
     }
@@ -390,11 +405,17 @@ impl Mode {
 impl Http {
     fn read(reader: &mut Reader) -> Self {
         let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 8080));
+        let connections_max = reader.number("http.connections_max", 1000_usize, 1..=1_000_000);
+        let tls = TlsFiles::read(reader);
         Self {
             listen: reader.or("http.listen", listen, address, SocketAddr::to_string),
-            metrics_listen: reader.optional("http.metrics_listen", address, SocketAddr::to_string),
+            metrics: MetricsListener::read(reader, tls.as_ref()),
+            tls,
+            forwarding: doors::forwarding(reader),
             body_bytes_max: reader.number("http.body_bytes_max", 4 << 20, 1 << 10..=64 << 20),
-            connections_max: reader.number("http.connections_max", 1000, 1..=1_000_000),
+            connections_max,
+            // Nobody alone takes all places.
+            connections_per_address: reader.number("http.connections_per_address", connections_max.div_ceil(2), 1..=1_000_000),
             streams_max: reader.number("http.streams_max", 200, 1..=1_000_000),
             request_timeout: reader.millis("http.request_timeout_ms", 45_000, 31_000..=600_000),
         }

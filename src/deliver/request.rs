@@ -426,6 +426,7 @@ mod tests {
             alg: SigningAlg::Es256,
             auth_method: None,
             secret_digest: None,
+            secret_previous: None,
             jwks: None,
             jwks_uri: None,
             delivery: DeliverySettings { typ: TokenTyp::LogoutJwt, ..DeliverySettings::DEFAULT },

@@ -170,6 +170,7 @@ impl House {
             alg: SigningAlg::Es256,
             auth_method: None,
             secret_digest: None,
+            secret_previous: None,
             jwks: None,
             jwks_uri: None,
             delivery: DeliverySettings { max_in_flight, ..DeliverySettings::DEFAULT },

@@ -101,6 +101,16 @@ fn blame(error: reqwest::Error) -> BadIdentity {
     if detail(error).contains("KeyMismatch") { BadIdentity::KeyOfAnother } else { BadIdentity::KeyMalformed }
 }
 
+/// Whether each certificate of a chain is named as its issuer by the one before it, as whoever checks it expects (RFC 8446 4.4.2).
+pub fn is_in_order(certified: &Certified) -> bool {
+    let Some(sections) = sections(&certified.pem) else { return false };
+    sections.windows(2).all(|pair| {
+        let [one, next] = pair else { return true };
+        let parsed = (x509_parser::parse_x509_certificate(&one.contents), x509_parser::parse_x509_certificate(&next.contents));
+        matches!(parsed, (Ok((_, one)), Ok((_, next))) if one.issuer().as_raw() == next.subject().as_raw())
+    })
+}
+
 /// When the first of several certificates in PEM expires; none where there is none that can be read.
 pub fn first_expiry(pem: &str) -> Option<Timestamp> {
     sections(pem)?.iter().filter_map(not_after).min()
@@ -160,6 +170,22 @@ mod tests {
         assert_eq!(read.expires_at, Timestamp::parse("2028-01-01T00:00:00Z").unwrap());
         assert_eq!(first_expiry(&format!("{one}{other}")), Some(read.expires_at));
         assert_eq!(first_expiry("nothing"), None);
+    }
+
+    #[test]
+    fn a_chain_is_in_order_when_each_is_vouched_for_by_the_next() {
+        let named = |name: &str| {
+            let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+            params.distinguished_name.push(rcgen::DnType::CommonName, name);
+            params
+        };
+        let root = rcgen::CertifiedIssuer::self_signed(named("root"), KeyPair::generate().unwrap()).unwrap();
+        let middle = rcgen::CertifiedIssuer::signed_by(named("middle"), KeyPair::generate().unwrap(), &root).unwrap();
+        let leaf = named("leaf").signed_by(&KeyPair::generate().unwrap(), &middle).unwrap().pem();
+        let (root, middle) = (root.pem(), middle.pem());
+        let in_order = |chain: [&str; 3]| is_in_order(&Certified { pem: chain.concat(), expires_at: now() });
+        assert!(in_order([&leaf, &middle, &root]) && in_order([&leaf, &middle, ""]) && in_order([&leaf, "", ""]));
+        assert!(!in_order([&leaf, &root, &middle]) && !in_order([&middle, &leaf, ""]) && !in_order([&leaf, &root, ""]));
     }
 
     #[test]

@@ -43,7 +43,7 @@ use crate::model::client::{Network, ServerName};
 use crate::model::proxy::Proxy;
 use crate::plan::address::{PORTS_DEFAULT, check_url, within_ceiling};
 
-pub use self::certificate::{BadIdentity, Certified, check_identity, first_expiry, read_certificate};
+pub use self::certificate::{BadIdentity, Certified, check_identity, first_expiry, is_in_order, read_certificate};
 
 pub use self::fetch::{Fetch, FetchError, Fetched};
 pub use self::manner::{BadHeaders, Identity, Manner, check_headers};

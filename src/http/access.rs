@@ -5,9 +5,9 @@
 //! before the caller is told whether the issuer exists. [`Authenticated`] is for routes that decide by more than that.
 
 use std::marker::PhantomData;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
-use axum::extract::{ConnectInfo, FromRequestParts};
+use axum::extract::FromRequestParts;
 use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
@@ -15,12 +15,15 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use self::needs::Need;
+use super::origin::origin;
 use super::problem::{Challenge, Code, Problem};
 use super::state::AppState;
-use crate::model::access::{ApiTokenRecord, Caller, Permission, Role};
+use crate::model::access::{ApiTokenRecord, Caller, Edition, Permission, Role, ShownApiToken};
 use crate::model::issuer::IssuerRecord;
-use crate::model::{IssuerId, Timestamp};
+use crate::model::limits::Load;
+use crate::model::{Digest, IssuerId, Timestamp};
 use crate::observe::{AuthenticationFailed, Refusal};
+use crate::store::StoreError;
 use crate::token::{digest_of_token, digests_match};
 
 /// A caller who showed a good API token.
@@ -31,13 +34,17 @@ impl FromRequestParts<AppState> for Authenticated {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self, Problem> {
-        let remote = remote(parts);
-        match credentials(&parts.headers)? {
-            Credentials::Bearer(token) => identify(app, &token, remote, Challenge::InvalidToken).await.map(Self),
-            Credentials::None => Err(refuse(Refusal::Missing, remote, Challenge::Bearer)),
-            // Basic is for OAuth endpoints, whose clients know nothing else.
-            Credentials::Basic { .. } | Credentials::Other => Err(refuse(Refusal::Malformed, remote, Challenge::Bearer)),
-        }
+        authenticated(parts, app, Load::Other).await.map(Self)
+    }
+}
+
+async fn authenticated(parts: &Parts, app: &AppState, load: Load) -> Result<Caller, Problem> {
+    let remote = remote(parts);
+    match credentials(&parts.headers)? {
+        Credentials::Bearer(token) => identify(app, &token, remote, Challenge::InvalidToken, load).await,
+        Credentials::None => Err(refuse(Refusal::Missing, remote, Challenge::Bearer)),
+        // Basic is for OAuth endpoints, whose clients know nothing else.
+        Credentials::Basic { .. } | Credentials::Other => Err(refuse(Refusal::Malformed, remote, Challenge::Bearer)),
     }
 }
 
@@ -83,7 +90,7 @@ impl<N: Need> FromRequestParts<AppState> for At<N> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self, Problem> {
-        let Authenticated(caller) = Authenticated::from_request_parts(parts, app).await?;
+        let caller = authenticated(parts, app, N::PERMISSION.load()).await?;
         Ok(Self(seat(caller, app, N::PERMISSION, &issuer_of_path(parts).await?).await?, PhantomData))
     }
 }
@@ -96,7 +103,7 @@ impl<N: Need> FromRequestParts<AppState> for Anywhere<N> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self, Problem> {
-        let Authenticated(caller) = Authenticated::from_request_parts(parts, app).await?;
+        let caller = authenticated(parts, app, N::PERMISSION.load()).await?;
         if caller.may(N::PERMISSION, None) { Ok(Self(caller, PhantomData)) } else { Err(forbidden(&caller, N::PERMISSION)) }
     }
 }
@@ -109,7 +116,7 @@ impl<N: Need> FromRequestParts<AppState> for Somewhere<N> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self, Problem> {
-        let Authenticated(caller) = Authenticated::from_request_parts(parts, app).await?;
+        let caller = authenticated(parts, app, N::PERMISSION.load()).await?;
         if caller.role.may(N::PERMISSION) { Ok(Self(caller, PhantomData)) } else { Err(forbidden(&caller, N::PERMISSION)) }
     }
 }
@@ -123,7 +130,10 @@ pub(super) async fn issuer_of_path(parts: &mut Parts) -> Result<String, Problem>
 pub(super) async fn seat(caller: Caller, app: &AppState, permission: Permission, iss: &str) -> Result<Seat, Problem> {
     match admit(&caller, permission, iss)? {
         Some(id) => match app.store.issuer(&id).await? {
-            Some(issuer) => Ok(Seat { caller, issuer }),
+            Some(issuer) => {
+                app.limiter.issuer(&issuer.id, &caller.identity, permission.load(), app.clock.now())?;
+                Ok(Seat { caller, issuer })
+            }
             None => Err(Problem::of(Code::UnknownIssuer)),
         },
         None => Err(Problem::of(Code::UnknownIssuer)),
@@ -197,7 +207,7 @@ fn basic(credential: &str) -> Option<(String, String)> {
 }
 
 pub(super) fn remote(parts: &Parts) -> Option<IpAddr> {
-    parts.extensions.get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(address)| address.ip())
+    origin(&parts.extensions).map(|origin| origin.address())
 }
 
 pub(super) fn refuse(why: Refusal, remote: Option<IpAddr>, challenge: Challenge) -> Problem {
@@ -205,22 +215,63 @@ pub(super) fn refuse(why: Refusal, remote: Option<IpAddr>, challenge: Challenge)
     Problem::unauthorized(challenge)
 }
 
-/// Whom a token names, if it is good now. Why it is not good is for the log alone.
-pub(super) async fn identify(app: &AppState, token: &str, remote: Option<IpAddr>, challenge: Challenge) -> Result<Caller, Problem> {
+/// Whom a token names, if it is good now and was not sent too often. Why it is not good is for the log alone.
+pub(super) async fn identify(
+    app: &AppState,
+    token: &str,
+    remote: Option<IpAddr>,
+    challenge: Challenge,
+    load: Load,
+) -> Result<Caller, Problem> {
     let digest = digest_of_token(token.as_bytes());
     let address = remote.map(|remote| remote.to_string());
+    let (caller, own_rate) = match known(app, digest).await? {
+        Ok(Known::Bootstrap) => (bootstrap(address), None),
+        Ok(Known::Minted(record)) => {
+            let own_rate = record.rate_per_s;
+            (caller(*record, address), own_rate)
+        }
+        Err(why) => return Err(refuse(why, remote, challenge)),
+    };
+    app.limiter.credential(&caller.identity, own_rate, load, app.clock.now())?;
+    Ok(caller)
+}
+
+/// A token that is good.
+enum Known {
+    Bootstrap,
+    Minted(Box<ApiTokenRecord>),
+}
+
+async fn known(app: &AppState, digest: Digest) -> Result<Result<Known, Refusal>, StoreError> {
     if app.settings.admin_token.is_some_and(|admin| digests_match(&admin, &digest)) {
-        return Ok(bootstrap(address));
+        return Ok(Ok(Known::Bootstrap));
     }
-    let record = app.store.api_token(digest).await?.ok_or(Refusal::Unknown);
-    match record.and_then(|record| good(record, app.clock.now())) {
-        Ok(record) => Ok(caller(record, address)),
-        Err(why) => Err(refuse(why, remote, challenge)),
+    let shown = app.store.api_token(digest).await?.ok_or(Refusal::Unknown);
+    Ok(shown.and_then(|shown| good(shown, app.clock.now())).map(|record| Known::Minted(Box::new(record))))
+}
+
+/// An eye on a caller who stays long after it was let in: on whether what it showed is still good.
+#[derive(Clone, Copy, Debug)]
+pub struct Vigil(Digest);
+
+impl Vigil {
+    /// On who showed this; none when it showed no API token.
+    pub fn over(headers: &HeaderMap) -> Option<Self> {
+        match credentials(headers) {
+            Ok(Credentials::Bearer(token)) => Some(Self(digest_of_token(token.as_bytes()))),
+            Ok(Credentials::None | Credentials::Basic { .. } | Credentials::Other) | Err(_) => None,
+        }
+    }
+
+    /// Whether it would be let in now.
+    pub async fn is_over(self, app: &AppState) -> Result<bool, StoreError> {
+        Ok(known(app, self.0).await?.is_err())
     }
 }
 
 fn caller(record: ApiTokenRecord, remote: Option<String>) -> Caller {
-    let ApiTokenRecord { id, role, issuer, client_id, may_mass_kill, created_at: _, expires_at: _, revoked_at: _ } = record;
+    let ApiTokenRecord { id, role, issuer, client_id, may_mass_kill, .. } = record;
     Caller { identity: id.to_string(), role, issuer, client_id, may_mass_kill, remote }
 }
 
@@ -228,11 +279,13 @@ fn bootstrap(remote: Option<String>) -> Caller {
     Caller { identity: Caller::BOOTSTRAP.to_owned(), role: Role::Admin, issuer: None, client_id: None, may_mass_kill: true, remote }
 }
 
-fn good(record: ApiTokenRecord, now: Timestamp) -> Result<ApiTokenRecord, Refusal> {
-    match (record.revoked_at, record.expires_at) {
-        (Some(_), _) => Err(Refusal::Revoked),
-        (None, Some(expiry)) if expiry <= now => Err(Refusal::Expired),
-        (None, _) => Ok(record),
+fn good(shown: ShownApiToken, now: Timestamp) -> Result<ApiTokenRecord, Refusal> {
+    let ShownApiToken { record, edition } = shown;
+    match (record.revoked_at, record.expires_at, edition) {
+        (Some(_), _, _) => Err(Refusal::Revoked),
+        (None, Some(expiry), _) if expiry <= now => Err(Refusal::Expired),
+        (None, _, Edition::Previous) if record.previous_until.is_none_or(|until| until <= now) => Err(Refusal::Replaced),
+        (None, _, Edition::Current | Edition::Previous) => Ok(record),
     }
 }
 
@@ -327,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_stops_at_its_expiry_and_at_its_revocation() {
+    fn a_token_stops_at_its_expiry_and_at_its_revocation_and_its_secret_before_when_the_overlap_ends() {
         let at = Timestamp::from_seconds;
         let record = |expires_at, revoked_at| ApiTokenRecord {
             id: Entropy::seeded(1).id(at(0)),
@@ -338,11 +391,19 @@ mod tests {
             created_at: at(0),
             expires_at,
             revoked_at,
+            rate_per_s: None,
+            rotated_at: Some(at(1)),
+            previous_until: Some(at(11)),
         };
-        assert!(good(record(None, None), at(10)).is_ok());
-        assert!(good(record(Some(at(11)), None), at(10)).is_ok());
-        assert_eq!(good(record(Some(at(10)), None), at(10)), Err(Refusal::Expired));
-        assert_eq!(good(record(None, Some(at(99))), at(10)), Err(Refusal::Revoked));
+        let good = |record, edition, now| good(ShownApiToken { record, edition }, at(now)).map(|_| ());
+        for edition in [Edition::Current, Edition::Previous] {
+            assert_eq!(good(record(None, None), edition, 10), Ok(()));
+            assert_eq!(good(record(Some(at(11)), None), edition, 10), Ok(()));
+            assert_eq!(good(record(Some(at(10)), None), edition, 10), Err(Refusal::Expired));
+            assert_eq!(good(record(None, Some(at(99))), edition, 10), Err(Refusal::Revoked));
+        }
+        assert_eq!(good(record(None, None), Edition::Current, 11), Ok(()));
+        assert_eq!(good(record(None, None), Edition::Previous, 11), Err(Refusal::Replaced));
     }
 
     fn with(values: &[&'static str]) -> HeaderMap {

@@ -24,6 +24,7 @@ use super::throttle::{Judged, Suspect};
 use crate::model::access::{ApiTokenRecord, Caller};
 use crate::model::client::ClientRecord;
 use crate::model::issuer::IssuerRecord;
+use crate::model::limits::Load;
 use crate::model::{ClientId, Timestamp};
 use crate::observe::{AuthenticationFailed, Refusal};
 use crate::token::assertion::{ASSERTION_TYPE, Assertion, AssertionRefused, AssertionRules, Proof, prove};
@@ -86,7 +87,7 @@ impl<N: Door> FromRequest<AppState> for OauthAt<N> {
         let of = |asker, issuer, form| Self { asker, issuer, form, remote, need: PhantomData };
         match shown(app, &parts.headers)? {
             Shown::ApiToken(token, challenge) => {
-                let caller = api_caller(app, &token, remote, challenge).await?;
+                let caller = api_caller(app, &token, remote, (challenge, N::PERMISSION.load())).await?;
                 let Seat { caller, issuer } = seat(caller, app, N::PERMISSION, &iss).await?;
                 let form = Form::of(&parts.headers, body).await?;
                 check_sole(&form)?;
@@ -98,6 +99,7 @@ impl<N: Door> FromRequest<AppState> for OauthAt<N> {
                 check_sole(&form)?;
                 check_name(&form, &claim.client_id)?;
                 let client = by_secret(&Desk { app, issuer: &issuer, remote }, &claim, Method::Basic).await?;
+                count(app, &client, N::PERMISSION.load())?;
                 Ok(of(Asker::Client(client), issuer, form))
             }
             // Whoever shows nothing is told that first, whatever else is wrong.
@@ -107,11 +109,19 @@ impl<N: Door> FromRequest<AppState> for OauthAt<N> {
                 let claim = claim.ok_or_else(|| refuse(Refusal::Missing, remote, Challenge::Bearer))?;
                 let (issuer, form) = (public_issuer(app, &iss).await?, form?);
                 let client = Desk { app, issuer: &issuer, remote }.authenticated(&claim, &form).await?;
+                count(app, &client, N::PERMISSION.load())?;
                 Ok(of(Asker::Client(client), issuer, form))
             }
             Shown::Unreadable(challenge) => Err(refuse(Refusal::Malformed, remote, challenge).into()),
         }
     }
+}
+
+/// Counts a request of a client's, by its name and for its issuer.
+fn count(app: &AppState, client: &ClientRecord, load: Load) -> Result<(), Problem> {
+    let (identity, now) = (format!("client:{}/{}", client.issuer, client.client_id), app.clock.now());
+    app.limiter.credential(&identity, None, load, now)?;
+    app.limiter.issuer(&client.issuer, &identity, load, now)
 }
 
 /// What the `Authorization` header shows.
@@ -152,8 +162,8 @@ fn is_api_token(app: &AppState, password: &str) -> bool {
 }
 
 /// A good token is good however many were not: they are too many to be guessed, and one gateway's old token must not lock out all behind one address.
-async fn api_caller(app: &AppState, token: &str, remote: Option<IpAddr>, challenge: Challenge) -> Result<Caller, Problem> {
-    match identify(app, token, remote, challenge).await {
+async fn api_caller(app: &AppState, token: &str, remote: Option<IpAddr>, (challenge, load): (Challenge, Load)) -> Result<Caller, Problem> {
+    match identify(app, token, remote, challenge, load).await {
         Err(problem) if problem.code() == Code::Unauthorized => {
             match app.throttle.judge(Suspect::api_token(remote), app.clock.now(), || false) {
                 Judged::Unheard(wait) => Err(Problem::throttled(wait)),
@@ -295,7 +305,7 @@ async fn by_secret(desk: &Desk<'_>, claim: &Secret, method: Method) -> Result<Bo
     let client = desk.registered(client_id.as_ref()).await?;
     desk.judged(client_id.as_ref(), client, Refusal::Client, |client| {
         let Some(client_id) = &client_id else { return false };
-        let matches = secret_matches(&desk.app.sealing, &desk.issuer.id, client_id, &claim.secret, client);
+        let matches = secret_matches(&desk.app.sealing, (&desk.issuer.id, client_id), &claim.secret, client, desk.app.clock.now());
         client.is_some_and(|client| is_registered(client, method)) && matches
     })
 }

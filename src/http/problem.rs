@@ -149,6 +149,8 @@ codes! {
     TooManyParticipants = UNPROCESSABLE_ENTITY, "too-many-participants", "The session has too many participants";
     /// The caller was wrong about who it is too often.
     TooManyRequests = TOO_MANY_REQUESTS, "too-many-requests", "There were too many failures";
+    /// The caller, or all who ask about an issuer, sent more than they may.
+    RateLimited = TOO_MANY_REQUESTS, "rate-limited", "There are too many requests";
     /// Something here failed.
     Internal = INTERNAL_SERVER_ERROR, "internal", "The server failed";
     /// The database is away, or there is too much to do.
@@ -167,7 +169,7 @@ impl Code {
             Self::Unauthorized => "invalid_token",
             Self::Forbidden => "insufficient_scope",
             Self::Internal => "server_error",
-            Self::Unavailable | Self::TooManyRequests => "temporarily_unavailable",
+            Self::Unavailable | Self::TooManyRequests | Self::RateLimited => "temporarily_unavailable",
             Self::MalformedRequest
             | Self::MalformedJson
             | Self::DuplicateMember
@@ -373,6 +375,13 @@ impl Problem {
     /// Somebody who was wrong too often, whatever is shown now.
     pub fn throttled(wait: Duration) -> Self {
         let mut problem = Self::of(Code::TooManyRequests);
+        problem.0.retry_after = Some(wait);
+        problem
+    }
+
+    /// Somebody who is known and sends too much.
+    pub fn rate_limited(wait: Duration, detail: &'static str) -> Self {
+        let mut problem = Self::new(Code::RateLimited, detail);
         problem.0.retry_after = Some(wait);
         problem
     }

@@ -20,6 +20,7 @@ use utoipa::openapi::{ComponentsBuilder, ContentBuilder, InfoBuilder, OpenApi, O
 use utoipa::{PartialSchema as _, ToSchema as _};
 use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouter};
 
+use super::origin::locate;
 use super::problem::{Code, Fault, FieldError, Problem, ProblemDocument};
 use super::state::AppState;
 use crate::lifecycle::Tasks;
@@ -72,7 +73,8 @@ impl Routes {
         let document = Document(self.document().to_json().unwrap_or_default().into());
         let (router, _) = self.0.split_for_parts();
         let around = Around { clock: app.clock.clone(), tasks: app.tasks.clone(), timeout: app.settings.request_timeout };
-        enclose(router.with_state(app).layer(Extension(document)), around)
+        let located = from_fn_with_state(Arc::clone(&app.settings.forwarding), locate);
+        enclose(router.with_state(app).layer(Extension(document)).layer(located), around)
     }
 }
 

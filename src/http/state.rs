@@ -6,9 +6,11 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
+use super::limiter::Limiter;
 use super::provider_keys::Recall;
+use super::streams::Streams;
 use super::throttle::Throttle;
 use crate::bells::{Bells, Doorbell};
 use crate::egress::{Egress, Mode};
@@ -17,6 +19,7 @@ use crate::lifecycle::Tasks;
 use crate::model::check::CheckProfile;
 use crate::model::client::DeliverySettings;
 use crate::model::key::KeyPolicy;
+use crate::model::origin::Forwarding;
 use crate::model::{Digest, Timestamp};
 use crate::observe::metrics::Handle;
 use crate::seams::{Clock, Entropy};
@@ -47,6 +50,8 @@ pub struct App {
     pub recall: Recall,
     /// Who was wrong about who it is, and how often.
     pub throttle: Throttle,
+    /// How many requests callers may send.
+    pub limiter: Limiter,
     /// What was measured.
     pub metrics: Handle,
     /// Wakes the courier after a commit.
@@ -56,7 +61,7 @@ pub struct App {
     /// Changes whenever deliveries were settled: whoever waits for a receipt subscribes, looks, and waits for a change.
     pub settled: watch::Sender<u64>,
     /// Places for those who follow a logout.
-    pub streams: Arc<Semaphore>,
+    pub streams: Streams,
     /// When the courier last finished a step.
     pub pulse: watch::Receiver<Option<Timestamp>>,
     /// Every request runs here, so that a stop waits for it and a caller who hangs up does not end it.
@@ -88,6 +93,8 @@ pub struct Settings {
     pub checks: BTreeMap<String, CheckProfile>,
     /// When signing keys begin, cease and are forgotten.
     pub keys: KeyPolicy,
+    /// Who is believed about where a request comes from.
+    pub forwarding: Arc<Forwarding>,
     /// How long the courier may be silent before the server calls itself not ready.
     pub pulse_age_max: Duration,
 }

@@ -1,7 +1,8 @@
 //! Who was wrong about who it is, and how often.
 //!
 //! Kept in memory, since it only saves work and stops guessing: a restart forgives everybody, and each process counts for itself. A source is an address,
-//! of IPv6 the network of 64 bits that one holder is given as a whole. Where all requests come through one proxy, it is the source of all of them.
+//! of IPv6 the network of 64 bits that one holder is given as a whole. Where all requests come through one proxy that is not trusted to say for whom it
+//! asks (`http.trusted_proxies`), it is the source of all of them.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -40,7 +41,8 @@ impl Suspect {
     }
 }
 
-fn source(address: IpAddr) -> IpAddr {
+/// What one holder is given as a whole: an address, of IPv6 a network.
+pub fn source(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX))),
         address @ IpAddr::V4(_) => address,

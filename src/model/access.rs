@@ -1,6 +1,7 @@
 //! Who may call, and what each role may do.
 
 use super::key::words;
+use super::limits::Load;
 use super::{ApiTokenId, ClientId, IssuerId, Timestamp};
 
 words! {
@@ -58,6 +59,30 @@ pub enum Permission {
     ReadAudit,
     /// Scrape metrics.
     ReadMetrics,
+}
+
+impl Permission {
+    /// What a request that needs it is counted as.
+    pub const fn load(self) -> Load {
+        match self {
+            Self::Kill | Self::RevokeTokens => Load::Ending,
+            Self::Report
+            | Self::ReadSessions
+            | Self::Undo
+            | Self::ReadLogouts
+            | Self::ReadDeliveries
+            | Self::Introspect
+            | Self::SubjectSecrets
+            | Self::Operate
+            | Self::RetryDeliveries
+            | Self::TestClients
+            | Self::ReadRegistry
+            | Self::Administer
+            | Self::ManageApiTokens
+            | Self::ReadAudit
+            | Self::ReadMetrics => Load::Other,
+        }
+    }
 }
 
 impl Role {
@@ -204,4 +229,28 @@ pub struct ApiTokenRecord {
     pub expires_at: Option<Timestamp>,
     /// When it was revoked.
     pub revoked_at: Option<Timestamp>,
+    /// How many requests it may send in a second, where that is not what all may.
+    pub rate_per_s: Option<u16>,
+    /// When its secret was last replaced.
+    pub rotated_at: Option<Timestamp>,
+    /// Until when the secret before is good too.
+    pub previous_until: Option<Timestamp>,
+}
+
+/// Which secret of an API token was shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Edition {
+    /// The one that was handed out last.
+    Current,
+    /// The one before.
+    Previous,
+}
+
+/// An API token of which somebody showed a secret that is, or was, one of its.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShownApiToken {
+    /// The token.
+    pub record: ApiTokenRecord,
+    /// The secret.
+    pub edition: Edition,
 }

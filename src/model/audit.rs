@@ -78,6 +78,8 @@ words! {
         TokenEvent = "token_event",
         /// An API token was minted.
         ApiTokenCreated = "api_token_created",
+        /// An API token was given another secret.
+        ApiTokenRotated = "api_token_rotated",
         /// An API token was revoked.
         ApiTokenRevoked = "api_token_revoked",
     }

@@ -1,4 +1,4 @@
-//! Certificates that were registered, as far as their end is of interest.
+//! Certificates that were registered or configured, as far as their end is of interest.
 
 use super::key::words;
 use super::{ClientId, IssuerId, Timestamp};
@@ -10,6 +10,8 @@ words! {
         Client = "client",
         /// It vouches for receivers.
         Authority = "authority",
+        /// It is shown to those who call here.
+        Listener = "listener",
     }
 }
 

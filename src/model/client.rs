@@ -142,6 +142,15 @@ impl DeliverySettings {
     };
 }
 
+/// A secret that was replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PreviousSecret {
+    /// Its keyed digest.
+    pub digest: Digest,
+    /// Until when it is good.
+    pub until: Timestamp,
+}
+
 /// A registered client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientRecord {
@@ -161,6 +170,8 @@ pub struct ClientRecord {
     pub auth_method: Option<String>,
     /// A keyed digest of `client_secret`.
     pub secret_digest: Option<Digest>,
+    /// The secret before, which is good too for a while.
+    pub secret_previous: Option<PreviousSecret>,
     /// `jwks`, as JSON.
     pub jwks: Option<String>,
     /// `jwks_uri`.

@@ -19,6 +19,8 @@ pub mod ids;
 pub mod issuer;
 pub mod key;
 pub mod lane;
+pub mod limits;
+pub mod origin;
 pub mod page;
 pub mod provider_logout;
 pub mod proxy;

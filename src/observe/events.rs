@@ -633,6 +633,8 @@ pub enum Refusal {
     Expired,
     /// It was revoked.
     Revoked,
+    /// It was replaced, and the overlap is over.
+    Replaced,
     /// No such client, another secret, or shown in another way than was registered.
     Client,
     /// An assertion that proves nothing, and why.
@@ -650,6 +652,7 @@ impl Refusal {
             Self::Unknown => "unknown",
             Self::Expired => "expired",
             Self::Revoked => "revoked",
+            Self::Replaced => "replaced",
             Self::Client => "client",
             Self::Assertion(_) => "assertion",
             Self::Throttled => "throttled",
@@ -660,7 +663,14 @@ impl Refusal {
     const fn detail(self) -> Option<&'static str> {
         match self {
             Self::Assertion(why) => Some(why),
-            Self::Missing | Self::Malformed | Self::Unknown | Self::Expired | Self::Revoked | Self::Client | Self::Throttled => None,
+            Self::Missing
+            | Self::Malformed
+            | Self::Unknown
+            | Self::Expired
+            | Self::Revoked
+            | Self::Replaced
+            | Self::Client
+            | Self::Throttled => None,
         }
     }
 }
@@ -854,8 +864,8 @@ fn millis(duration: Duration) -> u64 {
 /// The end of a registered certificate is near, or over.
 #[derive(Debug)]
 pub struct CertificateNear<'a> {
-    /// Whose registration holds it.
-    pub holder: &'a Holder,
+    /// Whose registration holds it; none for the listener's own, which the configuration names.
+    pub holder: Option<&'a Holder>,
     /// What it is for.
     pub kind: CertificateKind,
     /// Which threshold was passed.
@@ -869,12 +879,13 @@ pub struct CertificateNear<'a> {
 impl CertificateNear<'_> {
     /// Tells it.
     pub fn emit(&self) {
-        let Self { holder: Holder { issuer, client_id }, kind, near, over, expires_at } = self;
-        let client_id = client_id.as_ref().map(ClientId::as_str);
+        let Self { holder, kind, near, over, expires_at } = self;
+        let issuer = holder.map(|holder| holder.issuer.as_str());
+        let client_id = holder.and_then(|holder| holder.client_id.as_ref()).map(ClientId::as_str);
         if *over {
-            error!(%issuer, client_id, %kind, %expires_at, "a registered certificate has expired: renew it, or nobody is told");
+            error!(issuer, client_id, %kind, %expires_at, "a certificate has expired: renew it, or nobody is told and nobody calls");
         } else {
-            warn!(%issuer, client_id, %kind, %expires_at, within = near, "a registered certificate expires soon");
+            warn!(issuer, client_id, %kind, %expires_at, within = near, "a certificate expires soon");
         }
         counter!(names::CERTIFICATES_NEAR, "kind" => kind.as_str(), "threshold" => *near).increment(1);
     }

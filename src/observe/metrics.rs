@@ -139,6 +139,7 @@ fn describe() {
         "Seconds until the first registered certificate expires, by kind; negative when it has, infinite without one."
     );
     describe_counter!(CERTIFICATES_NEAR, "Registered certificates found to be within 30, 7 or 1 days of their end, or past it.");
+    super::doors::describe();
 }
 
 #[cfg(test)]

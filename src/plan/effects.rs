@@ -259,6 +259,7 @@ mod tests {
             alg: SigningAlg::Rs256,
             auth_method: None,
             secret_digest: None,
+            secret_previous: None,
             jwks: None,
             jwks_uri: None,
             delivery: DeliverySettings::DEFAULT,

@@ -8,6 +8,7 @@ pub mod address;
 pub mod certificate;
 pub mod effects;
 pub mod expiry;
+pub mod forwarded;
 pub mod joining;
 pub mod keys;
 pub mod lane;

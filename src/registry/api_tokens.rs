@@ -1,4 +1,6 @@
-//! API tokens: minted, listed and revoked, never shown twice.
+//! API tokens: minted, listed, given another secret and revoked; a secret is never shown twice.
+
+use std::time::Duration;
 
 use axum::extract::State;
 use serde::{Deserialize, Serialize};
@@ -6,6 +8,7 @@ use serde_json::json;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::routes;
 
+use super::clients::{OVERLAP_S, RATE_PER_S, bounded};
 use super::{done, entry};
 use crate::http::needs::ManageApiTokens;
 use crate::http::problem::ProblemDocument;
@@ -19,7 +22,7 @@ use crate::token::digest_of_token;
 
 /// The routes of API tokens.
 pub fn routes() -> Routes {
-    Routes::new().add(routes!(create, list)).add(routes!(revoke))
+    Routes::new().add(routes!(create, list)).add(routes!(revoke)).add(routes!(rotate))
 }
 
 /// How every API token begins, so that a leaked one is found by those who look for such things.
@@ -40,6 +43,9 @@ pub struct NewApiToken {
     may_mass_kill: bool,
     /// When it stops working; never unless said.
     expires_at: Option<text::Timestamp>,
+    /// How many requests it may send in a second, with five times as many at once; left out, what all may (`limits.per_credential_per_s`).
+    #[schema(minimum = 1, maximum = 10_000)]
+    rate_per_s: Option<u16>,
 }
 
 /// An API token: never its value.
@@ -61,13 +67,34 @@ pub struct ApiTokenView {
     expires_at: Option<text::Timestamp>,
     /// When it was revoked.
     revoked_at: Option<text::Timestamp>,
-    /// Its value, in the answer that minted it and nowhere else.
+    /// How many requests it may send in a second, where that is not what all may.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rate_per_s: Option<u16>,
+    /// When its value was last replaced.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rotated_at: Option<text::Timestamp>,
+    /// Until when the value before is good too, or was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    previous_until: Option<text::Timestamp>,
+    /// Its value, in the answer that minted or rotated it and nowhere else.
     #[serde(skip_serializing_if = "Option::is_none")]
     token: Option<String>,
 }
 
 fn view(record: ApiTokenRecord) -> ApiTokenView {
-    let ApiTokenRecord { id, role, issuer, client_id, may_mass_kill, created_at, expires_at, revoked_at } = record;
+    let ApiTokenRecord {
+        id,
+        role,
+        issuer,
+        client_id,
+        may_mass_kill,
+        created_at,
+        expires_at,
+        revoked_at,
+        rate_per_s,
+        rotated_at,
+        previous_until,
+    } = record;
     ApiTokenView {
         id: id.into(),
         role: role.into(),
@@ -77,6 +104,9 @@ fn view(record: ApiTokenRecord) -> ApiTokenView {
         created_at: created_at.into(),
         expires_at: expires_at.map(Into::into),
         revoked_at: revoked_at.map(Into::into),
+        rate_per_s,
+        rotated_at: rotated_at.map(Into::into),
+        previous_until: previous_until.map(Into::into),
         token: None,
     }
 }
@@ -114,12 +144,13 @@ pub async fn create(
 fn detail(record: &ApiTokenRecord) -> serde_json::Value {
     let client_id = record.client_id.as_ref().map(ClientId::as_str);
     let expires_at = record.expires_at.map(|at| at.to_string());
-    json!({ "api_token": record.id.as_str(), "role": record.role.as_str(), "client_id": client_id, "may_mass_kill": record.may_mass_kill, "expires_at": expires_at })
+    json!({ "api_token": record.id.as_str(), "role": record.role.as_str(), "client_id": client_id, "may_mass_kill": record.may_mass_kill, "expires_at": expires_at,
+        "rate_per_s": record.rate_per_s })
 }
 
 /// The token as it will be, if this caller may mint it. Nobody mints above its own role and outside its own issuer.
 fn minted(body: NewApiToken, minter: &Caller, id: ApiTokenId, now: Timestamp) -> Result<ApiTokenRecord, Problem> {
-    let NewApiToken { role, issuer, client_id, may_mass_kill, expires_at } = body;
+    let NewApiToken { role, issuer, client_id, may_mass_kill, expires_at, rate_per_s } = body;
     let (role, issuer, client_id, expires_at) = (role.0, value(issuer), value(client_id), value(expires_at));
     if let Some(own) = &minter.issuer
         && issuer.as_ref() != Some(own)
@@ -140,7 +171,21 @@ fn minted(body: NewApiToken, minter: &Caller, id: ApiTokenId, now: Timestamp) ->
     if expires_at.is_some_and(|expiry| expiry <= now) {
         return Err(Problem::invalid("/expires_at", "must be in the future"));
     }
-    Ok(ApiTokenRecord { id, role, issuer, client_id, may_mass_kill, created_at: now, expires_at, revoked_at: None })
+    let rate_per_s = bounded("/rate_per_s", rate_per_s, &RATE_PER_S)?;
+    let (created_at, revoked_at, rotated_at, previous_until) = (now, None, None, None);
+    Ok(ApiTokenRecord {
+        id,
+        role,
+        issuer,
+        client_id,
+        may_mass_kill,
+        created_at,
+        expires_at,
+        revoked_at,
+        rate_per_s,
+        rotated_at,
+        previous_until,
+    })
 }
 
 /// Which API tokens.
@@ -189,7 +234,7 @@ pub(super) fn confined(caller: &Caller, asked: Option<IssuerId>) -> Result<Optio
     }
 }
 
-/// Revokes an API token at once.
+/// Revokes an API token at once, with both of its values where it has two.
 #[utoipa::path(
     delete,
     path = "/v1/api-tokens/{id}",
@@ -208,16 +253,65 @@ pub async fn revoke(
     Somewhere(caller, _): Somewhere<ManageApiTokens>,
     Path(id): Path<String>,
 ) -> Result<Reply<()>, Problem> {
-    let unknown = || Problem::of(Code::UnknownApiToken);
-    let id = ApiTokenId::parse(&id).ok_or_else(unknown)?;
-    if let Some(own) = &caller.issuer
-        && !is_of(&app, &id, own).await?
-    {
-        return Err(unknown());
-    }
+    let id = within_reach(&app, &caller, &id).await?;
     let audit = entry(Act::ApiTokenRevoked, &caller, caller.issuer.as_ref(), &json!({ "api_token": id.as_str() }))?;
     done(app.store.revoke_api_token(&id, audit).await?, Code::UnknownApiToken, || Problem::of(Code::Conflict))?;
     Ok(Reply::done())
+}
+
+/// How a token's value is replaced.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Rotation {
+    /// For how long the value before is good too, in seconds, 30 days at most; not at all unless said.
+    #[serde(default)]
+    #[schema(maximum = 2_592_000)]
+    overlap_s: u64,
+}
+
+/// Gives an API token another value; it stays the same token, with its identity, its rights, its expiry, and whatever belongs to it.
+///
+/// The value before is good for the overlap; the one before that is not, even if its overlap were not over. Revoking the token ends both. A token that
+/// should have other rights is minted anew.
+#[utoipa::path(
+    post,
+    path = "/v1/api-tokens/{id}/rotate",
+    tag = "access",
+    security(("bearer" = [])),
+    params(("id" = String, Path, description = "The token's identity")),
+    request_body = Rotation,
+    responses(
+        (status = 201, description = "Rotated; its value is in this answer and nowhere else", body = ApiTokenView),
+        (status = 401, description = "unauthorized", content_type = "application/problem+json", body = ProblemDocument),
+        (status = 403, description = "forbidden", content_type = "application/problem+json", body = ProblemDocument),
+        (status = 404, description = "unknown-api-token: there is none, or it is revoked or expired", content_type = "application/problem+json", body = ProblemDocument),
+        (status = 422, description = "invalid-field", content_type = "application/problem+json", body = ProblemDocument),
+    )
+)]
+pub async fn rotate(
+    State(app): State<AppState>,
+    Somewhere(caller, _): Somewhere<ManageApiTokens>,
+    Path(id): Path<String>,
+    StrictJson(body): StrictJson<Rotation>,
+) -> Result<Reply<ApiTokenView>, Problem> {
+    bounded("/overlap_s", Some(body.overlap_s), &OVERLAP_S)?;
+    let id = within_reach(&app, &caller, &id).await?;
+    let token = format!("{PREFIX}{}", app.entropy.token());
+    let detail = json!({ "api_token": id.as_str(), "overlap_s": body.overlap_s });
+    let audit = entry(Act::ApiTokenRotated, &caller, caller.issuer.as_ref(), &detail)?;
+    let (digest, overlap) = (digest_of_token(token.as_bytes()), Duration::from_secs(body.overlap_s));
+    let record = app.store.rotate_api_token(&id, digest, overlap, audit).await?.ok_or_else(|| Problem::of(Code::UnknownApiToken))?;
+    Ok(Reply::created(ApiTokenView { token: Some(token), ..view(record) }))
+}
+
+/// The token a path names, if this caller may see it.
+async fn within_reach(app: &AppState, caller: &Caller, id: &str) -> Result<ApiTokenId, Problem> {
+    let unknown = || Problem::of(Code::UnknownApiToken);
+    let id = ApiTokenId::parse(id).ok_or_else(unknown)?;
+    match &caller.issuer {
+        Some(own) if !is_of(app, &id, own).await? => Err(unknown()),
+        Some(_) | None => Ok(id),
+    }
 }
 
 /// Whether a token belongs to an issuer. Few callers are bound to an issuer and revoke tokens, and no issuer has many, so its list is walked.
@@ -266,6 +360,7 @@ mod tests {
         assert_eq!(fault(json!({"role": "operator", "may_mass_kill": true})), invalid("/may_mass_kill"));
         assert_eq!(fault(json!({"role": "admin", "expires_at": "2026-01-01T00:00:00Z"})), invalid("/expires_at"));
         assert_eq!(fault(json!({"role": "king"})), invalid("/role"));
+        assert_eq!(fault(json!({"role": "admin", "rate_per_s": 0})), invalid("/rate_per_s"));
         assert_eq!(fault(json!({"role": "admin", "rôle": 1})).0, Code::UnknownMember);
         assert!(mint(&json!({"role": "client", "issuer": "main", "client_id": "wiki"}), &admin(None)).is_ok());
         assert!(mint(&json!({"role": "provider", "issuer": "main", "may_mass_kill": true}), &admin(None)).is_ok());

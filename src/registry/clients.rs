@@ -27,7 +27,7 @@ use crate::http::wire::{Said, text};
 use crate::http::{AppState, At, Code, FieldError, List, Path, Problem, Query, Registration, Reply, Routes, Seat, if_match, page};
 use crate::model::access::Caller;
 use crate::model::audit::Act;
-use crate::model::client::{ClientRecord, DeliverySettings, Network};
+use crate::model::client::{ClientRecord, DeliverySettings, Network, PreviousSecret};
 use crate::model::delivery::Lane;
 use crate::model::issuer::{IssuerRecord, ManagedBy};
 use crate::model::key::{KeyRecord, SigningAlg};
@@ -53,6 +53,8 @@ pub(super) const IN_FLIGHT: RangeInclusive<u16> = 1..=1024;
 pub(super) const RATE_PER_S: RangeInclusive<u16> = 1..=10_000;
 /// How long deliveries may be tried, in seconds: a minute to 30 days.
 pub(super) const HORIZON_S: RangeInclusive<u64> = 60..=30 * 24 * 3600;
+/// For how long a secret that was replaced may be good too, in seconds: 30 days.
+pub(super) const OVERLAP_S: RangeInclusive<u64> = 0..=30 * 24 * 3600;
 /// How often a 400 may be asked again.
 const CONFIRM_REJECTIONS: RangeInclusive<u8> = 0..=2;
 /// What can be called passing trouble.
@@ -98,6 +100,10 @@ pub struct ClientMetadata {
     #[serde(default)]
     #[schema(value_type = Option<String>, write_only)]
     client_secret: Said<String>,
+    /// For how long the secret that a new `client_secret` replaces is good too, in seconds, 30 days at most; not at all unless said. 0 without a new
+    /// secret ends what was agreed before.
+    #[schema(maximum = 2_592_000)]
+    client_secret_overlap_s: Option<u64>,
     /// How it authenticates.
     #[schema(example = "client_secret_basic")]
     token_endpoint_auth_method: Option<String>,
@@ -192,6 +198,9 @@ pub struct ClientView {
     id_token_signed_response_alg: text::SigningAlg,
     /// Whether it has a secret.
     client_secret_registered: bool,
+    /// Until when the secret before is good too, or was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client_secret_previous_until: Option<text::Timestamp>,
     /// How it authenticates.
     #[serde(skip_serializing_if = "Option::is_none")]
     token_endpoint_auth_method: Option<String>,
@@ -272,6 +281,7 @@ fn view(record: ClientRecord) -> ClientView {
         backchannel_logout_session_required: record.session_required,
         id_token_signed_response_alg: record.alg.into(),
         client_secret_registered: record.secret_digest.is_some(),
+        client_secret_previous_until: record.secret_previous.map(|previous| previous.until.into()),
         token_endpoint_auth_method: record.auth_method,
         jwks: record.jwks.and_then(|jwks| serde_json::from_str(&jwks).ok()),
         jwks_uri: record.jwks_uri.map(Into::into),
@@ -457,7 +467,7 @@ fn detail(record: &ClientRecord, keys: &[KeyRecord]) -> Value {
         "backchannel_logout_uri": record.backchannel_logout_uri.as_ref().map(Url::as_str),
         "id_token_signed_response_alg": record.alg.as_str(),
         "client_secret_registered": record.secret_digest.is_some(),
-        "declared": record.managed_by == ManagedBy::Configuration,
+        "client_secret_previous_until": record.secret_previous.map(|previous| previous.until.to_string()),
         "network": told(&record.delivery.network),
         "tls": private::told(&record.delivery),
         "new_keys": names(keys),
@@ -656,6 +666,7 @@ impl<'a> Desk<'a> {
         if body.jwks.is_some() && body.jwks_uri.is_some() {
             return Err(Problem::invalid("/jwks_uri", "must not be said together with jwks"));
         }
+        let secrets = self.secrets(client_id, body, before, now)?;
         Ok(ClientRecord {
             issuer: self.issuer.id.clone(),
             client_id: client_id.clone(),
@@ -664,7 +675,8 @@ impl<'a> Desk<'a> {
             session_required: body.backchannel_logout_session_required.unwrap_or(false),
             alg: body.id_token_signed_response_alg.map_or(SigningAlg::Rs256, |text| text.0),
             auth_method: body.token_endpoint_auth_method.as_deref().map(auth_method).transpose()?,
-            secret_digest: self.secret(client_id, &body.client_secret, before)?,
+            secret_digest: secrets.current,
+            secret_previous: secrets.previous,
             jwks: body.jwks.as_ref().map(jwks).transpose()?,
             jwks_uri: self.url("/jwks_uri", body.jwks_uri.as_deref(), &network)?,
             auth_signing_alg: body.token_endpoint_auth_signing_alg.map(|text| text.0),
@@ -702,13 +714,26 @@ impl<'a> Desk<'a> {
         Ok(Some(url))
     }
 
-    fn secret(&self, id: &ClientId, said: &Said<String>, before: Option<&ClientRecord>) -> Result<Option<Digest>, Problem> {
-        match said {
-            Said::Nothing => Ok(before.and_then(|before| before.secret_digest)),
-            Said::Null => Ok(None),
-            Said::Value(secret) => {
+    fn secrets(&self, id: &ClientId, body: &ClientMetadata, before: Option<&ClientRecord>, now: Timestamp) -> Result<Secrets, Problem> {
+        let at = "/client_secret_overlap_s";
+        let overlap = bounded(at, body.client_secret_overlap_s, &OVERLAP_S)?.map(Duration::from_secs);
+        let kept =
+            Secrets { current: before.and_then(|before| before.secret_digest), previous: before.and_then(|before| before.secret_previous) };
+        match (&body.client_secret, overlap) {
+            (Said::Nothing, None) => Ok(kept),
+            (Said::Nothing, Some(Duration::ZERO)) => Ok(Secrets { previous: None, ..kept }),
+            (Said::Nothing, Some(_)) => Err(Problem::invalid(at, "is about a new client_secret, and there is none")),
+            (Said::Null, _) => Ok(Secrets { current: None, previous: None }),
+            (Said::Value(secret), overlap) => {
                 check_secret("/client_secret", secret)?;
-                Ok(Some(secret_digest(self.judge.sealing, &self.issuer.id, id, secret)))
+                let current = secret_digest(self.judge.sealing, &self.issuer.id, id, secret);
+                // Whoever repeats himself, since he got no answer or says the same each time, has replaced nothing.
+                if kept.current == Some(current) {
+                    return Ok(kept);
+                }
+                let until = overlap.filter(|overlap| !overlap.is_zero()).map(|overlap| now.plus(overlap));
+                let previous = kept.current.zip(until).map(|(digest, until)| PreviousSecret { digest, until });
+                Ok(Secrets { current: Some(current), previous })
             }
         }
     }
@@ -743,6 +768,12 @@ impl<'a> Desk<'a> {
             headers: None,
         })
     }
+}
+
+/// What a client may show.
+struct Secrets {
+    current: Option<Digest>,
+    previous: Option<PreviousSecret>,
 }
 
 /// Whoever asks for encryption must never be sent a token in plain instead.
@@ -991,6 +1022,28 @@ mod tests {
         assert_eq!((second.secret_digest, second.client_name, second.backchannel_logout_uri), (Some(digest), None, None));
         let (third, _) = put_over(&json!({"client_secret": null}), Some(&first)).unwrap();
         assert_eq!(third.secret_digest, None);
+    }
+
+    #[test]
+    fn a_secret_that_is_replaced_with_an_overlap_is_good_until_then_and_repeating_it_changes_nothing() {
+        let secret = |secret: &str, overlap: Value| json!({"client_secret": secret, "client_secret_overlap_s": overlap});
+        let (first, _) = put(&secret("secret-number-one", json!(60))).unwrap();
+        assert_eq!(first.secret_previous, None, "there was none before");
+        let (second, _) = put_over(&secret("secret-number-two", json!(60)), Some(&first)).unwrap();
+        let expected = first.secret_digest.map(|digest| PreviousSecret { digest, until: now().plus(Duration::from_mins(1)) });
+        assert!(second.secret_digest != first.secret_digest && second.secret_previous == expected);
+        for same in [json!({}), secret("secret-number-two", json!(60)), secret("secret-number-two", Value::Null)] {
+            let (record, _) = put_over(&same, Some(&second)).unwrap();
+            assert_eq!((record.secret_digest, record.secret_previous), (second.secret_digest, expected), "{same}");
+        }
+        let (third, _) = put_over(&secret("secret-number-three", json!(5)), Some(&second)).unwrap();
+        assert_eq!(third.secret_previous.map(|previous| previous.digest), second.secret_digest, "never more than two");
+        for ended in [json!({"client_secret_overlap_s": 0}), json!({"client_secret": null}), secret("secret-number-three", json!(0))] {
+            assert_eq!(put_over(&ended, Some(&second)).unwrap().0.secret_previous, None, "{ended}");
+        }
+        let pointer = |body: Value| put_over(&body, Some(&second)).unwrap_err().errors()[0].pointer.clone().unwrap();
+        assert_eq!(pointer(json!({"client_secret_overlap_s": 5})), "/client_secret_overlap_s");
+        assert_eq!(pointer(secret("secret-number-three", json!(2_592_001))), "/client_secret_overlap_s");
     }
 
     #[test]

@@ -34,7 +34,7 @@ use remembered::{Commits, Remembered};
 pub use values::*;
 use writer::Writer;
 
-use crate::model::access::{ApiTokenRecord, Caller};
+use crate::model::access::{ApiTokenRecord, Caller, ShownApiToken};
 use crate::model::attempt::AttemptRecord;
 use crate::model::audit::AuditRecord;
 use crate::model::certificate::Certificates;
@@ -867,13 +867,24 @@ impl Store {
     }
 
     /// An API token by its digest, expired and revoked ones too.
-    pub async fn api_token(&self, digest: Digest) -> Result<Option<ApiTokenRecord>, StoreError> {
+    pub async fn api_token(&self, digest: Digest) -> Result<Option<ShownApiToken>, StoreError> {
         remember!(self, api_tokens, &digest, read!(self, registry::api_token(digest)))
     }
 
     /// API tokens, newest first.
     pub async fn api_tokens(&self, issuer: Option<&IssuerId>, page: Page) -> Result<Listed<ApiTokenRecord>, StoreError> {
         read!(self, registry::api_tokens(issuer, &page))
+    }
+
+    /// Gives an API token another secret; the one before is good for so long. None when it is not there, revoked or expired.
+    pub async fn rotate_api_token(
+        &self,
+        id: &ApiTokenId,
+        digest: Digest,
+        overlap: Duration,
+        audit: AuditEntry,
+    ) -> Result<Option<ApiTokenRecord>, StoreError> {
+        write!(self, registry::rotate_api_token((id.clone(), digest, overlap, audit)))
     }
 
     /// Revokes an API token.

@@ -8,7 +8,7 @@ use std::hash::Hash;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::model::access::ApiTokenRecord;
+use crate::model::access::ShownApiToken;
 use crate::model::issuer::IssuerRecord;
 use crate::model::{Digest, IssuerId};
 
@@ -34,7 +34,7 @@ impl Commits {
 pub(super) struct Remembered {
     commits: Commits,
     pub(super) issuers: Kind<IssuerId, IssuerRecord>,
-    pub(super) api_tokens: Kind<Digest, ApiTokenRecord>,
+    pub(super) api_tokens: Kind<Digest, ShownApiToken>,
 }
 
 impl Remembered {

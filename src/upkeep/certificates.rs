@@ -1,10 +1,12 @@
-//! Looks at every certificate that was registered, and speaks up before one expires.
+//! Looks at every certificate that was registered and at the one the listener shows, and speaks up before one expires.
 //!
 //! Unlike the other chores it is done by every process, since a process's metrics are its own, and it changes nothing. How near an end was when it was
 //! last spoken of is kept in memory: each threshold is told once by each process, and again after a restart, until somebody acts.
 
 use std::collections::HashMap;
 use std::time::Duration;
+
+use tokio::sync::watch;
 
 use super::{Tools, store_failed};
 use crate::egress::first_expiry;
@@ -23,19 +25,28 @@ const PAGE: u16 = 200;
 
 /// What was spoken of: of which certificate, by its end, and how near that was.
 #[derive(Debug, Default)]
-pub struct Told(HashMap<(Holder, CertificateKind), (Timestamp, Nearness)>);
+pub struct Told(HashMap<(Option<Holder>, CertificateKind), (Timestamp, Nearness)>);
 
 /// Looks until the stop.
 pub(super) async fn watch(tools: Tools, stop: Stop) {
-    let mut told = Told::default();
+    let (mut told, mut listener) = (Told::default(), tools.listener_until.clone());
     while !stop.is_requested() {
         if let Err(error) = step(&tools, &mut told).await {
             store_failed("certificates", &error);
         }
         tokio::select! {
             () = tokio::time::sleep(INTERVAL) => {}
+            () = another(&mut listener) => {}
             () = stop.requested() => return,
         }
+    }
+}
+
+/// Waits until the listener shows another one.
+async fn another(listener: &mut watch::Receiver<Option<Timestamp>>) {
+    if listener.changed().await.is_err() {
+        // It never will.
+        std::future::pending().await
     }
 }
 
@@ -43,6 +54,10 @@ pub(super) async fn watch(tools: Tools, stop: Stop) {
 pub async fn step(tools: &Tools, told: &mut Told) -> Result<(), StoreError> {
     let now = tools.store.now().await?;
     let mut round = Round { now, told, seen: HashMap::new(), first: HashMap::new() };
+    let listener_until = *tools.listener_until.borrow();
+    if let Some(expires_at) = listener_until {
+        round.note(None, CertificateKind::Listener, expires_at);
+    }
     round.look(tools.store.issuers_certificates().await?);
     let mut after: Option<(IssuerId, ClientId)> = None;
     loop {
@@ -63,7 +78,7 @@ pub async fn step(tools: &Tools, told: &mut Told) -> Result<(), StoreError> {
 struct Round<'t> {
     now: Timestamp,
     told: &'t mut Told,
-    seen: HashMap<(Holder, CertificateKind), (Timestamp, Nearness)>,
+    seen: HashMap<(Option<Holder>, CertificateKind), (Timestamp, Nearness)>,
     first: HashMap<CertificateKind, Timestamp>,
 }
 
@@ -74,16 +89,16 @@ impl Round<'_> {
             let ends = [(CertificateKind::Client, shown_until), (CertificateKind::Authority, trusted_until)];
             for (kind, expires_at) in ends {
                 if let Some(expires_at) = expires_at {
-                    self.note(&holder, kind, expires_at);
+                    self.note(Some(&holder), kind, expires_at);
                 }
             }
         }
     }
 
-    fn note(&mut self, holder: &Holder, kind: CertificateKind, expires_at: Timestamp) {
+    fn note(&mut self, holder: Option<&Holder>, kind: CertificateKind, expires_at: Timestamp) {
         self.first.entry(kind).and_modify(|first| *first = expires_at.min(*first)).or_insert(expires_at);
         let Some(near) = nearness(expires_at, self.now) else { return };
-        let key = (holder.clone(), kind);
+        let key = (holder.cloned(), kind);
         if self.told.0.get(&key).is_none_or(|(of, before)| *of != expires_at || *before < near) {
             CertificateNear { holder, kind, near: near.as_str(), over: near == Nearness::Past, expires_at }.emit();
         }

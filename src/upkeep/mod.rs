@@ -34,9 +34,9 @@ pub use replicas::stay_counted;
 use crate::bells::{Bells, Doorbell};
 use crate::issuers::AddressBook;
 use crate::lifecycle::Tasks;
-use crate::model::ReplicaId;
 use crate::model::key::KeyPolicy;
 use crate::model::schedule::{Schedule, Timetable};
+use crate::model::{ReplicaId, Timestamp};
 use crate::observe::{StoreFailed, StoreFault};
 use crate::plan::lane::Share;
 use crate::seams::{Clock, Entropy};
@@ -64,6 +64,8 @@ pub struct Tools {
     pub sealing: Arc<SealingKey>,
     /// When signing keys begin, cease and are forgotten.
     pub keys: KeyPolicy,
+    /// When the certificate expires that the listener shows; none when it shows none.
+    pub listener_until: watch::Receiver<Option<Timestamp>>,
     /// Where what takes long is done.
     pub tasks: Tasks,
 }
@@ -125,7 +127,7 @@ pub fn chores(timetable: &Timetable, bells: &Bells) -> Vec<Chore> {
 }
 
 /// Lets everything in this room run until the stop, and tells this process's share of what all of them do.
-pub fn begin(tools: &Tools, bells: &Bells, settings: &Settings, tasks: &Tasks) -> watch::Receiver<Share> {
+pub fn begin(tools: &Tools, bells: &Bells, settings: &Settings, share: watch::Sender<Share>, tasks: &Tasks) {
     let chores = chores(&settings.timetable, bells);
     let rings = chores.into_iter().map(|chore| {
         let (schedule, ring) = (chore.schedule.clone(), Arc::new(Notify::new()));
@@ -136,9 +138,7 @@ pub fn begin(tools: &Tools, bells: &Bells, settings: &Settings, tasks: &Tasks) -
     drop(tasks.spawn("bell", bell::ring(rings, tasks.stop().clone())));
     neighbours::begin(tools, &settings.replica, tasks);
     drop(tasks.spawn("certificates", certificates::watch(tools.clone(), tasks.stop().clone())));
-    let (share, shared) = watch::channel(Share { replicas: 1, rank: 0 });
     drop(tasks.spawn("replica", stay_counted(tools.store.clone(), settings.replica.clone(), settings.beat, share, tasks.stop().clone())));
-    shared
 }
 
 fn store_failed(operation: &'static str, error: &StoreError) {

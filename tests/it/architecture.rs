@@ -10,7 +10,8 @@ type Row = (&'static str, &'static [&'static str], &'static [&'static str]);
 const ROWS: &[Row] = &[
     ("main", &["cli"], &["anyhow", "clap"]),
     ("lib", &[], &[]),
-    ("app", &[ANY], &["axum", "tracing"]),
+    // The listener makes the handshakes.
+    ("app", &[ANY], &["axum", "tokio_rustls", "tracing"]),
     // A path of the API is written there as the façade writes it.
     (
         "cli",
@@ -77,6 +78,7 @@ const GUARDED: &[&str] = &[
     "reqwest",
     "sqlx",
     "tokio_cron_scheduler",
+    "tokio_rustls",
     "toml",
     "tracing",
     "tracing_subscriber",

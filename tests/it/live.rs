@@ -144,7 +144,7 @@ on_both_engines! {
     }
 
     async fn followers_are_bounded_and_a_place_becomes_free_again(database) {
-        let server = Server::start_with(database, Mode::Dev, &[("LOGOUTD_HTTP__STREAMS_MAX", "2")]).await;
+        let server = Server::start_with(database, Mode::Dev, &[("LOGOUTD_HTTP__STREAMS_MAX", "10")]).await;
         let stage = Stage::on(server, &["ES256"]).await;
         let party = stage.party("wiki", json!({})).await;
         party.always(Reply::Status(503));

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use logoutd::model::access::{ApiTokenRecord, Caller, Role};
+use logoutd::model::access::{ApiTokenRecord, Caller, Edition, Role, ShownApiToken};
 use logoutd::model::attempt::{AttemptRecord, OutcomeClass};
 use logoutd::model::audit::Act;
 use logoutd::model::client::{ClientRecord, DeliverySettings, Network};
@@ -121,6 +121,7 @@ pub(crate) fn registered(who: &str, now: Timestamp) -> ClientRecord {
         alg: SigningAlg::Es256,
         auth_method: None,
         secret_digest: None,
+        secret_previous: None,
         jwks: None,
         jwks_uri: None,
         delivery: DeliverySettings::DEFAULT,
@@ -780,13 +781,16 @@ on_both_engines! {
             created_at: now,
             expires_at: Some(now.plus(Duration::from_secs(60))),
             revoked_at: None,
+            rate_per_s: None,
+            rotated_at: None,
+            previous_until: None,
         };
         let digest = Digest::from_octets([9; 32]);
         assert_eq!(bench.store.create_api_token(&record, digest, entry(Act::ApiTokenCreated)).await.unwrap(), Change::Created);
-        assert_eq!(bench.store.api_token(digest).await.unwrap(), Some(record));
+        assert_eq!(bench.store.api_token(digest).await.unwrap(), Some(ShownApiToken { record, edition: Edition::Current }));
         assert_eq!(bench.store.api_token(Digest::from_octets([8; 32])).await.unwrap(), None);
         assert_eq!(bench.store.revoke_api_token(&id, entry(Act::ApiTokenRevoked)).await.unwrap(), Change::Replaced);
-        assert!(bench.store.api_token(digest).await.unwrap().unwrap().revoked_at.is_some());
+        assert!(bench.store.api_token(digest).await.unwrap().unwrap().record.revoked_at.is_some());
         assert_eq!(bench.store.revoke_api_token(&id, entry(Act::ApiTokenRevoked)).await.unwrap(), Change::Absent);
     }
 

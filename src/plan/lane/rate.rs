@@ -1,9 +1,10 @@
-//! How many attempts may begin in a second: a bucket that fills at that rate and holds one second's worth.
+//! How much may begin in a second: a bucket that fills at that rate and holds one second's worth, or what was agreed to come at once.
 
 use std::time::Duration;
 
 use super::{Share, part};
 use crate::model::Timestamp;
+use crate::model::limits::Pace;
 
 /// What was agreed: so many in a second over all processes.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -11,17 +12,28 @@ pub struct Rate {
     per_s: f64,
     /// What a fresh bucket of this process holds.
     begin: f64,
+    /// What any bucket of this process holds at most.
+    holds: f64,
 }
 
 impl Rate {
     /// This process's part of a rate.
     pub fn of(whole: u16, name: &str, share: Share) -> Self {
         let per_s = f64::from(whole.max(1)) / f64::from(share.replicas.max(1));
-        Self { per_s, begin: f64::from(part(whole.max(1), name, share)) }
+        Self { per_s, begin: f64::from(part(whole.max(1), name, share)), holds: per_s.max(1.0) }
     }
 
-    const fn holds(self) -> f64 {
-        self.per_s.max(1.0)
+    /// This process's part of a rate of which so much may come at once.
+    pub fn with_burst(pace: Pace, name: &str, share: Share) -> Self {
+        let burst = (f64::from(pace.burst) / f64::from(share.replicas.max(1))).max(1.0);
+        Self { begin: burst, holds: burst, ..Self::of(pace.per_s, name, share) }
+    }
+
+    /// Whether what was taken from a bucket is there again.
+    pub fn is_full(self, bucket: &Bucket, now: Timestamp) -> bool {
+        let mut bucket = *bucket;
+        bucket.room(self, now);
+        bucket.tokens >= self.holds
     }
 }
 
@@ -35,12 +47,12 @@ pub struct Bucket {
 impl Bucket {
     /// As it is when nothing was begun before.
     pub fn fresh(rate: Rate, now: Timestamp) -> Self {
-        Self { tokens: rate.begin.min(rate.holds()), at: now }
+        Self { tokens: rate.begin.min(rate.holds), at: now }
     }
 
     /// How many may begin now. A clock that went back gives nothing, and takes nothing away.
     pub fn room(&mut self, rate: Rate, now: Timestamp) -> u16 {
-        self.tokens = (self.tokens + rate.per_s * now.since(self.at).as_secs_f64()).min(rate.holds());
+        self.tokens = (self.tokens + rate.per_s * now.since(self.at).as_secs_f64()).min(rate.holds);
         self.at = now;
         whole(self.tokens)
     }
@@ -83,6 +95,20 @@ mod tests {
         bucket.take(4);
         assert_eq!((bucket.room(rate, at(249)), bucket.room(rate, at(250))), (0, 1));
         assert_eq!(bucket.room(rate, at(60_000)), 4, "nothing is saved up beyond a second");
+    }
+
+    #[test]
+    fn what_was_agreed_to_come_at_once_comes_at_once_and_is_there_again_after_a_pause() {
+        let rate = Rate::with_burst(Pace { per_s: 2, burst: 10 }, "a", Share::default());
+        let mut bucket = Bucket::fresh(rate, START);
+        assert!(rate.is_full(&bucket, START));
+        assert_eq!(bucket.room(rate, START), 10);
+        bucket.take(10);
+        assert_eq!((bucket.room(rate, at(499)), bucket.room(rate, at(500))), (0, 1));
+        assert!(!rate.is_full(&bucket, at(4_999)) && rate.is_full(&bucket, at(5_000)));
+        assert_eq!(bucket.room(rate, at(60_000)), 10);
+        let half = Rate::with_burst(Pace { per_s: 2, burst: 10 }, "a", Share { replicas: 2, rank: 1 });
+        assert_eq!(Bucket::fresh(half, START).room(half, START), 5);
     }
 
     proptest! {

@@ -43,7 +43,7 @@ fn hot() -> Vec<(&'static str, String)> {
             "an assertion's identifier",
             "SELECT expires_at FROM assertions WHERE issuer_id = 'a' AND client_id = 'b' AND jti = 'c'".to_owned(),
         ),
-        ("api token", "SELECT id FROM api_tokens WHERE digest = 'a'".to_owned()),
+        ("api token", "SELECT id FROM api_tokens WHERE digest = 'a' OR previous_digest = 'a'".to_owned()),
     ]
 }
 

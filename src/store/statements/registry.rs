@@ -7,11 +7,11 @@ use std::time::Duration;
 use super::keys::{insert_keys, unsee};
 use super::policies;
 use super::{Builder, Conn, corrupt, dialect, duration_ms, instant, listed, millis, number, push_page, word};
-use crate::model::access::{ApiTokenRecord, Role};
+use crate::model::access::{ApiTokenRecord, Edition, Role, ShownApiToken};
 use crate::model::audit::{Act, AuditRecord};
 use crate::model::certificate::{Certificates, Holder};
 use crate::model::client::{
-    Claims, ClientCertificate, ClientRecord, DeliverySettings, Network, OnExpiry, ServerName, StaticHeaders, TokenTyp,
+    Claims, ClientCertificate, ClientRecord, DeliverySettings, Network, OnExpiry, PreviousSecret, ServerName, StaticHeaders, TokenTyp,
 };
 use crate::model::delivery::Lane;
 use crate::model::issuer::{Expiry, IssuerRecord, ManagedBy, ProviderSource, PublishedAt, RelayToken, Upstream, UpstreamMode};
@@ -331,8 +331,8 @@ pub(in crate::store) async fn delete_issuer(
 const CLIENT: &str = "issuer_id, client_id, client_name, backchannel_logout_uri, session_required, alg, auth_method, secret_digest, jwks, jwks_uri, \
                       claims, typ, timeout_ms, max_in_flight, rate_per_s, horizon_ms, confirm_rejections, retry_statuses, on_expiry, \
                       allow_networks, ca_pem, tls_sealed, tls_cert_pem, tls_expires_at, tls_server_name, headers_sealed, header_names, \
-                      tokens, provider_secret_sealed, auth_signing_alg, introspection_alg, suspended_at, declared, created_at, updated_at, deleted_at, \
-                      version";
+                       tokens, provider_secret_sealed, auth_signing_alg, introspection_alg, suspended_at, declared, created_at, updated_at, deleted_at, \
+                       version, secret_previous_digest, secret_previous_until";
 
 #[derive(sqlx::FromRow)]
 struct ClientRow {
@@ -373,6 +373,8 @@ struct ClientRow {
     updated_at: i64,
     deleted_at: Option<i64>,
     version: i64,
+    secret_previous_digest: Option<String>,
+    secret_previous_until: Option<i64>,
 }
 
 impl ClientRow {
@@ -409,6 +411,7 @@ impl ClientRow {
             alg: word(SigningAlg::parse(&self.alg), "clients", "alg")?,
             auth_method: self.auth_method,
             secret_digest: self.secret_digest.map(|digest| word(Digest::parse(&digest), "clients", "secret_digest")).transpose()?,
+            secret_previous: previous_secret(self.secret_previous_digest, self.secret_previous_until)?,
             jwks: self.jwks,
             jwks_uri: uri(self.jwks_uri, "jwks_uri")?,
             delivery,
@@ -422,6 +425,17 @@ impl ClientRow {
             deleted_at: instant(self.deleted_at),
             version: self.version,
         })
+    }
+}
+
+/// Both or neither.
+fn previous_secret(digest: Option<String>, until: Option<i64>) -> Result<Option<PreviousSecret>, StoreError> {
+    match (digest, instant(until)) {
+        (Some(digest), Some(until)) => {
+            Ok(Some(PreviousSecret { digest: word(Digest::parse(&digest), "clients", "secret_previous_digest")?, until }))
+        }
+        (None, None) => Ok(None),
+        (Some(_), None) | (None, Some(_)) => Err(corrupt("clients", "secret_previous_until")),
     }
 }
 
@@ -554,9 +568,9 @@ async fn write_client(conn: &mut Conn, client: &ClientRecord, created_at: Timest
                               jwks, jwks_uri, claims, typ, timeout_ms, max_in_flight, rate_per_s, horizon_ms, confirm_rejections, retry_statuses,
                               on_expiry, allow_networks, ca_pem, tls_sealed, tls_cert_pem, tls_expires_at, tls_server_name, headers_sealed,
                               header_names, created_at, updated_at, deleted_at, version, tokens, provider_secret_sealed, auth_signing_alg,
-                              introspection_alg, declared)
+                              introspection_alg, declared, secret_previous_digest, secret_previous_until)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28,
-                 $29, NULL, $30, $31, $32, $33, $34, $35)
+                 $29, NULL, $30, $31, $32, $33, $34, $35, $36, $37)
          ON CONFLICT (issuer_id, client_id) DO UPDATE
             SET client_name = excluded.client_name, backchannel_logout_uri = excluded.backchannel_logout_uri,
                 session_required = excluded.session_required, alg = excluded.alg, auth_method = excluded.auth_method,
@@ -568,7 +582,8 @@ async fn write_client(conn: &mut Conn, client: &ClientRecord, created_at: Timest
                 tls_server_name = excluded.tls_server_name, headers_sealed = excluded.headers_sealed, header_names = excluded.header_names,
                 created_at = excluded.created_at, updated_at = excluded.updated_at, deleted_at = NULL, version = excluded.version,
                 tokens = excluded.tokens, provider_secret_sealed = excluded.provider_secret_sealed,
-                auth_signing_alg = excluded.auth_signing_alg, introspection_alg = excluded.introspection_alg, declared = excluded.declared",
+                auth_signing_alg = excluded.auth_signing_alg, introspection_alg = excluded.introspection_alg, declared = excluded.declared,
+                secret_previous_digest = excluded.secret_previous_digest, secret_previous_until = excluded.secret_previous_until",
     )
     .bind(client.issuer.as_str())
     .bind(client.client_id.as_str())
@@ -605,6 +620,8 @@ async fn write_client(conn: &mut Conn, client: &ClientRecord, created_at: Timest
     .bind(client.auth_signing_alg.map(SigningAlg::as_str))
     .bind(client.introspection_alg.map(SigningAlg::as_str))
     .bind(client.managed_by == ManagedBy::Configuration)
+    .bind(client.secret_previous.map(|previous| previous.digest.to_string()))
+    .bind(client.secret_previous.map(|previous| previous.until.millis()))
     .execute(conn)
     .await?;
     Ok(())
@@ -700,7 +717,8 @@ pub(in crate::store) async fn release(
     Ok(Ending::Keep(Change::Replaced))
 }
 
-const API_TOKEN: &str = "id, role, issuer_id, client_id, may_mass_kill, created_at, expires_at, revoked_at";
+const API_TOKEN: &str =
+    "id, role, issuer_id, client_id, may_mass_kill, created_at, expires_at, revoked_at, rate_per_s, rotated_at, previous_until";
 
 #[derive(sqlx::FromRow)]
 struct ApiTokenRow {
@@ -712,6 +730,9 @@ struct ApiTokenRow {
     created_at: i64,
     expires_at: Option<i64>,
     revoked_at: Option<i64>,
+    rate_per_s: Option<i64>,
+    rotated_at: Option<i64>,
+    previous_until: Option<i64>,
 }
 
 impl ApiTokenRow {
@@ -725,6 +746,9 @@ impl ApiTokenRow {
             created_at: Timestamp::from_millis(self.created_at),
             expires_at: instant(self.expires_at),
             revoked_at: instant(self.revoked_at),
+            rate_per_s: self.rate_per_s.map(|rate| number(rate, "api_tokens", "rate_per_s")).transpose()?,
+            rotated_at: instant(self.rotated_at),
+            previous_until: instant(self.previous_until),
         })
     }
 }
@@ -742,8 +766,8 @@ pub(in crate::store) async fn create_api_token(
         return Ok(Ending::Undo(Change::Absent));
     }
     sqlx::query(
-        "INSERT INTO api_tokens (id, digest, role, issuer_id, client_id, may_mass_kill, created_at, expires_at, revoked_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+        "INSERT INTO api_tokens (id, digest, role, issuer_id, client_id, may_mass_kill, created_at, expires_at, revoked_at, rate_per_s)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
     )
     .bind(token.id.as_str())
     .bind(digest.to_string())
@@ -754,17 +778,29 @@ pub(in crate::store) async fn create_api_token(
     .bind(token.created_at.millis())
     .bind(millis(token.expires_at))
     .bind(millis(token.revoked_at))
+    .bind(token.rate_per_s.map(i64::from))
     .execute(&mut *conn)
     .await?;
     record(conn, context, audit).await?;
     Ok(Ending::Keep(Change::Created))
 }
 
-pub(in crate::store) async fn api_token(conn: &mut Conn, digest: Digest) -> Result<Option<ApiTokenRecord>, StoreError> {
-    let mut sql = Builder::new(format!("SELECT {API_TOKEN} FROM api_tokens WHERE digest = "));
-    sql.push_bind(digest.to_string());
-    let row: Option<ApiTokenRow> = sql.build_query_as().fetch_optional(conn).await?;
-    row.map(ApiTokenRow::into_record).transpose()
+/// The token one of whose two secrets has this digest.
+pub(in crate::store) async fn api_token(conn: &mut Conn, digest: Digest) -> Result<Option<ShownApiToken>, StoreError> {
+    #[derive(sqlx::FromRow)]
+    struct Row {
+        digest: String,
+        #[sqlx(flatten)]
+        token: ApiTokenRow,
+    }
+    let mut sql = Builder::new(format!("SELECT digest, {API_TOKEN} FROM api_tokens WHERE digest = "));
+    sql.push_bind(digest.to_string()).push(" OR previous_digest = ").push_bind(digest.to_string());
+    let row: Option<Row> = sql.build_query_as().fetch_optional(conn).await?;
+    let shown = |Row { digest: current, token }| {
+        let edition = if current == digest.to_string() { Edition::Current } else { Edition::Previous };
+        Ok(ShownApiToken { record: token.into_record()?, edition })
+    };
+    row.map(shown).transpose()
 }
 
 pub(in crate::store) async fn api_tokens(
@@ -798,6 +834,35 @@ pub(in crate::store) async fn revoke_api_token(
     }
     record(conn, context, audit).await?;
     Ok(Ending::Keep(Change::Replaced))
+}
+
+type RotateApiToken = (ApiTokenId, Digest, Duration, AuditEntry);
+
+/// Gives a token that is good another secret; the one before is good for the overlap, and the one before that no more.
+pub(in crate::store) async fn rotate_api_token(
+    conn: &mut Conn,
+    context: &Context,
+    (id, digest, overlap, audit): &RotateApiToken,
+) -> Result<Ending<Option<ApiTokenRecord>>, StoreError> {
+    let now = dialect::now(conn, &context.clock).await?;
+    let until = (!overlap.is_zero()).then(|| now.plus(*overlap));
+    let rotated = sqlx::query(
+        "UPDATE api_tokens
+            SET previous_digest = CASE WHEN $4 > $3 THEN digest END, previous_until = CASE WHEN $4 > $3 THEN $4 END,
+                digest = $2, rotated_at = $3
+          WHERE id = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $3)",
+    )
+    .bind(id.as_str())
+    .bind(digest.to_string())
+    .bind(now.millis())
+    .bind(until.unwrap_or(now).millis())
+    .execute(&mut *conn)
+    .await?;
+    if rotated.rows_affected() == 0 {
+        return Ok(Ending::Undo(None));
+    }
+    record(conn, context, audit).await?;
+    Ok(Ending::Keep(api_token(conn, *digest).await?.map(|shown| shown.record)))
 }
 
 /// Writes an audit record in the transaction of what it records.

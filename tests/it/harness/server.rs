@@ -46,6 +46,7 @@ pub(crate) fn bare_tools(store: &Store, clock: &Clock, tasks: &Tasks) -> Tools {
         book: Arc::new(AddressBook::new(Arc::new(Egress::new(EgressConfig::default()).unwrap()))),
         sealing: Arc::new(SealingKey::generate(&entropy)),
         keys: KeyPolicy { rotate_after: None, cache: DAY, hints: DAY, token_lifetime: DAY },
+        listener_until: tokio::sync::watch::channel(None).1,
         tasks: tasks.clone(),
         entropy,
     }
@@ -116,6 +117,7 @@ impl Server {
             book: state.book.clone(),
             sealing: state.sealing.clone(),
             keys: state.settings.keys,
+            listener_until: tokio::sync::watch::channel(None).1,
             tasks: state.tasks.clone(),
         }
     }

@@ -1,0 +1,149 @@
+//! How many requests a caller may send who has shown who it is, and how many all of an issuer's.
+//!
+//! Buckets are kept in memory, since they only save work: a restart forgives everybody, and each process has its part of what was agreed. What ends
+//! something has buckets of its own, so that a logout gets through whatever else its sender has sent. Who has not shown who it is, is not counted here: how
+//! often one may be wrong about that is `throttle.rs`'s, and how many connections one may have the listener's. Never limited are health, keys and
+//! metadata, which anybody may ask for; a provider's logout tokens, which it does not send again; and forward-auth, which has no answer that says so.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::problem::Problem;
+use crate::model::limits::{Limits, Load, Pace};
+use crate::model::{IssuerId, Timestamp};
+use crate::observe::{Limited, RequestLimited};
+use crate::plan::lane::Share;
+use crate::plan::lane::rate::{Bucket, Rate};
+
+/// How many buckets are kept at once.
+const BUCKETS_MAX: usize = 10_000;
+/// How many seconds' worth of its own rate a credential may send at once.
+const BURST_S: u16 = 5;
+
+/// What is counted together.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Whose {
+    Credential(String),
+    Issuer(IssuerId),
+}
+
+/// The buckets of everybody.
+#[derive(Debug)]
+pub struct Limiter {
+    limits: Limits,
+    share: watch::Receiver<Share>,
+    buckets: Mutex<HashMap<(Whose, Load), (Rate, Bucket)>>,
+}
+
+impl Limiter {
+    /// All of them full.
+    pub fn new(limits: Limits, share: watch::Receiver<Share>) -> Self {
+        Self { limits, share, buckets: Mutex::default() }
+    }
+
+    /// Counts a request of one credential, which may have a rate of its own.
+    pub fn credential(&self, identity: &str, own: Option<u16>, load: Load, now: Timestamp) -> Result<(), Problem> {
+        let own = own.map(|per_s| Pace { per_s, burst: per_s.saturating_mul(BURST_S) });
+        let Some(pace) = own.or(self.limits.credential) else { return Ok(()) };
+        self.take(Whose::Credential(identity.to_owned()), pace, load, now).map_err(|wait| {
+            RequestLimited { what: Limited::Credential, load, caller: identity }.emit();
+            Problem::rate_limited(wait, "this credential sends too many requests")
+        })
+    }
+
+    /// Counts a request about an issuer, whoever sends it.
+    pub fn issuer(&self, issuer: &IssuerId, caller: &str, load: Load, now: Timestamp) -> Result<(), Problem> {
+        let Some(pace) = self.limits.issuer else { return Ok(()) };
+        self.take(Whose::Issuer(issuer.clone()), pace, load, now).map_err(|wait| {
+            RequestLimited { what: Limited::Issuer, load, caller }.emit();
+            Problem::rate_limited(wait, "there are too many requests about this issuer")
+        })
+    }
+
+    /// How long until there is room, if there is none.
+    fn take(&self, whose: Whose, pace: Pace, load: Load, now: Timestamp) -> Result<(), Duration> {
+        let name = match &whose {
+            Whose::Credential(identity) => identity.as_str(),
+            Whose::Issuer(issuer) => issuer.as_str(),
+        };
+        let rate = Rate::with_burst(pace, name, *self.share.borrow());
+        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (whose, load);
+        make_room(&mut buckets, &key, now);
+        let (agreed, bucket) = buckets.entry(key).or_insert_with(|| (rate, Bucket::fresh(rate, now)));
+        *agreed = rate;
+        if bucket.room(rate, now) == 0 {
+            return Err(bucket.next(rate).since(now));
+        }
+        bucket.take(1);
+        Ok(())
+    }
+}
+
+/// Forgets those that are full again, and if that is not enough everybody. All of them are callers who have shown who they are.
+fn make_room(buckets: &mut HashMap<(Whose, Load), (Rate, Bucket)>, key: &(Whose, Load), now: Timestamp) {
+    if buckets.len() < BUCKETS_MAX || buckets.contains_key(key) {
+        return;
+    }
+    buckets.retain(|_, (rate, bucket)| !rate.is_full(bucket, now));
+    if buckets.len() >= BUCKETS_MAX {
+        buckets.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_seconds(1_800_000_000);
+
+    fn limiter(limits: Limits) -> Limiter {
+        Limiter::new(limits, watch::channel(Share::default()).1)
+    }
+
+    fn pace(per_s: u16, burst: u16) -> Option<Pace> {
+        Some(Pace { per_s, burst })
+    }
+
+    #[test]
+    fn each_credential_and_each_load_has_a_bucket_of_its_own() {
+        let limiter = limiter(Limits { credential: pace(1, 2), issuer: None });
+        let send = |identity: &str, load, now| limiter.credential(identity, None, load, now).is_ok();
+        assert_eq!([(); 3].map(|()| send("a", Load::Other, NOW)), [true, true, false]);
+        assert_eq!([(); 3].map(|()| send("a", Load::Ending, NOW)), [true, true, false], "a logout gets through whatever else was sent");
+        assert!(send("b", Load::Other, NOW));
+        assert!(send("a", Load::Other, NOW.plus(Duration::from_millis(1001))));
+    }
+
+    #[test]
+    fn an_own_rate_goes_before_the_common_one_and_without_both_nothing_is_limited() {
+        let none = limiter(Limits::default());
+        assert!((0..1000).all(|_| none.credential("a", None, Load::Other, NOW).is_ok()));
+        let own = (0..20).filter(|_| none.credential("a", Some(2), Load::Other, NOW).is_ok()).count();
+        assert_eq!(own, 10);
+        let strict = limiter(Limits { credential: pace(1, 1), issuer: None });
+        assert_eq!((0..20).filter(|_| strict.credential("a", Some(2), Load::Other, NOW).is_ok()).count(), 10);
+    }
+
+    #[test]
+    fn an_issuer_is_limited_whoever_asks_and_the_refusal_says_when_to_come_again() {
+        let limiter = limiter(Limits { credential: None, issuer: pace(1, 1) });
+        let (main, other) = (IssuerId::parse("main").unwrap(), IssuerId::parse("other").unwrap());
+        assert!(limiter.issuer(&main, "a", Load::Other, NOW).is_ok());
+        let refused = limiter.issuer(&main, "b", Load::Other, NOW).unwrap_err();
+        assert_eq!(refused.code().as_str(), "rate-limited");
+        assert!(limiter.issuer(&main, "b", Load::Ending, NOW).is_ok() && limiter.issuer(&other, "b", Load::Other, NOW).is_ok());
+    }
+
+    #[test]
+    fn never_more_are_kept_than_the_bound() {
+        let limiter = limiter(Limits { credential: pace(1, 1), issuer: None });
+        for number in 0..BUCKETS_MAX + 10 {
+            limiter.credential(&number.to_string(), None, Load::Other, NOW).unwrap();
+            assert!(limiter.buckets.lock().unwrap().len() <= BUCKETS_MAX);
+        }
+    }
+}
