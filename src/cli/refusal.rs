@@ -122,6 +122,9 @@ fn advice(status: u16, code: &str, Asked { base, token_from }: Asked<'_>, seen: 
         (409, "cannot-be-told") => line("`logoutd client show ISSUER CLIENT` shows how it is registered".to_owned()),
         (412, _) => line("it was changed meanwhile: look at it again and repeat".to_owned()),
         (422, "idempotency-key-reused") => line("another logout was posted with this key: take another key, or none".to_owned()),
+        (429, "rate-limited") => {
+            line("this is more than the token, or all who ask about the issuer, may ask in a second: wait a little, then repeat".to_owned())
+        }
         (429, _) => line("wait a little, then repeat".to_owned()),
         (503, _) => line("nobody knows whether it was done: repeat when the server is well; its /readyz says what ails it".to_owned()),
         (500..=599, _) => line(match &seen.instance {

@@ -6,8 +6,9 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::asking::Bound;
-use super::output::{Column, Form, print, text, time};
-use super::server::{Listing, body, query, route};
+use super::output::{Column, Form, Output, print, text, time};
+use super::plain::plain;
+use super::server::{Answer, Listing, body, query, route};
 use super::{Desk, Error};
 use crate::model::access::Role;
 use crate::model::{ClientId, IssuerId};
@@ -19,6 +20,8 @@ pub(super) enum Command {
     Create(CreateArgs),
     /// List API tokens, revoked and expired ones too, never their values
     List(ListArgs),
+    /// Give an API token another value and print it, the only time it is shown; it stays the same token
+    Rotate(RotateArgs),
     /// Revoke an API token at once
     Revoke(RevokeArgs),
 }
@@ -40,6 +43,18 @@ pub(super) struct CreateArgs {
     /// End its life after so many seconds
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=315_360_000))]
     expires_in_s: Option<u64>,
+    /// How many requests it may send in a second
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    rate_per_s: Option<u16>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RotateArgs {
+    /// The token's id, as `token list` shows it; never its value
+    id: String,
+    /// For how long the value before works too, such as 24h, 30m or 7d; not at all unless said
+    #[arg(long, value_name = "TIME", value_parser = overlap)]
+    overlap: Option<u64>,
 }
 
 #[derive(Debug, Args)]
@@ -57,7 +72,22 @@ pub(super) struct RevokeArgs {
     id: String,
 }
 
-const LISTED: [Column; 8] = [
+/// A number of seconds, minutes, hours or days, in seconds.
+fn overlap(text: &str) -> Result<u64, &'static str> {
+    const WHY: &str = "must be a number with s, m, h or d behind it, such as 24h";
+    let unit = text.chars().last().ok_or(WHY)?;
+    let seconds = match unit {
+        's' => 1,
+        'm' => 60,
+        'h' => 3600,
+        'd' => 24 * 3600,
+        _ => return Err(WHY),
+    };
+    let number: u64 = text.strip_suffix(unit).and_then(|number| number.parse().ok()).ok_or(WHY)?;
+    number.checked_mul(seconds).ok_or(WHY)
+}
+
+const LISTED: [Column; 9] = [
     text("id", "/id"),
     text("role", "/role"),
     text("issuer", "/issuer"),
@@ -66,21 +96,15 @@ const LISTED: [Column; 8] = [
     time("created", "/created_at"),
     time("expires", "/expires_at"),
     time("revoked", "/revoked_at"),
+    time("value before until", "/previous_until"),
 ];
 
 pub(super) async fn run(command: Command, Desk { server, out }: &Desk) -> Result<(), Error> {
     match command {
-        Command::Create(args) => {
-            let answer = server.post(&route(&["api-tokens"])?, &request(&args, &Clock::system())).await?;
-            let member = |name: &str| answer.value.get(name).and_then(Value::as_str).ok_or(Error::Misunderstood);
-            let (id, token) = (member("id")?, member("token")?);
-            match out.form {
-                Form::Json => out.answer(&answer, |_| String::new()),
-                Form::Human => {
-                    eprintln!("id {}", super::plain::plain(id));
-                    print(&super::plain::plain(token))
-                }
-            }
+        Command::Create(args) => tell_once(out, &server.post(&route(&["api-tokens"])?, &request(&args, &Clock::system())).await?),
+        Command::Rotate(RotateArgs { id, overlap }) => {
+            let path = route(&["api-tokens", &id, "rotate"])?;
+            tell_once(out, &server.post(&path, &body([("overlap_s", overlap.map(|seconds| json!(seconds)))])).await?)
         }
         Command::List(ListArgs { issuer, bound }) => {
             let path = query(route(&["api-tokens"])?, [("issuer", issuer.map(|issuer| issuer.to_string()))]);
@@ -93,6 +117,22 @@ pub(super) async fn run(command: Command, Desk { server, out }: &Desk) -> Result
     }
 }
 
+/// Prints the value of a token, which no other answer holds.
+fn tell_once(out: &Output, answer: &Answer) -> Result<(), Error> {
+    let member = |name: &str| answer.value.get(name).and_then(Value::as_str).ok_or(Error::Misunderstood);
+    let (id, token) = (member("id")?, member("token")?);
+    match out.form {
+        Form::Json => out.answer(answer, |_| String::new()),
+        Form::Human => {
+            eprintln!("id {}", plain(id));
+            if let Ok(until) = member("previous_until") {
+                eprintln!("the value before works until {}", plain(until));
+            }
+            print(&plain(token))
+        }
+    }
+}
+
 /// The request's body; what was not asked for is left out.
 fn request(args: &CreateArgs, clock: &Clock) -> Value {
     body([
@@ -101,6 +141,7 @@ fn request(args: &CreateArgs, clock: &Clock) -> Value {
         ("client_id", args.client_id.as_ref().map(|client_id| json!(client_id.as_str()))),
         ("may_mass_kill", args.may_mass_kill.then_some(Value::Bool(true))),
         ("expires_at", args.expires_in_s.map(|seconds| json!(clock.now().plus(Duration::from_secs(seconds)).to_string()))),
+        ("rate_per_s", args.rate_per_s.map(|rate| json!(rate))),
     ])
 }
 
@@ -116,6 +157,14 @@ mod tests {
         let Any::Token(family) = cli.command else { panic!("token is token") };
         let Command::Create(args) = family.command else { panic!("create is create") };
         args
+    }
+
+    #[test]
+    fn an_overlap_is_a_number_with_its_unit() {
+        assert_eq!([overlap("90s"), overlap("30m"), overlap("24h"), overlap("7d")], [Ok(90), Ok(1800), Ok(86_400), Ok(604_800)]);
+        for text in ["", "h", "24", "-1h", "1.5h", "1w", "99999999999999999999h", "9999999999999999999d", "1\u{e9}"] {
+            assert!(overlap(text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -87,6 +87,7 @@ const MAY: &[(&str, &str)] = &[
     ("get /v1/api-tokens", "admin other"),
     ("post /v1/api-tokens", "admin other"),
     ("delete /v1/api-tokens/{id}", "admin other"),
+    ("post /v1/api-tokens/{id}/rotate", "admin other"),
 ];
 
 /// One caller of each kind.
