@@ -11,6 +11,8 @@ ALTER TABLE api_tokens ADD COLUMN rate_per_s BIGINT;
 ALTER TABLE api_tokens ADD COLUMN rotated_at BIGINT;
 ALTER TABLE api_tokens ADD COLUMN previous_digest TEXT;
 ALTER TABLE api_tokens ADD COLUMN previous_until BIGINT;
+ALTER TABLE api_tokens ADD COLUMN used_at BIGINT;
+ALTER TABLE api_tokens ADD COLUMN previous_used_at BIGINT;
 CREATE UNIQUE INDEX api_tokens_previous ON api_tokens (previous_digest);
 
 -- The trail's chain: digests of records, linked after their commit, and the signed heads.

@@ -39,6 +39,7 @@ use crate::http::provider_keys::Recall;
 use crate::http::state::{App, AppState, Settings};
 use crate::http::streams::Streams;
 use crate::http::throttle::Throttle;
+use crate::http::uses::Uses;
 use crate::issuers::AddressBook;
 use crate::lifecycle::{Ended, Hangups, Running, Signals, Stop, Tasks};
 use crate::model::check::CheckProfile;
@@ -190,6 +191,7 @@ impl Server {
             book: Arc::clone(&book),
             recall: Recall::default(),
             throttle: Throttle::default(),
+            uses: Uses::default(),
             limiter: Limiter::new(config.limits, share.clone()),
             metrics: handle.clone(),
             doorbell: doorbell.clone(),

@@ -87,7 +87,7 @@ fn overlap(text: &str) -> Result<u64, &'static str> {
     number.checked_mul(seconds).ok_or(WHY)
 }
 
-const LISTED: [Column; 9] = [
+const LISTED: [Column; 11] = [
     text("id", "/id"),
     text("role", "/role"),
     text("issuer", "/issuer"),
@@ -96,7 +96,9 @@ const LISTED: [Column; 9] = [
     time("created", "/created_at"),
     time("expires", "/expires_at"),
     time("revoked", "/revoked_at"),
+    time("last used", "/used_at"),
     time("value before until", "/previous_until"),
+    time("and last used", "/previous_used_at"),
 ];
 
 pub(super) async fn run(command: Command, Desk { server, out }: &Desk) -> Result<(), Error> {

@@ -18,6 +18,7 @@ use self::needs::Need;
 use super::origin::origin;
 use super::problem::{Challenge, Code, Problem};
 use super::state::AppState;
+use super::uses::note;
 use crate::model::access::{ApiTokenRecord, Caller, Edition, Permission, Role, ShownApiToken};
 use crate::model::issuer::IssuerRecord;
 use crate::model::limits::Load;
@@ -227,9 +228,10 @@ pub(super) async fn identify(
     let address = remote.map(|remote| remote.to_string());
     let (caller, own_rate) = match known(app, digest).await? {
         Ok(Known::Bootstrap) => (bootstrap(address), None),
-        Ok(Known::Minted(record)) => {
-            let own_rate = record.rate_per_s;
-            (caller(*record, address), own_rate)
+        Ok(Known::Minted(shown)) => {
+            note(app, &shown, app.clock.now());
+            let own_rate = shown.record.rate_per_s;
+            (caller(shown.record, address), own_rate)
         }
         Err(why) => return Err(refuse(why, remote, challenge)),
     };
@@ -240,15 +242,15 @@ pub(super) async fn identify(
 /// A token that is good.
 enum Known {
     Bootstrap,
-    Minted(Box<ApiTokenRecord>),
+    Minted(Box<ShownApiToken>),
 }
 
 async fn known(app: &AppState, digest: Digest) -> Result<Result<Known, Refusal>, StoreError> {
     if app.settings.admin_token.is_some_and(|admin| digests_match(&admin, &digest)) {
         return Ok(Ok(Known::Bootstrap));
     }
-    let shown = app.store.api_token(digest).await?.ok_or(Refusal::Unknown);
-    Ok(shown.and_then(|shown| good(shown, app.clock.now())).map(|record| Known::Minted(Box::new(record))))
+    let Some(shown) = app.store.api_token(digest).await? else { return Ok(Err(Refusal::Unknown)) };
+    Ok(good(&shown, app.clock.now()).map(|()| Known::Minted(Box::new(shown))))
 }
 
 /// An eye on a caller who stays long after it was let in: on whether what it showed is still good.
@@ -279,13 +281,13 @@ fn bootstrap(remote: Option<String>) -> Caller {
     Caller { identity: Caller::BOOTSTRAP.to_owned(), role: Role::Admin, issuer: None, client_id: None, may_mass_kill: true, remote }
 }
 
-fn good(shown: ShownApiToken, now: Timestamp) -> Result<ApiTokenRecord, Refusal> {
+fn good(shown: &ShownApiToken, now: Timestamp) -> Result<(), Refusal> {
     let ShownApiToken { record, edition } = shown;
-    match (record.revoked_at, record.expires_at, edition) {
+    match (record.revoked_at, record.expires_at, *edition) {
         (Some(_), _, _) => Err(Refusal::Revoked),
         (None, Some(expiry), _) if expiry <= now => Err(Refusal::Expired),
         (None, _, Edition::Previous) if record.previous_until.is_none_or(|until| until <= now) => Err(Refusal::Replaced),
-        (None, _, Edition::Current | Edition::Previous) => Ok(record),
+        (None, _, Edition::Current | Edition::Previous) => Ok(()),
     }
 }
 
@@ -394,8 +396,10 @@ mod tests {
             rate_per_s: None,
             rotated_at: Some(at(1)),
             previous_until: Some(at(11)),
+            used_at: None,
+            previous_used_at: None,
         };
-        let good = |record, edition, now| good(ShownApiToken { record, edition }, at(now)).map(|_| ());
+        let good = |record, edition, now| good(&ShownApiToken { record, edition }, at(now));
         for edition in [Edition::Current, Edition::Previous] {
             assert_eq!(good(record(None, None), edition, 10), Ok(()));
             assert_eq!(good(record(Some(at(11)), None), edition, 10), Ok(()));

@@ -23,6 +23,7 @@ pub mod shapes;
 pub mod state;
 pub mod streams;
 pub mod throttle;
+pub mod uses;
 pub mod wire;
 
 pub use access::{Anywhere, At, Authenticated, Seat, Somewhere, Vigil, needs, public_issuer};

@@ -12,6 +12,7 @@ use super::limiter::Limiter;
 use super::provider_keys::Recall;
 use super::streams::Streams;
 use super::throttle::Throttle;
+use super::uses::Uses;
 use crate::bells::{Bells, Doorbell};
 use crate::egress::{Egress, Mode};
 use crate::issuers::AddressBook;
@@ -52,6 +53,8 @@ pub struct App {
     pub throttle: Throttle,
     /// How many requests callers may send.
     pub limiter: Limiter,
+    /// When API tokens were last shown.
+    pub uses: Uses,
     /// What was measured.
     pub metrics: Handle,
     /// Wakes the courier after a commit.

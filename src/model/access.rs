@@ -235,6 +235,10 @@ pub struct ApiTokenRecord {
     pub rotated_at: Option<Timestamp>,
     /// Until when the secret before is good too.
     pub previous_until: Option<Timestamp>,
+    /// The last hour in which its secret was shown.
+    pub used_at: Option<Timestamp>,
+    /// The last hour in which the secret before was shown.
+    pub previous_used_at: Option<Timestamp>,
 }
 
 /// Which secret of an API token was shown.
@@ -244,6 +248,16 @@ pub enum Edition {
     Current,
     /// The one before.
     Previous,
+}
+
+impl ApiTokenRecord {
+    /// The last hour in which that secret was shown.
+    pub const fn last_used(&self, edition: Edition) -> Option<Timestamp> {
+        match edition {
+            Edition::Current => self.used_at,
+            Edition::Previous => self.previous_used_at,
+        }
+    }
 }
 
 /// An API token of which somebody showed a secret that is, or was, one of its.

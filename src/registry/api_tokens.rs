@@ -70,43 +70,38 @@ pub struct ApiTokenView {
     /// How many requests it may send in a second, where that is not what all may.
     #[serde(skip_serializing_if = "Option::is_none")]
     rate_per_s: Option<u16>,
+    /// The last hour in which its value was shown; written once an hour.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    used_at: Option<text::Timestamp>,
     /// When its value was last replaced.
     #[serde(skip_serializing_if = "Option::is_none")]
     rotated_at: Option<text::Timestamp>,
     /// Until when the value before is good too, or was.
     #[serde(skip_serializing_if = "Option::is_none")]
     previous_until: Option<text::Timestamp>,
+    /// The last hour in which the value before was shown: who shows it still has not taken the new one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    previous_used_at: Option<text::Timestamp>,
     /// Its value, in the answer that minted or rotated it and nowhere else.
     #[serde(skip_serializing_if = "Option::is_none")]
     token: Option<String>,
 }
 
 fn view(record: ApiTokenRecord) -> ApiTokenView {
-    let ApiTokenRecord {
-        id,
-        role,
-        issuer,
-        client_id,
-        may_mass_kill,
-        created_at,
-        expires_at,
-        revoked_at,
-        rate_per_s,
-        rotated_at,
-        previous_until,
-    } = record;
     ApiTokenView {
-        id: id.into(),
-        role: role.into(),
-        issuer: issuer.map(Into::into),
-        client_id: client_id.map(Into::into),
-        may_mass_kill,
-        created_at: created_at.into(),
-        expires_at: expires_at.map(Into::into),
-        revoked_at: revoked_at.map(Into::into),
-        rate_per_s,
-        rotated_at: rotated_at.map(Into::into),
-        previous_until: previous_until.map(Into::into),
+        id: record.id.into(),
+        role: record.role.into(),
+        issuer: record.issuer.map(Into::into),
+        client_id: record.client_id.map(Into::into),
+        may_mass_kill: record.may_mass_kill,
+        created_at: record.created_at.into(),
+        expires_at: record.expires_at.map(Into::into),
+        revoked_at: record.revoked_at.map(Into::into),
+        rate_per_s: record.rate_per_s,
+        used_at: record.used_at.map(Into::into),
+        rotated_at: record.rotated_at.map(Into::into),
+        previous_until: record.previous_until.map(Into::into),
+        previous_used_at: record.previous_used_at.map(Into::into),
         token: None,
     }
 }
@@ -172,19 +167,20 @@ fn minted(body: NewApiToken, minter: &Caller, id: ApiTokenId, now: Timestamp) ->
         return Err(Problem::invalid("/expires_at", "must be in the future"));
     }
     let rate_per_s = bounded("/rate_per_s", rate_per_s, &RATE_PER_S)?;
-    let (created_at, revoked_at, rotated_at, previous_until) = (now, None, None, None);
     Ok(ApiTokenRecord {
         id,
         role,
         issuer,
         client_id,
         may_mass_kill,
-        created_at,
+        created_at: now,
         expires_at,
-        revoked_at,
+        revoked_at: None,
         rate_per_s,
-        rotated_at,
-        previous_until,
+        rotated_at: None,
+        previous_until: None,
+        used_at: None,
+        previous_used_at: None,
     })
 }
 

@@ -34,7 +34,7 @@ use remembered::{Commits, Remembered};
 pub use values::*;
 use writer::Writer;
 
-use crate::model::access::{ApiTokenRecord, Caller, ShownApiToken};
+use crate::model::access::{ApiTokenRecord, Caller, Edition, ShownApiToken};
 use crate::model::attempt::AttemptRecord;
 use crate::model::audit::AuditRecord;
 use crate::model::certificate::Certificates;
@@ -874,6 +874,11 @@ impl Store {
     /// API tokens, newest first.
     pub async fn api_tokens(&self, issuer: Option<&IssuerId>, page: Page) -> Result<Listed<ApiTokenRecord>, StoreError> {
         read!(self, registry::api_tokens(issuer, &page))
+    }
+
+    /// Writes down the hour in which a secret of an API token was last shown.
+    pub async fn saw_api_token(&self, id: ApiTokenId, edition: Edition, at: Timestamp) -> Result<(), StoreError> {
+        write!(self, registry::saw_api_token((id, edition, at)))
     }
 
     /// Gives an API token another secret; the one before is good for so long. None when it is not there, revoked or expired.

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use crate::harness::api::{Api, send};
 use crate::harness::database::on_both_engines;
 use crate::harness::server::Stage;
+use crate::harness::until;
 
 const HOUR: Duration = Duration::from_hours(1);
 const SECRETS: [&str; 3] = ["the-first-secret-0123456789", "the-second-secret-0123456789", "the-third-secret-0123456789"];
@@ -94,6 +95,14 @@ on_both_engines! {
         }
         // Looked up once, and known from then on where one process owns the database: its time ends all the same.
         assert_eq!((status(&before).await, status(&after).await), (200, 200));
+        // An operator sees whether somebody still shows the one before.
+        until("it is written down when each value was shown", || async {
+            let listed = stage.admin.items("/v1/api-tokens?issuer=main").await;
+            let token = listed.into_iter().find(|token| token["id"] == json!(id)).unwrap();
+            (token["used_at"].is_string() && token["previous_used_at"].is_string()).then_some(())
+        })
+        .await;
+        assert_eq!(status(&before).await, 200);
         stage.server.advance(HOUR + Duration::from_secs(1));
         assert_eq!((status(&before).await, status(&after).await), (401, 200));
         let acts = stage.admin.items("/v1/audit").await;

@@ -784,6 +784,8 @@ on_both_engines! {
             rate_per_s: None,
             rotated_at: None,
             previous_until: None,
+            used_at: None,
+            previous_used_at: None,
         };
         let digest = Digest::from_octets([9; 32]);
         assert_eq!(bench.store.create_api_token(&record, digest, entry(Act::ApiTokenCreated)).await.unwrap(), Change::Created);

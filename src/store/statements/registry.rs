@@ -717,8 +717,7 @@ pub(in crate::store) async fn release(
     Ok(Ending::Keep(Change::Replaced))
 }
 
-const API_TOKEN: &str =
-    "id, role, issuer_id, client_id, may_mass_kill, created_at, expires_at, revoked_at, rate_per_s, rotated_at, previous_until";
+const API_TOKEN: &str = "id, role, issuer_id, client_id, may_mass_kill, created_at, expires_at, revoked_at, rate_per_s, rotated_at, previous_until, used_at, previous_used_at";
 
 #[derive(sqlx::FromRow)]
 struct ApiTokenRow {
@@ -733,6 +732,8 @@ struct ApiTokenRow {
     rate_per_s: Option<i64>,
     rotated_at: Option<i64>,
     previous_until: Option<i64>,
+    used_at: Option<i64>,
+    previous_used_at: Option<i64>,
 }
 
 impl ApiTokenRow {
@@ -749,6 +750,8 @@ impl ApiTokenRow {
             rate_per_s: self.rate_per_s.map(|rate| number(rate, "api_tokens", "rate_per_s")).transpose()?,
             rotated_at: instant(self.rotated_at),
             previous_until: instant(self.previous_until),
+            used_at: instant(self.used_at),
+            previous_used_at: instant(self.previous_used_at),
         })
     }
 }
@@ -849,7 +852,7 @@ pub(in crate::store) async fn rotate_api_token(
     let rotated = sqlx::query(
         "UPDATE api_tokens
             SET previous_digest = CASE WHEN $4 > $3 THEN digest END, previous_until = CASE WHEN $4 > $3 THEN $4 END,
-                digest = $2, rotated_at = $3
+                previous_used_at = CASE WHEN $4 > $3 THEN used_at END, digest = $2, rotated_at = $3, used_at = NULL
           WHERE id = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $3)",
     )
     .bind(id.as_str())
@@ -863,6 +866,22 @@ pub(in crate::store) async fn rotate_api_token(
     }
     record(conn, context, audit).await?;
     Ok(Ending::Keep(api_token(conn, *digest).await?.map(|shown| shown.record)))
+}
+
+/// Writes down that a secret of a token was shown.
+pub(in crate::store) async fn saw_api_token(
+    conn: &mut Conn,
+    _: &Context,
+    (id, edition, at): &(ApiTokenId, Edition, Timestamp),
+) -> Result<Ending<()>, StoreError> {
+    let statement = match edition {
+        Edition::Current => "UPDATE api_tokens SET used_at = $2 WHERE id = $1 AND (used_at IS NULL OR used_at < $2)",
+        Edition::Previous => {
+            "UPDATE api_tokens SET previous_used_at = $2 WHERE id = $1 AND (previous_used_at IS NULL OR previous_used_at < $2)"
+        }
+    };
+    let seen = sqlx::query(statement).bind(id.as_str()).bind(at.millis()).execute(conn).await?;
+    Ok(if seen.rows_affected() == 0 { Ending::Undo(()) } else { Ending::Keep(()) })
 }
 
 /// Writes an audit record in the transaction of what it records.

@@ -1,0 +1,93 @@
+//! When the secrets of API tokens were last shown, to the hour.
+//!
+//! So that whoever replaces one can see that nobody shows the one before any more. It is written after the answer and once an hour, and may be lost with
+//! the process: nothing is decided by it.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use super::state::AppState;
+use crate::model::access::{Edition, ShownApiToken};
+use crate::model::{ApiTokenId, Timestamp};
+use crate::observe::{StoreFailed, StoreFault};
+use crate::store::StoreError;
+
+const HOUR: Duration = Duration::from_hours(1);
+/// How many secrets are remembered as written down.
+const REMEMBERED_MAX: usize = 10_000;
+
+/// What this process has written down.
+#[derive(Debug, Default)]
+pub struct Uses(Mutex<HashMap<(ApiTokenId, Edition), Timestamp>>);
+
+impl Uses {
+    /// The hour to write down; none when it is known.
+    fn news(&self, shown: &ShownApiToken, now: Timestamp) -> Option<Timestamp> {
+        let hour = now.minus(Duration::from_millis(now.millis().rem_euclid(i64::try_from(HOUR.as_millis()).ok()?).try_into().ok()?));
+        if shown.record.last_used(shown.edition).is_some_and(|known| known >= hour) {
+            return None;
+        }
+        let mut written = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (shown.record.id.clone(), shown.edition);
+        if written.get(&key).is_some_and(|known| *known >= hour) {
+            return None;
+        }
+        if written.len() >= REMEMBERED_MAX {
+            written.clear();
+        }
+        written.insert(key, hour);
+        Some(hour)
+    }
+}
+
+/// Writes down that it was shown, beside the request.
+pub(super) fn note(app: &AppState, shown: &ShownApiToken, now: Timestamp) {
+    let Some(hour) = app.uses.news(shown, now) else { return };
+    let (store, id, edition) = (app.store.clone(), shown.record.id.clone(), shown.edition);
+    drop(app.tasks.spawn("api token seen", async move {
+        if let Err(error) = store.saw_api_token(id, edition, hour).await {
+            let fault = match &error {
+                StoreError::Unavailable(_) => StoreFault::Unavailable,
+                StoreError::Corrupt { .. } => StoreFault::Corrupt,
+            };
+            StoreFailed { operation: "note the use of an API token", fault, error: &error }.emit();
+        }
+    }));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::access::{ApiTokenRecord, Role};
+    use crate::seams::Entropy;
+
+    #[test]
+    fn each_secret_is_written_down_once_an_hour() {
+        let start = Timestamp::parse("2026-11-22T10:20:30Z").unwrap();
+        let hour = |text: &str| Timestamp::parse(text).unwrap();
+        let record = |used_at| ApiTokenRecord {
+            id: Entropy::seeded(1).id(start),
+            role: Role::Auditor,
+            issuer: None,
+            client_id: None,
+            may_mass_kill: false,
+            created_at: start,
+            expires_at: None,
+            revoked_at: None,
+            rate_per_s: None,
+            rotated_at: None,
+            previous_until: None,
+            used_at,
+            previous_used_at: None,
+        };
+        let uses = Uses::default();
+        let shown = |edition, used_at| ShownApiToken { record: record(used_at), edition };
+        assert_eq!(uses.news(&shown(Edition::Current, None), start), Some(hour("2026-11-22T10:00:00Z")));
+        assert_eq!(uses.news(&shown(Edition::Current, None), start.plus(Duration::from_mins(39))), None);
+        assert_eq!(uses.news(&shown(Edition::Previous, None), start), Some(hour("2026-11-22T10:00:00Z")));
+        let later = start.plus(Duration::from_mins(40));
+        assert_eq!(uses.news(&shown(Edition::Current, Some(hour("2026-11-22T11:00:00Z"))), later), None, "another process has");
+        assert_eq!(uses.news(&shown(Edition::Current, None), later), Some(hour("2026-11-22T11:00:00Z")));
+    }
+}
