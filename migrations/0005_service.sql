@@ -16,6 +16,41 @@ ALTER TABLE api_tokens ADD COLUMN previous_used_at BIGINT;
 CREATE UNIQUE INDEX api_tokens_previous ON api_tokens (previous_digest);
 
 -- The trail's chain: digests of records, linked after their commit, and the signed heads.
+-- A record without a number is committed and not sealed yet. Of a value that may have to go, the chain holds a salted digest: the salt goes with the value
+-- (`salts`, by the value's place), and what is left is the digest (`erased`, by the same).
+ALTER TABLE audit ADD COLUMN seq BIGINT;
+ALTER TABLE audit ADD COLUMN digest TEXT;
+ALTER TABLE audit ADD COLUMN chain TEXT;
+ALTER TABLE audit ADD COLUMN salts TEXT;
+ALTER TABLE audit ADD COLUMN erased TEXT;
+CREATE UNIQUE INDEX audit_by_seq ON audit (seq) WHERE seq IS NOT NULL;
+CREATE INDEX audit_unsealed ON audit (at, id) WHERE seq IS NULL;
+CREATE TABLE audit_keys (
+    kid        TEXT   PRIMARY KEY,
+    alg        TEXT   NOT NULL,
+    state      TEXT   NOT NULL CHECK (state IN ('next', 'active', 'retired')),
+    public_jwk TEXT   NOT NULL,
+    -- Empty once it is retired: nobody signs with it any more.
+    sealed     TEXT   NOT NULL,
+    created_at BIGINT NOT NULL,
+    retired_at BIGINT
+);
+CREATE UNIQUE INDEX audit_keys_active ON audit_keys (state) WHERE state IN ('active', 'next');
+CREATE TABLE audit_heads (
+    seq   BIGINT PRIMARY KEY,
+    chain TEXT   NOT NULL,
+    at    BIGINT NOT NULL,
+    kid   TEXT   NOT NULL,
+    jws   TEXT   NOT NULL
+);
+CREATE INDEX audit_heads_by_age ON audit_heads (at, seq);
+-- What was sealed up to here is not kept any more.
+CREATE TABLE audit_checkpoints (
+    seq   BIGINT PRIMARY KEY,
+    chain TEXT   NOT NULL,
+    at    BIGINT NOT NULL,
+    jws   TEXT   NOT NULL
+);
 
 -- Whom erasing made nobody.
 

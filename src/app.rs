@@ -164,6 +164,7 @@ impl Server {
         for gap in store.open_gaps_after_restore().await? {
             GapOpened { issuer: &gap.issuer, since: gap.begins_at, until: gap.ends_at }.emit();
         }
+        upkeep::audit::ensure_key(&store, &sealing, &entropy).await?;
         let egress = Arc::new(Egress::new(egress_config(&config, names))?);
         let shown = config.http.tls.as_ref().map(|files| tls::read(files, clock.now())).transpose()?;
         let (socket, address) = bind(config.http.listen).await?;
@@ -449,7 +450,7 @@ fn check_profile(check: &Check) -> (String, CheckProfile) {
 
 /// How long what is over is kept.
 pub const fn keep(config: &Config) -> Keep {
-    Keep { idempotency: config.idempotency_keep, settled: config.retention.settled, sessions: config.retention.sessions }
+    Keep { idempotency: config.idempotency_keep, settled: config.retention.settled, sessions: config.retention.sessions, audit: config.retention.audit }
 }
 
 fn courier_settings(config: &Config) -> deliver::Settings {

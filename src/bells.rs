@@ -38,4 +38,6 @@ impl Doorbell {
 pub struct Bells {
     /// Rung when work was left that one transaction could not hold.
     pub works: Arc<Notify>,
+    /// Rung when the audit trail shall not wait for its time to be sealed.
+    pub audit: Arc<Notify>,
 }

@@ -14,6 +14,7 @@ pub mod metadata;
 pub mod progress;
 pub mod receipts;
 pub mod sessions;
+pub mod signed_receipts;
 pub mod subjects;
 
 use crate::http::Routes;
@@ -27,6 +28,7 @@ pub fn routes() -> Routes {
         .merge(sessions::routes())
         .merge(subjects::routes())
         .merge(receipts::routes())
+        .merge(signed_receipts::routes())
         .merge(deliveries::routes())
         .merge(progress::routes())
         .merge(introspection::routes())

@@ -101,6 +101,12 @@ pub enum Error {
         /// How many.
         left: u64,
     },
+    /// An audit trail or a receipt is not what it was.
+    #[error("not whole: {why}")]
+    NotWhole {
+        /// In which way, and where.
+        why: String,
+    },
     /// The result could not be written.
     #[error("the result could not be written")]
     Output(#[from] std::io::Error),
@@ -132,6 +138,7 @@ impl Error {
             | Self::Trial { .. }
             | Self::NotFound { .. }
             | Self::Left { .. }
+            | Self::NotWhole { .. }
             | Self::Output(_) => "",
         }
     }
@@ -159,6 +166,7 @@ impl Error {
             | Self::Trial { .. }
             | Self::NotFound { .. }
             | Self::Left { .. }
+            | Self::NotWhole { .. }
             | Self::Output(_) => ExitCode::FAILURE,
         }
     }

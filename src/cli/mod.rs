@@ -4,6 +4,7 @@
 //! it, copy it, put a copy in its place or move it. Standard output carries the result alone, so that a script can take it; everything else goes to standard error.
 
 mod asking;
+mod audit;
 mod check_config;
 mod client;
 mod consent;
@@ -92,6 +93,10 @@ enum Command {
     Token(Family<token::Command>),
     /// Signing keys, and the key they are sealed with
     Keys(Family<keys::Command>),
+    /// The audit trail, and whether it is whole
+    Audit(Family<audit::Command>),
+    /// Signed receipts of logouts
+    Receipt(Family<audit::ReceiptCommand>),
     /// Print what makes a shell complete these commands, such as `logoutd completions bash > /etc/bash_completion.d/logoutd`
     Completions(CompletionArgs),
 }
@@ -154,6 +159,9 @@ pub async fn run(cli: Cli, variables: Variables) -> Result<(), Error> {
         Command::Completions(CompletionArgs { shell }) => completions(shell),
         Command::Move(args) => moving::run(args, variables).await,
         Command::Gap(family) => gap::run(family.command, &desk(&family.asking)?).await,
+        // Of these some ask nobody.
+        Command::Audit(family) => audit::run(family.command, &family.asking, &variables).await,
+        Command::Receipt(family) => audit::run_receipt(family.command, &family.asking, &variables).await,
     }
 }
 

@@ -145,6 +145,15 @@ impl Server {
         Err(self.refusal(status, &headers, &octets).await)
     }
 
+    /// What is answered as a text that is not JSON.
+    pub(super) async fn text(&self, path: &str) -> Result<String, Error> {
+        let (status, headers, octets) = self.exchange(Call { method: &Method::GET, path, body: None, headers: &[] }).await?;
+        match (200..300).contains(&status) {
+            true => String::from_utf8(octets).map_err(|_| Error::Misunderstood),
+            false => Err(self.refusal(status, &headers, &octets).await),
+        }
+    }
+
     /// One request and its answer.
     async fn ask(&self, call: Call<'_>) -> Result<Answer, Error> {
         let (status, headers, octets) = self.exchange(call).await?;

@@ -226,7 +226,7 @@ pub struct Token {
 /// When chores are done.
 #[derive(Clone, Debug)]
 pub struct Chores {
-    /// `schedule.works`, `.expiry`, `.horizon`, `.lanes`, `.retention`, `.keys`: cron expressions of six fields, in UTC.
+    /// `schedule.works`, `.expiry`, `.horizon`, `.lanes`, `.retention`, `.keys`, `.audit`: cron expressions of six fields, in UTC.
     pub timetable: Timetable,
     /// `schedule.hold_ms`: how long a chore belongs to the process that began it; one that dies is replaced after that.
     pub hold: Duration,
@@ -239,6 +239,8 @@ pub struct Retention {
     pub settled: Duration,
     /// `retention.sessions_days`: a session, after its end.
     pub sessions: Duration,
+    /// `retention.audit_days`: an audit record.
+    pub audit: Duration,
 }
 
 /// What a provider's list of live sessions may do.
@@ -541,6 +543,7 @@ impl Chores {
                 lanes: schedule(reader, "schedule.lanes", often),
                 retention: schedule(reader, "schedule.retention", "0 17 * * * *"),
                 keys: schedule(reader, "schedule.keys", "0 */5 * * * *"),
+                audit: schedule(reader, "schedule.audit", "*/10 * * * * *"),
             },
             hold: reader.millis("schedule.hold_ms", 10_000, 500..=600_000),
         }
@@ -566,6 +569,8 @@ impl Retention {
             settled: days(reader.number("retention.settled_days", 30, 1..=3650)),
             // A session must be known as ended for as long as anybody might still tell of it.
             sessions: days(reader.number("retention.sessions_days", 30, 30..=3650)),
+            // A year, and the time it takes to look back on it.
+            audit: days(reader.number("retention.audit_days", 400, 90..=3650)),
         }
     }
 }

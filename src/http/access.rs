@@ -8,18 +8,20 @@ use std::marker::PhantomData;
 use std::net::IpAddr;
 
 use axum::extract::FromRequestParts;
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, HeaderName};
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use self::needs::Need;
+use super::line::{Line, Note};
 use super::origin::origin;
 use super::problem::{Challenge, Code, Problem};
 use super::state::AppState;
 use super::uses::note;
-use crate::model::access::{ApiTokenRecord, Caller, Edition, Permission, Role, ShownApiToken};
+use super::wire::Written;
+use crate::model::access::{ApiTokenRecord, Behalf, Caller, Edition, Permission, Role, ShownApiToken};
 use crate::model::issuer::IssuerRecord;
 use crate::model::limits::Load;
 use crate::model::{Digest, IssuerId, Timestamp};
@@ -42,7 +44,10 @@ impl FromRequestParts<AppState> for Authenticated {
 async fn authenticated(parts: &Parts, app: &AppState, load: Load) -> Result<Caller, Problem> {
     let remote = remote(parts);
     match credentials(&parts.headers)? {
-        Credentials::Bearer(token) => identify(app, &token, remote, Challenge::InvalidToken, load).await,
+        Credentials::Bearer(token) => {
+            let caller = identify(app, &token, remote, Challenge::InvalidToken, load).await?;
+            Ok(Caller { behalf: behalf(&parts.headers)?, ..caller })
+        }
         Credentials::None => Err(refuse(Refusal::Missing, remote, Challenge::Bearer)),
         // Basic is for OAuth endpoints, whose clients know nothing else.
         Credentials::Basic { .. } | Credentials::Other => Err(refuse(Refusal::Malformed, remote, Challenge::Bearer)),
@@ -207,6 +212,32 @@ fn basic(credential: &str) -> Option<(String, String)> {
     plain.split_once(':').map(|(user, password)| (user.to_owned(), password.to_owned()))
 }
 
+/// On whose behalf something is asked for.
+const ACTOR: HeaderName = HeaderName::from_static("logoutd-actor");
+/// Why.
+const NOTE: HeaderName = HeaderName::from_static("logoutd-note");
+
+/// What a caller says for the audit trail. A header names a person as well as a member of a body does, and every route has headers.
+fn behalf(headers: &HeaderMap) -> Result<Behalf, Problem> {
+    Ok(Behalf {
+        actor: said::<Line>(headers, &ACTOR)?.map(Line::into_string),
+        note: said::<Note>(headers, &NOTE)?.map(Note::into_string),
+    })
+}
+
+/// A header's one value, in UTF-8.
+fn said<T: Written>(headers: &HeaderMap, name: &HeaderName) -> Result<Option<T>, Problem> {
+    let mut given = headers.get_all(name).iter();
+    match (given.next(), given.next()) {
+        (None, _) => Ok(None),
+        (Some(value), None) => {
+            let text = str::from_utf8(value.as_bytes()).map_err(|_| Problem::invalid_header(name, "must be UTF-8"))?;
+            T::read(text).map(Some).map_err(|malformed| Problem::invalid_header(name, malformed.why))
+        }
+        (Some(_), Some(_)) => Err(Problem::invalid_header(name, "must not appear twice")),
+    }
+}
+
 pub(super) fn remote(parts: &Parts) -> Option<IpAddr> {
     origin(&parts.extensions).map(|origin| origin.address())
 }
@@ -274,11 +305,11 @@ impl Vigil {
 
 fn caller(record: ApiTokenRecord, remote: Option<String>) -> Caller {
     let ApiTokenRecord { id, role, issuer, client_id, may_mass_kill, .. } = record;
-    Caller { identity: id.to_string(), role, issuer, client_id, may_mass_kill, remote }
+    Caller { identity: id.to_string(), role, issuer, client_id, may_mass_kill, remote, behalf: Behalf::default() }
 }
 
 fn bootstrap(remote: Option<String>) -> Caller {
-    Caller { identity: Caller::BOOTSTRAP.to_owned(), role: Role::Admin, issuer: None, client_id: None, may_mass_kill: true, remote }
+    Caller { identity: Caller::BOOTSTRAP.to_owned(), role: Role::Admin, issuer: None, client_id: None, may_mass_kill: true, remote, behalf: Behalf::default() }
 }
 
 fn good(shown: &ShownApiToken, now: Timestamp) -> Result<(), Refusal> {
@@ -299,7 +330,7 @@ mod tests {
 
     fn caller(role: Role, issuer: Option<&str>) -> Caller {
         let issuer = issuer.map(|id| IssuerId::parse(id).unwrap());
-        Caller { identity: "t".into(), role, issuer, client_id: None, may_mass_kill: false, remote: None }
+        Caller { identity: "t".into(), role, issuer, client_id: None, may_mass_kill: false, remote: None, behalf: Behalf::default() }
     }
 
     #[test]

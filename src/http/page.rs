@@ -56,6 +56,25 @@ impl Written for Cursor {
     }
 }
 
+/// A number in the audit trail's chain, as a query parameter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seq(pub u64);
+
+impl Written for Seq {
+    fn read(text: &str) -> Result<Self, Malformed> {
+        let digits = (1..=18).contains(&text.len()) && text.bytes().all(|octet| octet.is_ascii_digit());
+        let number = if digits { text.parse().ok() } else { None };
+        number.map(Self).ok_or(Malformed { what: "a number", why: "must be a number" })
+    }
+    fn write(&self) -> Cow<'_, str> {
+        self.0.to_string().into()
+    }
+    const NAME: &'static str = "Seq";
+    fn describe(schema: ObjectBuilder) -> ObjectBuilder {
+        schema.pattern(Some("^[0-9]{1,18}$"))
+    }
+}
+
 /// The page two query parameters ask for.
 pub fn page(limit: Option<Text<Limit>>, after: Option<Text<Cursor>>) -> Page {
     Page { limit: limit.map_or(PAGE_ITEMS_DEFAULT, |Text(Limit(limit))| limit), after: after.map(|Text(cursor)| cursor) }

@@ -279,6 +279,7 @@ pub mod text {
         Life = model::session::Life;
         Reason = model::trigger::Reason;
         Limit = crate::http::page::Limit;
+        Seq = crate::http::page::Seq;
         Line = crate::http::line::Line;
         Note = crate::http::line::Note;
         Scope = crate::http::line::Scope;

@@ -147,6 +147,17 @@ pub struct Caller {
     pub may_mass_kill: bool,
     /// Where the request came from.
     pub remote: Option<String>,
+    /// What it says of itself for the audit trail.
+    pub behalf: Behalf,
+}
+
+/// On whose behalf something is asked for, and why, as the caller says; nobody checks it, the audit trail keeps it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Behalf {
+    /// On whose behalf.
+    pub actor: Option<String>,
+    /// Why.
+    pub note: Option<String>,
 }
 
 impl Caller {
@@ -159,7 +170,7 @@ impl Caller {
     /// The server at an issuer, where it acts by itself as an operator could.
     pub fn itself(issuer: &IssuerId) -> Self {
         let (identity, issuer) = (Self::ITSELF.to_owned(), Some(issuer.clone()));
-        Self { identity, role: Role::Operator, issuer, client_id: None, may_mass_kill: false, remote: None }
+        Self { identity, role: Role::Operator, issuer, client_id: None, may_mass_kill: false, remote: None, behalf: Behalf::default() }
     }
 
     /// The identity of the configuration, where it declares what is registered.
@@ -177,13 +188,13 @@ impl Caller {
     /// An issuer's provider, known by its signature.
     pub fn provider(issuer: &IssuerId) -> Self {
         let (identity, issuer) = (Self::PROVIDER.to_owned(), Some(issuer.clone()));
-        Self { identity, role: Role::Provider, issuer, client_id: None, may_mass_kill: false, remote: None }
+        Self { identity, role: Role::Provider, issuer, client_id: None, may_mass_kill: false, remote: None, behalf: Behalf::default() }
     }
 
     /// A registered client, known by credentials of its own.
     pub fn client(issuer: &IssuerId, client_id: &ClientId, remote: Option<String>) -> Self {
         let (identity, issuer) = (format!("client:{client_id}"), Some(issuer.clone()));
-        Self { identity, role: Role::Client, issuer, client_id: Some(client_id.clone()), may_mass_kill: false, remote }
+        Self { identity, role: Role::Client, issuer, client_id: Some(client_id.clone()), may_mass_kill: false, remote, behalf: Behalf::default() }
     }
 
     /// Whether this caller may end what concerns a client's users, or everybody.

@@ -1,7 +1,9 @@
 //! Audit records: who did what, from where, to what, why.
 
-use super::key::words;
-use super::{AuditId, EventId, IssuerId, Timestamp};
+use std::collections::BTreeMap;
+
+use super::key::{SigningAlg, words};
+use super::{AuditId, Digest, EventId, IssuerId, Timestamp};
 
 words! {
     /// What was done.
@@ -82,6 +84,12 @@ words! {
         ApiTokenRotated = "api_token_rotated",
         /// An API token was revoked.
         ApiTokenRevoked = "api_token_revoked",
+        /// The key that signs the trail's heads was made.
+        AuditKeyCreated = "audit_key_created",
+        /// The key that signs the trail's heads is being replaced.
+        AuditKeyRotated = "audit_key_rotated",
+        /// A subject was erased.
+        SubjectErased = "subject_erased",
     }
 }
 
@@ -108,4 +116,108 @@ pub struct AuditRecord {
     pub event: Option<EventId>,
     /// What it was done to and why, as a JSON object.
     pub detail: String,
+}
+
+/// Values by where they stand in a record, as a JSON pointer (RFC 6901).
+pub type Places = BTreeMap<String, String>;
+
+/// The end of the chain: how many records are linked, and what the last link is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tip {
+    /// The number of the last record; 0 before the first.
+    pub seq: u64,
+    /// The digest that stands for all of them.
+    pub chain: Digest,
+}
+
+/// A record's place in the chain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Its number, in the order of sealing.
+    pub seq: u64,
+    /// The digest of the record.
+    pub digest: Digest,
+    /// The digest of all records up to this one.
+    pub chain: Digest,
+    /// What each value that may have to go was mixed with before it was digested.
+    pub salts: Places,
+    /// The digests of values that were erased.
+    pub erased: Places,
+}
+
+/// A record as the trail holds it; one that is not sealed yet has no link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TrailRecord {
+    /// It.
+    pub record: AuditRecord,
+    /// Its place in the chain.
+    pub link: Option<Link>,
+}
+
+/// The signed end of the chain, as it stood at an instant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// What it vouches for.
+    pub tip: Tip,
+    /// When it was signed.
+    pub at: Timestamp,
+    /// The key that signed it.
+    pub kid: String,
+    /// It, as a compact JWS.
+    pub jws: String,
+}
+
+/// What is no longer kept, behind a signature.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// The last record that is gone.
+    pub tip: Tip,
+    /// When it was signed.
+    pub at: Timestamp,
+    /// It, as a compact JWS.
+    pub jws: String,
+}
+
+words! {
+    /// Where a key that signs the trail's heads stands in its life.
+    AuditKeyState, "a key state" {
+        /// It waits until a head of its predecessor has named it.
+        Next = "next",
+        /// It signs.
+        Active = "active",
+        /// It has ceased to sign; its private half is destroyed, and its public half is published as long as there is a trail.
+        Retired = "retired",
+    }
+}
+
+/// A key that signs heads and receipts, as it is stored.
+#[derive(Clone, Debug)]
+pub struct AuditKey {
+    /// Its name: the RFC 7638 thumbprint, so that whoever names it vouches for it.
+    pub kid: String,
+    /// What it signs with.
+    pub alg: SigningAlg,
+    /// Where it stands in its life.
+    pub state: AuditKeyState,
+    /// The public half as a JWK in JSON.
+    pub public_jwk: String,
+    /// The private half, sealed; empty once it is retired.
+    pub sealed: Vec<u8>,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When it ceased to sign.
+    pub retired_at: Option<Timestamp>,
+}
+
+/// How the trail stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TrailState {
+    /// The latest head; none before the first record is sealed.
+    pub head: Option<Head>,
+    /// What is no longer kept.
+    pub checkpoint: Option<Checkpoint>,
+    /// Records that are committed and not sealed yet.
+    pub unsealed: u64,
+    /// When the oldest of them was written.
+    pub unsealed_since: Option<Timestamp>,
 }

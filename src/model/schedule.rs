@@ -86,6 +86,8 @@ pub struct Timetable {
     pub retention: Schedule,
     /// Providers are asked for their keys; ours begin, cease and are forgotten.
     pub keys: Schedule,
+    /// Audit records are linked to their chain, and a head is signed over them.
+    pub audit: Schedule,
 }
 
 #[cfg(test)]

@@ -911,6 +911,52 @@ impl CertificatesSeen {
     }
 }
 
+/// A head over the audit trail was signed. Whoever keeps this line can tell later whether the trail was cut.
+#[derive(Debug)]
+pub struct AuditHeadSigned<'a> {
+    /// The number of the last record it covers.
+    pub seq: u64,
+    /// The digest that stands for all of them.
+    pub chain: &'a str,
+    /// The key that signed it.
+    pub kid: &'a str,
+    /// It, as a compact JWS: what `logoutd audit verify --head` takes.
+    pub head: &'a str,
+}
+
+impl AuditHeadSigned<'_> {
+    /// Tells it.
+    pub fn emit(&self) {
+        let Self { seq, chain, kid, head } = self;
+        info!(seq, chain, kid, head, "the audit trail has a new signed head");
+    }
+}
+
+/// How the audit trail stands.
+#[derive(Debug)]
+pub struct AuditStanding {
+    /// The number of the last record that a signed head covers.
+    pub seq: u64,
+    /// How old that head is, if there is one.
+    pub age: Option<Duration>,
+    /// Records that no head covers yet.
+    pub unsealed: u64,
+    /// For how long the oldest of them has waited.
+    pub unsealed_for: Option<Duration>,
+}
+
+impl AuditStanding {
+    /// Sets the gauges.
+    #[expect(clippy::cast_precision_loss, reason = "records fit a float for longer than anybody counts")]
+    pub fn emit(&self) {
+        let Self { seq, age, unsealed, unsealed_for } = self;
+        gauge!(names::AUDIT_HEAD_SEQ).set(*seq as f64);
+        gauge!(names::AUDIT_HEAD_AGE).set(age.map_or(f64::INFINITY, |age| age.as_secs_f64()));
+        gauge!(names::AUDIT_UNSEALED).set(*unsealed as f64);
+        gauge!(names::AUDIT_UNSEALED_FOR).set(unsealed_for.map_or(0.0, |waited| waited.as_secs_f64()));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::metrics::with_buckets;

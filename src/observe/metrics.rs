@@ -98,6 +98,10 @@ pub(super) const UNACCOUNTED: &str = "logoutd_deliveries_unaccounted";
 pub(super) const OLDEST_PENDING: &str = "logoutd_delivery_oldest_pending_seconds";
 pub(super) const CERTIFICATE_EXPIRES: &str = "logoutd_certificate_expires_seconds";
 pub(super) const CERTIFICATES_NEAR: &str = "logoutd_certificates_near_total";
+pub(super) const AUDIT_HEAD_SEQ: &str = "logoutd_audit_head_seq";
+pub(super) const AUDIT_HEAD_AGE: &str = "logoutd_audit_head_age_seconds";
+pub(super) const AUDIT_UNSEALED: &str = "logoutd_audit_unsealed";
+pub(super) const AUDIT_UNSEALED_FOR: &str = "logoutd_audit_unsealed_seconds";
 
 fn describe() {
     use metrics::{describe_counter, describe_gauge, describe_histogram};
@@ -138,6 +142,10 @@ fn describe() {
         CERTIFICATE_EXPIRES,
         "Seconds until the first registered certificate expires, by kind; negative when it has, infinite without one."
     );
+    describe_gauge!(AUDIT_HEAD_SEQ, "The number of the last audit record that a signed head covers.");
+    describe_gauge!(AUDIT_HEAD_AGE, "Seconds since the last head over the audit trail was signed; infinite without one.");
+    describe_gauge!(AUDIT_UNSEALED, "Audit records that no signed head covers yet.");
+    describe_gauge!(AUDIT_UNSEALED_FOR, "Seconds for which the oldest audit record that no signed head covers has waited; 0 without one.");
     describe_counter!(CERTIFICATES_NEAR, "Registered certificates found to be within 30, 7 or 1 days of their end, or past it.");
     super::doors::describe();
 }

@@ -11,8 +11,5 @@ pub mod metrics;
 pub use doors::{ConnectionRefused, HandshakeFailed, Limited, ListenerCertificate, ListenerInPlain, OriginUnsaid, RequestLimited};
 pub use events::{DeclarationsKept, RegistrationReleased};
 pub use events::{
-    AccessTokenRead, AttemptMade, AuthenticationFailed, CertificateNear, CertificatesSeen, CheckOutcome, DeliverySettled, GapOpened,
-    GapsCounted, Gauges, GroupCommitted, HorizonNear, KeyAlarm, KeyPassed, KeyTrouble, LaneClosed, LaneOpened, LaneParked, LanesCounted,
-    LeaseLost, LogoutCommitted, LogoutTokenReceived, Method, ReadOutcome, Refusal, RequestChecked, RequestFailed, RequestServed, Started,
-    Stopped, StoreFailed, StoreFault, TokenEventSeen, TokenOutcome, WorkAdvanced,
+    AccessTokenRead, AttemptMade, AuditHeadSigned, AuditStanding, AuthenticationFailed, CertificateNear, CertificatesSeen, CheckOutcome, DeliverySettled, GapOpened, GapsCounted, Gauges, GroupCommitted, HorizonNear, KeyAlarm, KeyPassed, KeyTrouble, LaneClosed, LaneOpened, LaneParked, LanesCounted, LeaseLost, LogoutCommitted, LogoutTokenReceived, Method, ReadOutcome, Refusal, RequestChecked, RequestFailed, RequestServed, Started, Stopped, StoreFailed, StoreFault, TokenEventSeen, TokenOutcome, WorkAdvanced,
 };

@@ -155,6 +155,7 @@ mod tests {
                 client_id: None,
                 may_mass_kill: false,
                 remote: None,
+                behalf: crate::model::access::Behalf::default(),
             },
             idempotency: None,
         }

@@ -21,14 +21,7 @@ fn unknown() -> Problem {
 }
 
 fn entry(act: Act, seat: &Seat, detail: &Value) -> AuditEntry {
-    AuditEntry {
-        act,
-        caller: seat.caller.clone(),
-        actor: None,
-        issuer: Some(seat.issuer.id.clone()),
-        event: None,
-        detail: detail.to_string(),
-    }
+    AuditEntry { issuer: Some(seat.issuer.id.clone()), ..AuditEntry::of(act, &seat.caller, detail.clone()) }
 }
 
 /// Have a delivery tried again: at once, as the same delivery, with new patience. One that was settled is pending again, and so is its logout; an

@@ -6,6 +6,7 @@ use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use utoipa::ToSchema;
 
 use super::idempotency::idempotency;
@@ -134,9 +135,10 @@ fn trigger(body: LogoutBody, seat: Seat, headers: &HeaderMap, app: &AppState) ->
         occurred_at: said,
         revoke_offline_access: body.revoke_offline_access,
         tell_provider: body.tell_provider,
-        actor: body.actor.map(|Text(text)| text.into_string()),
+        // What the body says is said of this logout.
+        actor: body.actor.map(|Text(text)| text.into_string()).or_else(|| seat.caller.behalf.actor.clone()),
         correlation_id: body.correlation_id.map(|Text(text)| text.into_string()),
-        note: body.note.map(|Text(text)| text.into_string()),
+        note: body.note.map(|Text(text)| text.into_string()).or_else(|| seat.caller.behalf.note.clone()),
         caller: seat.caller,
         idempotency,
     })
@@ -208,14 +210,8 @@ pub async fn undo_logout(
     let unknown = || Problem::of(Code::UnknownLogout);
     let id = EventId::parse(&id).ok_or_else(unknown)?;
     let Seat { caller, issuer } = at.0;
-    let audit = AuditEntry {
-        act: Act::LogoutUndone,
-        caller,
-        actor: None,
-        issuer: Some(issuer.id.clone()),
-        event: Some(id.clone()),
-        detail: "{}".to_owned(),
-    };
+    let act = AuditEntry::of(Act::LogoutUndone, &caller, json!({}));
+    let audit = AuditEntry { issuer: Some(issuer.id.clone()), event: Some(id.clone()), ..act };
     let receipt = app.store.undo(&issuer.id, &id, audit).await?.ok_or_else(unknown)?;
     app.settled.send_modify(|count| *count += 1);
     app.bells.works.notify_one();

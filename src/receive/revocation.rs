@@ -109,8 +109,7 @@ fn entry(at: &OauthAt<needs::RevokeTokens>, token: &str, record: &TokenRecord) -
         "client_id": record.client_id.as_ref().map(|client| client.as_str()),
         "token_sha256": digest_of_token(token.as_bytes()).to_string(),
     });
-    let issuer = Some(at.issuer.id.clone());
-    AuditEntry { act: Act::TokenRevoked, caller: caller(at), actor: None, issuer, event: None, detail: detail.to_string() }
+    AuditEntry { issuer: Some(at.issuer.id.clone()), ..AuditEntry::of(Act::TokenRevoked, &caller(at), detail) }
 }
 
 fn caller(at: &OauthAt<needs::RevokeTokens>) -> Caller {

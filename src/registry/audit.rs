@@ -11,7 +11,7 @@ use crate::http::needs::ReadAudit;
 use crate::http::problem::ProblemDocument;
 use crate::http::wire::{text, value};
 use crate::http::{AppState, List, Problem, Query, Reply, Routes, Somewhere, page};
-use crate::model::audit::AuditRecord;
+use crate::model::audit::{AuditRecord, TrailRecord};
 use crate::store::AuditFilter;
 
 /// The route of the trail.
@@ -43,6 +43,8 @@ pub struct AuditQuery {
 pub struct AuditView {
     /// Its id.
     id: text::AuditId,
+    /// Its number in the trail's chain; null while it is not sealed.
+    seq: Option<u64>,
     /// When.
     at: text::Timestamp,
     /// What.
@@ -64,10 +66,11 @@ pub struct AuditView {
     detail: Value,
 }
 
-fn view(record: AuditRecord) -> AuditView {
+fn view(TrailRecord { record, link }: TrailRecord) -> AuditView {
     let AuditRecord { id, at, act, caller, role, actor, remote, issuer, event, detail } = record;
     AuditView {
         id: id.into(),
+        seq: link.map(|link| link.seq),
         at: at.into(),
         act: act.into(),
         caller,

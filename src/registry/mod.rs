@@ -8,6 +8,8 @@
 
 pub mod api_tokens;
 pub mod audit;
+pub mod audit_export;
+pub mod audit_keys;
 pub mod clients;
 pub mod cut_offs;
 pub mod declared;
@@ -46,7 +48,7 @@ use crate::token::{Sealed, SealingKey};
 pub fn routes() -> Routes {
     let registered = Routes::new().merge(issuers::routes()).merge(clients::routes()).merge(keys::routes());
     let registered = registered.merge(import::routes()).merge(key_check::routes()).merge(reseal::routes());
-    let registered = registered.merge(api_tokens::routes()).merge(audit::routes()).merge(lanes::routes()).merge(trial::routes());
+    let registered = registered.merge(api_tokens::routes()).merge(audit::routes()).merge(audit_export::routes()).merge(audit_keys::routes()).merge(lanes::routes()).merge(trial::routes());
     registered.merge(cut_offs::routes()).merge(gaps::routes()).merge(denylist::routes()).merge(subject_secrets::routes())
 }
 
@@ -128,8 +130,8 @@ fn done(change: Change, absent: Code, conflict: impl FnOnce() -> Problem) -> Res
 
 /// One audit record of the desk. What goes into `detail` is public or a name.
 fn entry(act: Act, caller: &Caller, issuer: Option<&IssuerId>, detail: &impl Serialize) -> Result<AuditEntry, Problem> {
-    let detail = serde_json::to_string(detail).map_err(Problem::internal)?;
-    Ok(AuditEntry { act, caller: caller.clone(), actor: None, issuer: issuer.cloned(), event: None, detail })
+    let detail = serde_json::to_value(detail).map_err(Problem::internal)?;
+    Ok(AuditEntry { issuer: issuer.cloned(), ..AuditEntry::of(act, caller, detail) })
 }
 
 /// Blames the right one of the two members a network is made of.

@@ -94,7 +94,8 @@ fn sealed_anew(app: &AppState, value: &SealedValue) -> Result<Option<String>, Un
         | SealedKind::Revocation
         | SealedKind::SubjectSecrets
         | SealedKind::ProviderSecret
-        | SealedKind::RefreshToken => (value.issuer.as_str(), value.name.as_str()),
+        | SealedKind::RefreshToken
+        | SealedKind::AuditKey => (value.issuer.as_str(), value.name.as_str()),
     };
     let (issuer, client) = (IssuerId::stored(issuer.to_owned()), ClientId::stored(client.to_owned()));
     let place = match value.kind {
@@ -108,6 +109,7 @@ fn sealed_anew(app: &AppState, value: &SealedValue) -> Result<Option<String>, Un
         SealedKind::SubjectSecrets => Sealed::subject_secrets(&issuer),
         SealedKind::ProviderSecret => Sealed::provider_secret(&issuer, &client),
         SealedKind::RefreshToken => Sealed::refresh_token(&issuer, &value.name),
+        SealedKind::AuditKey => Sealed::audit_key(&value.name),
     };
     Ok(app.sealing.reseal(&place, &octets, &app.entropy)?.map(|anew| STANDARD.encode(anew)))
 }

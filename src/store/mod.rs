@@ -20,6 +20,7 @@ mod remembered;
 mod values;
 mod writer;
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,7 +37,7 @@ use writer::Writer;
 
 use crate::model::access::{ApiTokenRecord, Caller, Edition, ShownApiToken};
 use crate::model::attempt::AttemptRecord;
-use crate::model::audit::AuditRecord;
+use crate::model::audit::{AuditKey, Checkpoint, Head, TrailRecord, TrailState};
 use crate::model::certificate::Certificates;
 use crate::model::client::ClientRecord;
 use crate::model::cut_off::OrderedCutOff;
@@ -448,6 +449,16 @@ impl Store {
     /// A logout's receipt as it stands now.
     pub async fn receipt(&self, issuer: &IssuerId, id: &EventId) -> Result<Option<Receipt>, StoreError> {
         read!(self, events::receipt(issuer, id))
+    }
+
+    /// The HTTP status of each delivery's last attempt, as far as it had one.
+    pub async fn last_statuses(&self, deliveries: Vec<DeliveryId>) -> Result<BTreeMap<DeliveryId, Option<u16>>, StoreError> {
+        read!(self, deliveries::last_statuses(&deliveries))
+    }
+
+    /// How many deliveries of every kind a logout has.
+    pub async fn delivery_count(&self, event: &EventId) -> Result<u64, StoreError> {
+        read!(self, deliveries::count_of(event))
     }
 
     /// The identity of the caller that posted a logout.
@@ -897,9 +908,66 @@ impl Store {
         write!(self, registry::revoke_api_token((id.clone(), audit)))
     }
 
+    // ---- the audit trail ----
+
     /// The audit trail, newest first.
-    pub async fn audit(&self, filter: AuditFilter, page: Page) -> Result<Listed<AuditRecord>, StoreError> {
-        read!(self, registry::audit(&filter, &page))
+    pub async fn audit(&self, filter: AuditFilter, page: Page) -> Result<Listed<TrailRecord>, StoreError> {
+        read!(self, audit::audit(&filter, &page))
+    }
+
+    /// How the trail stands.
+    pub async fn trail_state(&self) -> Result<TrailState, StoreError> {
+        read!(self, audit::state())
+    }
+
+    /// Records that are not sealed yet, the oldest first.
+    pub async fn unsealed_records(&self, limit: u16) -> Result<Vec<TrailRecord>, StoreError> {
+        read!(self, audit::unsealed(limit))
+    }
+
+    /// Sealed records beyond a number, in the order of sealing.
+    pub async fn sealed_records(&self, after: u64, limit: u16) -> Result<Vec<TrailRecord>, StoreError> {
+        read!(self, audit::sealed(after, limit))
+    }
+
+    /// Heads over records beyond a number, up to another.
+    pub async fn heads(&self, after: u64, to: u64) -> Result<Vec<Head>, StoreError> {
+        read!(self, audit::heads(after, to))
+    }
+
+    /// The last head that was signed before an instant.
+    pub async fn head_before(&self, before: Timestamp) -> Result<Option<Head>, StoreError> {
+        read!(self, audit::head_before(before))
+    }
+
+    /// Links records to the chain and keeps the head over them; false when somebody else went on from there, or changed one of them.
+    pub async fn seal_records(&self, order: Sealing) -> Result<bool, StoreError> {
+        write!(self, audit::seal(order))
+    }
+
+    /// Every key that signs the trail or did, the oldest first.
+    pub async fn audit_keys(&self) -> Result<Vec<AuditKey>, StoreError> {
+        read!(self, audit::keys())
+    }
+
+    /// Adds a key for the trail; false where one stands there already.
+    pub async fn add_audit_key(&self, key: AuditKey, audit: AuditEntry) -> Result<bool, StoreError> {
+        write!(self, audit::add_key((key, audit)))
+    }
+
+    /// Says, signed, up to where the trail is not kept any more.
+    pub async fn keep_checkpoint(&self, checkpoint: Checkpoint) -> Result<(), StoreError> {
+        write!(self, audit::keep_checkpoint(checkpoint))
+    }
+
+    /// Removes some of what is behind the checkpoint; answers how many rows went.
+    pub async fn purge_trail(&self) -> Result<u64, StoreError> {
+        write!(self, audit::purge(()))
+    }
+
+    /// Removes heads that later ones of the same hour make superfluous, of those signed before an instant; answers how many went.
+    pub async fn thin_heads(&self, before: Timestamp) -> Result<u64, StoreError> {
+        write!(self, audit::thin_heads(before))
     }
 
     /// A named value of the deployment, such as the sealing canary.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::model::access::Caller;
 use crate::model::attempt::{AttemptRecord, PastAttempt};
-use crate::model::audit::Act;
+use crate::model::audit::{Act, AuditRecord, Head, Link, Tip};
 use crate::model::client::ClientRecord;
 use crate::model::cut_off::CutOffScope;
 use crate::model::delivery::{Class, DeliveryKind, DeliveryState, DeliveryView, Lane, SettledReason, Tally, Verdict};
@@ -118,6 +118,17 @@ pub struct AuditEntry {
     pub detail: String,
 }
 
+impl AuditEntry {
+    /// What a caller did somewhere, with what it says of it itself.
+    pub fn of(act: Act, caller: &Caller, mut detail: serde_json::Value) -> Self {
+        if let (Some(note), Some(members)) = (&caller.behalf.note, detail.as_object_mut()) {
+            members.entry("note").or_insert_with(|| note.as_str().into());
+        }
+        let (caller, actor) = (caller.clone(), caller.behalf.actor.clone());
+        Self { act, caller, actor, issuer: None, event: None, detail: detail.to_string() }
+    }
+}
+
 /// What happens to the pending deliveries of a client that is deleted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pending {
@@ -216,6 +227,19 @@ pub struct AuditFilter {
     pub since: Option<Timestamp>,
     /// Before.
     pub until: Option<Timestamp>,
+}
+
+/// Records that are to be linked to the end of the audit trail's chain, with the head over them.
+#[derive(Clone, Debug)]
+pub struct Sealing {
+    /// The end they are linked to.
+    pub after: Tip,
+    /// They, as they were read, and their places.
+    pub records: Vec<(AuditRecord, Link)>,
+    /// The head over the last of them.
+    pub head: Head,
+    /// The key that signs from then on, where the head names one.
+    pub next: Option<String>,
 }
 
 /// All that is known of where a person is, and where they may still be.
@@ -838,6 +862,8 @@ pub struct Keep {
     pub settled: Duration,
     /// A session, after its end.
     pub sessions: Duration,
+    /// An audit record.
+    pub audit: Duration,
 }
 
 /// What is forgotten by itself, beside logouts.
@@ -982,6 +1008,8 @@ pub enum SealedKind {
     ProviderSecret,
     /// A refresh token that has to be shown again.
     RefreshToken,
+    /// The private half of a key that signs the audit trail.
+    AuditKey,
 }
 
 impl SealedKind {
@@ -997,6 +1025,7 @@ impl SealedKind {
         Self::SubjectSecrets,
         Self::ProviderSecret,
         Self::RefreshToken,
+        Self::AuditKey,
     ];
 }
 

@@ -15,6 +15,7 @@ use zeroize::Zeroizing;
 
 use super::jwks::{Curve, Material, PublicJwk};
 use super::{BASE64URL, Sealed, SealingKey, TokenError};
+use crate::model::audit::{AuditKey, AuditKeyState};
 use crate::model::client::TokenTyp;
 use crate::model::key::{KeyRecord, KeyState, SigningAlg};
 use crate::model::{IssuerId, Timestamp};
@@ -125,6 +126,12 @@ impl NewKey {
         let sealed = sealing.seal(&Sealed::signing_key(&issuer, &self.kid), &self.private, entropy);
         KeyRecord { sealed, ..KeyRecord::new(issuer, self.kid, self.alg, state, self.public_jwk, now) }
     }
+
+    /// The key as the audit trail stores it.
+    pub fn into_audit_key(self, state: AuditKeyState, now: Timestamp, sealing: &SealingKey, entropy: &Entropy) -> AuditKey {
+        let sealed = sealing.seal(&Sealed::audit_key(&self.kid), &self.private, entropy);
+        AuditKey { kid: self.kid, alg: self.alg, state, public_jwk: self.public_jwk, sealed, created_at: now, retired_at: None }
+    }
 }
 
 impl fmt::Debug for NewKey {
@@ -147,11 +154,21 @@ impl SigningKey {
     pub fn unseal(record: &KeyRecord, sealing: &SealingKey) -> Result<Self, TokenError> {
         let private = sealing.open(&Sealed::signing_key(&record.issuer, &record.kid), &record.sealed)?;
         let key = Self::from_pkcs8(record.alg, record.signing_kid(), &private)?;
-        let published = PublicJwk::parse(&record.public_jwk)?;
-        let same = published.kid() == Some(&record.kid)
-            && published.alg() == Some(record.alg.as_str())
-            && published.material == key.half.public(record.alg)?;
-        if same { Ok(Self { stored_kid: record.kid.clone(), ..key }) } else { Err(TokenError::HalvesDiffer) }
+        key.published_as(&record.kid, &record.public_jwk)
+    }
+
+    /// The same for a key of the audit trail.
+    pub fn unseal_audit(record: &AuditKey, sealing: &SealingKey) -> Result<Self, TokenError> {
+        let private = sealing.open(&Sealed::audit_key(&record.kid), &record.sealed)?;
+        Self::from_pkcs8(record.alg, &record.kid, &private)?.published_as(&record.kid, &record.public_jwk)
+    }
+
+    fn published_as(self, kid: &str, public_jwk: &str) -> Result<Self, TokenError> {
+        let published = PublicJwk::parse(public_jwk)?;
+        let same = published.kid() == Some(kid)
+            && published.alg() == Some(self.alg.as_str())
+            && published.material == self.half.public(self.alg)?;
+        if same { Ok(Self { stored_kid: kid.to_owned(), ..self }) } else { Err(TokenError::HalvesDiffer) }
     }
 
     /// Whether it was read from this record: a name given out elsewhere may pass from key to key.
@@ -192,6 +209,11 @@ impl SigningKey {
         self.sign_under(&self.headers.introspection, payload)
     }
 
+    /// Something rare, whose header is made for it.
+    pub(super) fn sign_as(&self, typ: &'static str, payload: &[u8]) -> Result<String, TokenError> {
+        self.sign_under(&encoded_header(self.alg, Some(typ), &self.kid), payload)
+    }
+
     fn sign_under(&self, header: &str, payload: &[u8]) -> Result<String, TokenError> {
         // Base64 takes four characters for three octets; one for each dot and one for each rounding.
         let mut token = String::with_capacity(header.len() + (payload.len() + self.half.signature_octets()) * 4 / 3 + 4);
@@ -208,20 +230,22 @@ impl fmt::Debug for SigningKey {
     }
 }
 
+/// A header and the dot after it (RFC 7515 4.1). Never jku, jwk, x5u or x5c: whoever reads the token has our keys from our published set (Core 2).
+fn encoded_header(alg: SigningAlg, typ: Option<&'static str>, kid: &str) -> String {
+    #[derive(Serialize)]
+    struct Header<'a> {
+        alg: &'static str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        typ: Option<&'static str>,
+        kid: &'a str,
+    }
+    let json = serde_json::to_vec(&Header { alg: alg.as_str(), typ, kid }).expect("strings always serialise");
+    BASE64URL.encode(json) + "."
+}
+
 impl Headers {
     fn new(alg: SigningAlg, kid: &str) -> Self {
-        // RFC 7515 4.1. Never jku, jwk, x5u or x5c: whoever reads the token has our keys from our published set (Core 2).
-        #[derive(Serialize)]
-        struct Header<'a> {
-            alg: &'static str,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            typ: Option<&'static str>,
-            kid: &'a str,
-        }
-        let encode = |typ| {
-            let json = serde_json::to_vec(&Header { alg: alg.as_str(), typ, kid }).expect("strings always serialise");
-            BASE64URL.encode(json) + "."
-        };
+        let encode = |typ| encoded_header(alg, typ, kid);
         Self {
             logout_jwt: encode(Some("logout+jwt")),
             security_event: encode(Some("secevent+jwt")),

@@ -1,5 +1,5 @@
 //! Writing and reading logout tokens and security events, and everything cryptographic that takes: signing keys, the sets they are published in, sealing,
-//! digests.
+//! digests, the audit trail's chain.
 //!
 //! Owns the shape of a logout token, the keys it is signed with and the one key under which secrets rest. Pure: never asks for the time, never opens a
 //! socket, never touches the store; randomness comes from [`Entropy`](crate::seams::Entropy) alone, but for the generation of key pairs, which the
@@ -10,6 +10,7 @@
 
 pub mod access_token;
 pub mod assertion;
+pub mod audit;
 pub mod client_secret;
 pub mod client_secrets;
 pub mod digest;

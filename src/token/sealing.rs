@@ -44,6 +44,11 @@ impl<'a> Sealed<'a> {
         Self { table: "keys", issuer: issuer.as_str(), name: kid, purpose: "private-key" }
     }
 
+    /// The private half of a key that signs the audit trail.
+    pub const fn audit_key(kid: &'a str) -> Self {
+        Self { table: "audit_keys", issuer: "", name: kid, purpose: "private-key" }
+    }
+
     /// A client's certificate and private key for TLS.
     pub fn client_tls(issuer: &'a IssuerId, client_id: &'a ClientId) -> Self {
         Self { table: "clients", issuer: issuer.as_str(), name: client_id.as_str(), purpose: "tls" }

@@ -7,7 +7,8 @@
 //! chore is due, and whether another process has done it already, is asked of the database by its own clock (`keeper.rs`), and a chore whose bell stays
 //! silent looks by itself.
 //!
-//! One looker keeps no row and no schedule: the ends of certificates (`certificates.rs`) are measured by every process for itself.
+//! Two lookers keep no row and no schedule: the ends of certificates (`certificates.rs`) and how the audit trail stands (`audit.rs`) are measured by every
+//! process for itself.
 
 mod bell;
 mod keeper;
@@ -15,6 +16,7 @@ mod neighbours;
 mod replicas;
 mod works;
 
+pub mod audit;
 pub mod certificates;
 pub mod expiry;
 pub mod horizon;
@@ -123,6 +125,8 @@ pub fn chores(timetable: &Timetable, bells: &Bells) -> Vec<Chore> {
         chore("lanes", &timetable.lanes, Box::new(|tools| Box::pin(lanes::step(tools)))),
         chore("retention", &timetable.retention, Box::new(|tools| Box::pin(retention::step(tools)))),
         chore("keys", &timetable.keys, Box::new(|tools| Box::pin(keys::step(tools)))),
+        Chore { bell: Arc::clone(&bells.audit), ..chore("audit", &timetable.audit, Box::new(|tools| Box::pin(audit::step(tools)))) },
+        chore("audit retention", &timetable.retention, Box::new(|tools| Box::pin(audit::forget(tools)))),
     ]
 }
 
@@ -138,6 +142,7 @@ pub fn begin(tools: &Tools, bells: &Bells, settings: &Settings, share: watch::Se
     drop(tasks.spawn("bell", bell::ring(rings, tasks.stop().clone())));
     neighbours::begin(tools, &settings.replica, tasks);
     drop(tasks.spawn("certificates", certificates::watch(tools.clone(), tasks.stop().clone())));
+    drop(tasks.spawn("audit trail", audit::watch(tools.clone(), tasks.stop().clone())));
     drop(tasks.spawn("replica", stay_counted(tools.store.clone(), settings.replica.clone(), settings.beat, share, tasks.stop().clone())));
 }
 

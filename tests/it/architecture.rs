@@ -15,7 +15,7 @@ const ROWS: &[Row] = &[
     // A path of the API is written there as the façade writes it.
     (
         "cli",
-        &["app", "config", "egress", "http", "model", "observe", "seams", "store"],
+        &["app", "config", "egress", "http", "model", "observe", "seams", "store", "token"],
         &["clap", "clap_complete", "comfy_table", "indicatif", "reqwest"],
     ),
     // A token that is to be revoked is looked up as one that is asked about.

@@ -57,7 +57,7 @@ pub(crate) fn token_name(n: u8) -> TokenName {
 }
 
 pub(crate) fn admin() -> Caller {
-    Caller { identity: "test".into(), role: Role::Admin, issuer: None, client_id: None, may_mass_kill: true, remote: None }
+    Caller { identity: "test".into(), role: Role::Admin, issuer: None, client_id: None, may_mass_kill: true, remote: None, behalf: logoutd::model::access::Behalf::default() }
 }
 
 pub(crate) fn entry(act: Act) -> AuditEntry {
@@ -854,6 +854,7 @@ on_both_engines! {
         logout.note = Some("stolen laptop".into());
         let event = bench.commit(&logout).await.receipt.id;
         let records = bench.store.audit(AuditFilter::default(), Page::default()).await.unwrap().items;
+        let records: Vec<_> = records.into_iter().map(|one| one.record).collect();
         let acts: Vec<_> = records.iter().map(|record| record.act).collect();
         assert_eq!(acts, [Act::LogoutPosted, Act::ClientPut, Act::ClientPut, Act::IssuerCreated]);
         assert_eq!((records[0].event.clone(), records[0].actor.as_deref()), (Some(event), Some("carol@helpdesk")));

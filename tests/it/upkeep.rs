@@ -47,6 +47,7 @@ impl Keeper {
             lanes: each.clone(),
             retention: each.clone(),
             keys: each.clone(),
+            audit: each.clone(),
         };
         let settings = Settings { replica, timetable, hold, beat: Duration::from_secs(5) };
         let bell = Arc::new(Notify::new());

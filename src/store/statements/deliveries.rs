@@ -558,6 +558,33 @@ pub(in crate::store) async fn settle(
     Ok(Ending::Keep(recorded))
 }
 
+/// The HTTP status of each delivery's last attempt.
+pub(in crate::store) async fn last_statuses(
+    conn: &mut Conn,
+    deliveries: &[DeliveryId],
+) -> Result<BTreeMap<DeliveryId, Option<u16>>, StoreError> {
+    let mut found = BTreeMap::new();
+    for chunk in deliveries.chunks(super::ROWS_MAX) {
+        let mut sql = Builder::new("SELECT a.delivery_id, a.status FROM attempts AS a WHERE a.delivery_id IN ");
+        push_list(&mut sql, chunk.iter().map(DeliveryId::as_str));
+        sql.push(
+            " AND NOT EXISTS (SELECT 1 FROM attempts AS b WHERE b.delivery_id = a.delivery_id AND (b.started_at, b.id) > (a.started_at, a.id))",
+        );
+        let rows: Vec<(String, Option<i64>)> = sql.build_query_as().fetch_all(&mut *conn).await?;
+        for (delivery, status) in rows {
+            let status = status.map(|status| number(status, "attempts", "status")).transpose()?;
+            found.insert(DeliveryId::stored(delivery), status);
+        }
+    }
+    Ok(found)
+}
+
+/// How many deliveries of every kind a logout has.
+pub(in crate::store) async fn count_of(conn: &mut Conn, event: &EventId) -> Result<u64, StoreError> {
+    let counted = sqlx::query_scalar("SELECT CAST(count(*) AS BIGINT) FROM deliveries WHERE event_id = $1");
+    Ok(super::count(counted.bind(event.as_str()).fetch_one(conn).await?))
+}
+
 /// Settles what is still held, and says whose event each belongs to.
 async fn settle_held(conn: &mut Conn, settlements: &[Settlement], now: Timestamp) -> Result<BTreeMap<String, String>, StoreError> {
     let mut sql = Builder::new(

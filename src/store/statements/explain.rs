@@ -3,8 +3,7 @@
 use sqlx::Row as _;
 
 use super::{
-    Builder, Conn, access_tokens, commit, cut_offs, deliveries, denylist, events, expansion, expiry, families, gaps, lanes, operators,
-    provider, reconcile, relay, residual, retention, revocation, revocation_notices, sessions, tokens,
+    Builder, Conn, access_tokens, audit, commit, cut_offs, deliveries, denylist, events, expansion, expiry, families, gaps, lanes, operators, provider, reconcile, relay, residual, retention, revocation, revocation_notices, sessions, tokens,
 };
 use crate::model::IssuerId;
 use crate::store::StoreError;
@@ -43,6 +42,11 @@ fn hot() -> Vec<(&'static str, String)> {
             "an assertion's identifier",
             "SELECT expires_at FROM assertions WHERE issuer_id = 'a' AND client_id = 'b' AND jti = 'c'".to_owned(),
         ),
+        ("audit records to be sealed", literal(audit::UNSEALED, &["500"])),
+        ("audit records by number", literal(audit::SEALED, &["5", "500"])),
+        ("audit records counted", audit::COUNTED.to_owned()),
+        ("audit records to be removed", literal(audit::PURGED, &["5", "500"])),
+        ("the last head before an instant", literal(audit::LAST_HEAD_BEFORE, &["5"])),
         ("api token", "SELECT id FROM api_tokens WHERE digest = 'a' OR previous_digest = 'a'".to_owned()),
     ]
 }

@@ -365,6 +365,8 @@ enum Key {
     OfIssuer,
     /// A delivery.
     OfDelivery,
+    /// Its name alone.
+    OfNobody(&'static str),
 }
 
 const fn place_of(kind: SealedKind) -> Place {
@@ -379,6 +381,7 @@ const fn place_of(kind: SealedKind) -> Place {
         SealedKind::Revocation => ("issuers", "revocation_sealed", Key::OfIssuer),
         SealedKind::SubjectSecrets => ("issuers", "subject_secrets_sealed", Key::OfIssuer),
         SealedKind::RelayedToken => ("relayed_tokens", "sealed", Key::OfDelivery),
+        SealedKind::AuditKey => ("audit_keys", "sealed", Key::OfNobody("kid")),
     };
     Place { table, column, key }
 }
@@ -389,6 +392,7 @@ impl Place {
         match self.key {
             Key::Named(name) => ("issuer_id", name),
             Key::OfIssuer => ("id", "''"),
+            Key::OfNobody(name) => ("''", name),
             // Sealed for a client: the issuer's name holds no slash.
             Key::OfDelivery => ("(SELECT d.issuer_id || '/' || d.client_id FROM deliveries d WHERE d.id = delivery_id)", "delivery_id"),
         }
@@ -401,6 +405,7 @@ impl Place {
             Key::Named(name) => format!("issuer_id = $1 AND {name} = $2"),
             Key::OfIssuer => "id = $1 AND $2 = ''".to_owned(),
             Key::OfDelivery => "$1 <> '' AND delivery_id = $2".to_owned(),
+            Key::OfNobody(name) => format!("$1 = '' AND {name} = $2"),
         };
         format!("UPDATE {table} SET {column} = $4 WHERE {named} AND {column} = $3")
     }
@@ -428,6 +433,7 @@ pub(in crate::store) async fn sealed(
         match place.key {
             Key::OfDelivery => sql.push(" AND delivery_id > ").push_bind(after.name.clone()),
             Key::OfIssuer => sql.push(" AND id > ").push_bind(after.issuer.clone()),
+            Key::OfNobody(name) => sql.push(format!(" AND {name} > ")).push_bind(after.name.clone()),
             Key::Named(name) => {
                 sql.push(format!(" AND (issuer_id, {name}) > (")).push_bind(after.issuer.clone());
                 sql.push(", ").push_bind(after.name.clone()).push(")")
@@ -437,6 +443,7 @@ pub(in crate::store) async fn sealed(
     match place.key {
         Key::OfDelivery => sql.push(" ORDER BY delivery_id LIMIT "),
         Key::OfIssuer => sql.push(" ORDER BY id LIMIT "),
+        Key::OfNobody(name) => sql.push(format!(" ORDER BY {name} LIMIT ")),
         Key::Named(name) => sql.push(format!(" ORDER BY issuer_id, {name} LIMIT ")),
     };
     sql.push_bind(SEALED_PAGE);

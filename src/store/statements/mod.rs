@@ -5,6 +5,7 @@
 use super::{Conn, Db, dialect};
 
 pub(in crate::store) mod assertions;
+pub(in crate::store) mod audit;
 pub(in crate::store) mod chores;
 pub(in crate::store) mod commit;
 pub(in crate::store) mod cut_offs;

@@ -102,14 +102,8 @@ async fn owners(conn: &mut Conn, sessions: &[SessionId]) -> Result<Vec<Subject>,
 
 fn audit(order: &Reconciliation, event: &EventId) -> AuditEntry {
     let detail = serde_json::json!({ "live": order.live, "absent": order.absent.len(), "as_of": order.as_of.to_string() });
-    AuditEntry {
-        act: Act::SessionsReconciled,
-        caller: order.caller.clone(),
-        actor: None,
-        issuer: Some(order.issuer.clone()),
-        event: Some(event.clone()),
-        detail: detail.to_string(),
-    }
+    let act = AuditEntry::of(Act::SessionsReconciled, &order.caller, detail);
+    AuditEntry { issuer: Some(order.issuer.clone()), event: Some(event.clone()), ..act }
 }
 
 /// The look at what lives, as planners see it.

@@ -8,7 +8,6 @@ use super::keys::{insert_keys, unsee};
 use super::policies;
 use super::{Builder, Conn, corrupt, dialect, duration_ms, instant, listed, millis, number, push_page, word};
 use crate::model::access::{ApiTokenRecord, Edition, Role, ShownApiToken};
-use crate::model::audit::{Act, AuditRecord};
 use crate::model::certificate::{Certificates, Holder};
 use crate::model::client::{
     Claims, ClientCertificate, ClientRecord, DeliverySettings, Network, OnExpiry, PreviousSecret, ServerName, StaticHeaders, TokenTyp,
@@ -19,7 +18,7 @@ use crate::model::key::{KeyRecord, SigningAlg};
 use crate::model::page::{Cursor, Listed, Page};
 use crate::model::token::TokenPolicy;
 use crate::model::{ApiTokenId, AuditId, ClientId, Digest, EventId, Issuer, IssuerId, Timestamp};
-use crate::store::{AuditEntry, AuditFilter, Change, Context, Ending, Pending, StoreError};
+use crate::store::{AuditEntry, Change, Context, Ending, Pending, StoreError};
 
 const ISSUER: &str = "id, issuer, signing_algs, session_max_age_ms, expiry, allow_networks, ca_pem, discovery, provider_jwks_uri, published_at, \
                       upstream_mode, upstream_client_id, upstream_alg, relay_token, require_exp, provider_logout, provider_logout_sealed, access_tokens, introspection_sealed, revocation, revocation_sealed, subject_secrets_sealed, \
@@ -904,52 +903,4 @@ pub(super) async fn record(conn: &mut Conn, context: &Context, entry: &AuditEntr
     .execute(conn)
     .await?;
     Ok(())
-}
-
-#[derive(sqlx::FromRow)]
-struct AuditRow {
-    id: String,
-    at: i64,
-    act: String,
-    caller: String,
-    role: String,
-    actor: Option<String>,
-    remote: Option<String>,
-    issuer_id: Option<String>,
-    event_id: Option<String>,
-    detail: String,
-}
-
-pub(in crate::store) async fn audit(conn: &mut Conn, filter: &AuditFilter, page: &Page) -> Result<Listed<AuditRecord>, StoreError> {
-    let mut sql = Builder::new("SELECT id, at, act, caller, role, actor, remote, issuer_id, event_id, detail FROM audit WHERE 1 = 1");
-    if let Some(issuer) = &filter.issuer {
-        sql.push(" AND issuer_id = ").push_bind(issuer.as_str().to_owned());
-    }
-    if let Some(act) = filter.act {
-        sql.push(" AND act = ").push_bind(act.as_str());
-    }
-    if let Some(since) = filter.since {
-        sql.push(" AND at >= ").push_bind(since.millis());
-    }
-    if let Some(until) = filter.until {
-        sql.push(" AND at < ").push_bind(until.millis());
-    }
-    push_page(&mut sql, page, "at", "id");
-    let rows: Vec<AuditRow> = sql.build_query_as().fetch_all(conn).await?;
-    let records = rows.into_iter().map(|row| {
-        Ok(AuditRecord {
-            id: AuditId::stored(row.id),
-            at: Timestamp::from_millis(row.at),
-            act: word(Act::parse(&row.act), "audit", "act")?,
-            caller: row.caller,
-            role: row.role,
-            actor: row.actor,
-            remote: row.remote,
-            issuer: row.issuer_id.map(IssuerId::stored),
-            event: row.event_id.map(EventId::stored),
-            detail: row.detail,
-        })
-    });
-    let records: Vec<AuditRecord> = records.collect::<Result<_, StoreError>>()?;
-    Ok(listed(records, page, |record| Cursor { at: record.at, id: record.id.to_string() }))
 }

@@ -1,0 +1,394 @@
+//! The audit trail: its records, its chain, its heads and the keys that sign them.
+//!
+//! A record is written by whatever it records (`registry::record`), without a number; its place in the chain is written later, in the transaction that
+//! keeps the head over it. So two that seal at once cannot both go on from one end, and what is linked is always covered.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+use super::{Builder, Conn, corrupt, count, dialect, instant, listed, number, push_page, word};
+use crate::model::audit::{Act, AuditKey, AuditKeyState, AuditRecord, Checkpoint, Head, Link, Places, Tip, TrailRecord, TrailState};
+use crate::model::key::SigningAlg;
+use crate::model::page::{Cursor, Listed, Page};
+use crate::model::{AuditId, Digest, EventId, IssuerId, Timestamp};
+use crate::store::{AuditEntry, AuditFilter, Context, Ending, Sealing, StoreError};
+
+const RECORD: &str = "id, at, act, caller, role, actor, remote, issuer_id, event_id, detail, seq, digest, chain, salts, erased";
+
+/// The unsealed ones, in the order in which they are sealed.
+pub(super) const UNSEALED: &str = "SELECT id, at, act, caller, role, actor, remote, issuer_id, event_id, detail, seq, digest, chain, salts, erased
+                                     FROM audit WHERE seq IS NULL ORDER BY at, id LIMIT $1";
+/// Sealed ones beyond a number.
+pub(super) const SEALED: &str = "SELECT id, at, act, caller, role, actor, remote, issuer_id, event_id, detail, seq, digest, chain, salts, erased
+                                   FROM audit WHERE seq IS NOT NULL AND seq > $1 ORDER BY seq LIMIT $2";
+/// How many are not sealed.
+pub(super) const COUNTED: &str = "SELECT CAST(count(*) AS BIGINT), min(at) FROM audit WHERE seq IS NULL";
+
+#[derive(sqlx::FromRow)]
+struct Row {
+    id: String,
+    at: i64,
+    act: String,
+    caller: String,
+    role: String,
+    actor: Option<String>,
+    remote: Option<String>,
+    issuer_id: Option<String>,
+    event_id: Option<String>,
+    detail: String,
+    seq: Option<i64>,
+    digest: Option<String>,
+    chain: Option<String>,
+    salts: Option<String>,
+    erased: Option<String>,
+}
+
+impl Row {
+    fn into_record(self) -> Result<TrailRecord, StoreError> {
+        let link = self.link()?;
+        let record = AuditRecord {
+            id: AuditId::stored(self.id),
+            at: Timestamp::from_millis(self.at),
+            act: word(Act::parse(&self.act), "audit", "act")?,
+            caller: self.caller,
+            role: self.role,
+            actor: self.actor,
+            remote: self.remote,
+            issuer: self.issuer_id.map(IssuerId::stored),
+            event: self.event_id.map(EventId::stored),
+            detail: self.detail,
+        };
+        Ok(TrailRecord { record, link })
+    }
+
+    /// What somebody wrote beside the server may be anything: where it is no link any more, the digests of nothing say so to whoever verifies.
+    fn link(&self) -> Result<Option<Link>, StoreError> {
+        let Some(seq) = self.seq else { return Ok(None) };
+        let digest = |text: &Option<String>| text.as_deref().and_then(|text| Digest::parse(text).ok()).unwrap_or(Digest::from_octets([0; 32]));
+        let places = |text: &Option<String>| -> Places { text.as_deref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default() };
+        Ok(Some(Link {
+            seq: number(seq, "audit", "seq")?,
+            digest: digest(&self.digest),
+            chain: digest(&self.chain),
+            salts: places(&self.salts),
+            erased: places(&self.erased),
+        }))
+    }
+}
+
+fn records(rows: Vec<Row>) -> Result<Vec<TrailRecord>, StoreError> {
+    rows.into_iter().map(Row::into_record).collect()
+}
+
+/// Records, newest first.
+pub(in crate::store) async fn audit(conn: &mut Conn, filter: &AuditFilter, page: &Page) -> Result<Listed<TrailRecord>, StoreError> {
+    let mut sql = Builder::new(format!("SELECT {RECORD} FROM audit WHERE 1 = 1"));
+    if let Some(issuer) = &filter.issuer {
+        sql.push(" AND issuer_id = ").push_bind(issuer.as_str().to_owned());
+    }
+    if let Some(act) = filter.act {
+        sql.push(" AND act = ").push_bind(act.as_str());
+    }
+    if let Some(since) = filter.since {
+        sql.push(" AND at >= ").push_bind(since.millis());
+    }
+    if let Some(until) = filter.until {
+        sql.push(" AND at < ").push_bind(until.millis());
+    }
+    push_page(&mut sql, page, "at", "id");
+    let rows: Vec<Row> = sql.build_query_as().fetch_all(conn).await?;
+    Ok(listed(records(rows)?, page, |one| Cursor { at: one.record.at, id: one.record.id.to_string() }))
+}
+
+/// Records that are not sealed, the oldest first.
+pub(in crate::store) async fn unsealed(conn: &mut Conn, limit: u16) -> Result<Vec<TrailRecord>, StoreError> {
+    records(sqlx::query_as(UNSEALED).bind(i64::from(limit)).fetch_all(conn).await?)
+}
+
+/// Sealed records beyond a number, in the order of sealing.
+pub(in crate::store) async fn sealed(conn: &mut Conn, after: u64, limit: u16) -> Result<Vec<TrailRecord>, StoreError> {
+    records(sqlx::query_as(SEALED).bind(stored(after)).bind(i64::from(limit)).fetch_all(conn).await?)
+}
+
+fn stored(seq: u64) -> i64 {
+    i64::try_from(seq).unwrap_or(i64::MAX)
+}
+
+#[derive(sqlx::FromRow)]
+struct HeadRow {
+    seq: i64,
+    chain: String,
+    at: i64,
+    kid: String,
+    jws: String,
+}
+
+impl HeadRow {
+    fn into_head(self) -> Result<Head, StoreError> {
+        let tip = read_tip(self.seq, &self.chain, "audit_heads")?;
+        Ok(Head { tip, at: Timestamp::from_millis(self.at), kid: self.kid, jws: self.jws })
+    }
+}
+
+fn read_tip(seq: i64, chain: &str, table: &'static str) -> Result<Tip, StoreError> {
+    Ok(Tip { seq: number(seq, table, "seq")?, chain: word(Digest::parse(chain), table, "chain")? })
+}
+
+/// How the trail stands.
+pub(in crate::store) async fn state(conn: &mut Conn) -> Result<TrailState, StoreError> {
+    let head: Option<HeadRow> =
+        sqlx::query_as("SELECT seq, chain, at, kid, jws FROM audit_heads ORDER BY seq DESC LIMIT 1").fetch_optional(&mut *conn).await?;
+    let checkpoint: Option<(i64, String, i64, String)> =
+        sqlx::query_as("SELECT seq, chain, at, jws FROM audit_checkpoints ORDER BY seq DESC LIMIT 1").fetch_optional(&mut *conn).await?;
+    let (unsealed, since): (i64, Option<i64>) = sqlx::query_as(COUNTED).fetch_one(conn).await?;
+    let checkpoint = checkpoint.map(|(seq, chain, at, jws)| -> Result<Checkpoint, StoreError> {
+        Ok(Checkpoint { tip: read_tip(seq, &chain, "audit_checkpoints")?, at: Timestamp::from_millis(at), jws })
+    });
+    Ok(TrailState {
+        head: head.map(HeadRow::into_head).transpose()?,
+        checkpoint: checkpoint.transpose()?,
+        unsealed: count(unsealed),
+        unsealed_since: instant(since),
+    })
+}
+
+/// Heads beyond a number, up to another.
+pub(in crate::store) async fn heads(conn: &mut Conn, after: u64, to: u64) -> Result<Vec<Head>, StoreError> {
+    let rows: Vec<HeadRow> = sqlx::query_as("SELECT seq, chain, at, kid, jws FROM audit_heads WHERE seq > $1 AND seq <= $2 ORDER BY seq")
+        .bind(stored(after))
+        .bind(stored(to))
+        .fetch_all(conn)
+        .await?;
+    rows.into_iter().map(HeadRow::into_head).collect()
+}
+
+pub(super) const LAST_HEAD_BEFORE: &str = "SELECT seq, chain, at, kid, jws FROM audit_heads WHERE at < $1 ORDER BY at DESC, seq DESC LIMIT 1";
+
+/// The last head that was signed before an instant.
+pub(in crate::store) async fn head_before(conn: &mut Conn, before: Timestamp) -> Result<Option<Head>, StoreError> {
+    let row: Option<HeadRow> = sqlx::query_as(LAST_HEAD_BEFORE).bind(before.millis()).fetch_optional(conn).await?;
+    row.map(HeadRow::into_head).transpose()
+}
+
+/// Links records to the end of the chain and keeps the head over them, if that end is still the one they were linked to and none of them was changed
+/// meanwhile; answers whether it was.
+pub(in crate::store) async fn seal(conn: &mut Conn, context: &Context, order: &Sealing) -> Result<Ending<bool>, StoreError> {
+    let last: Option<i64> = sqlx::query_scalar("SELECT max(seq) FROM audit_heads").fetch_one(&mut *conn).await?;
+    if count(last.unwrap_or(0)) != order.after.seq || order.records.is_empty() {
+        return Ok(Ending::Undo(false));
+    }
+    if link(conn, order).await? != order.records.len() {
+        return Ok(Ending::Undo(false));
+    }
+    let Head { tip, at, kid, jws } = &order.head;
+    sqlx::query("INSERT INTO audit_heads (seq, chain, at, kid, jws) VALUES ($1, $2, $3, $4, $5)")
+        .bind(stored(tip.seq))
+        .bind(tip.chain.to_string())
+        .bind(at.millis())
+        .bind(kid)
+        .bind(jws)
+        .execute(&mut *conn)
+        .await?;
+    // Whoever rotated or sealed meanwhile was faster.
+    if !is_active(conn, kid).await? {
+        return Ok(Ending::Undo(false));
+    }
+    if let Some(next) = &order.next {
+        pass_on(conn, context, kid, next).await?;
+    }
+    Ok(Ending::Keep(true))
+}
+
+/// Writes the links beside their records; answers how many were still as they were read.
+async fn link(conn: &mut Conn, order: &Sealing) -> Result<usize, StoreError> {
+    let mut sql = Builder::new("WITH links (record_id, new_seq, new_digest, new_chain, new_salts, was_actor, was_remote, was_detail) AS (");
+    sql.push_values(&order.records, |mut row, (record, link)| {
+        row.push_bind(record.id.as_str().to_owned())
+            .push_bind(stored(link.seq))
+            .push_bind(link.digest.to_string())
+            .push_bind(link.chain.to_string())
+            .push_bind(places_text(&link.salts))
+            .push_bind(record.actor.clone())
+            .push_bind(record.remote.clone())
+            .push_bind(record.detail.clone());
+    });
+    sql.push(
+        ") UPDATE audit SET seq = new_seq, digest = new_digest, chain = new_chain, salts = new_salts FROM links
+            WHERE id = record_id AND seq IS NULL AND detail = was_detail
+              AND actor IS NOT DISTINCT FROM was_actor AND remote IS NOT DISTINCT FROM was_remote",
+    );
+    Ok(usize::try_from(sql.build().execute(conn).await?.rows_affected()).unwrap_or(0))
+}
+
+fn places_text(places: &Places) -> Option<String> {
+    (!places.is_empty()).then(|| serde_json::to_string(places).expect("texts always serialise"))
+}
+
+// ---- erasure ----
+
+/// A record as erasure leaves it: with the link it had before, so that one that was sealed meanwhile is not taken for one that was not.
+pub(super) async fn rewrite(conn: &mut Conn, one: &TrailRecord, was_sealed: bool) -> Result<(), StoreError> {
+    let AuditRecord { id, actor, remote, detail, .. } = &one.record;
+    let sealed = if was_sealed { "seq IS NOT NULL" } else { "seq IS NULL" };
+    let mut sql = Builder::new("UPDATE audit SET actor = ");
+    sql.push_bind(actor.clone()).push(", remote = ").push_bind(remote.clone()).push(", detail = ").push_bind(detail.clone());
+    if let Some(link) = &one.link {
+        sql.push(", salts = ").push_bind(places_text(&link.salts)).push(", erased = ").push_bind(places_text(&link.erased));
+    }
+    sql.push(" WHERE id = ").push_bind(id.as_str().to_owned()).push(" AND ").push(sealed);
+    match sql.build().execute(conn).await?.rows_affected() {
+        0 => Err(StoreError::raced()),
+        _ => Ok(()),
+    }
+}
+
+// ---- keys ----
+
+#[derive(sqlx::FromRow)]
+struct KeyRow {
+    kid: String,
+    alg: String,
+    state: String,
+    public_jwk: String,
+    sealed: String,
+    created_at: i64,
+    retired_at: Option<i64>,
+}
+
+impl KeyRow {
+    fn into_key(self) -> Result<AuditKey, StoreError> {
+        Ok(AuditKey {
+            kid: self.kid,
+            alg: word(SigningAlg::parse(&self.alg), "audit_keys", "alg")?,
+            state: word(AuditKeyState::parse(&self.state), "audit_keys", "state")?,
+            public_jwk: self.public_jwk,
+            sealed: STANDARD.decode(&self.sealed).map_err(|_| corrupt("audit_keys", "sealed"))?,
+            created_at: Timestamp::from_millis(self.created_at),
+            retired_at: instant(self.retired_at),
+        })
+    }
+}
+
+/// Every key there ever was, the oldest first.
+pub(in crate::store) async fn keys(conn: &mut Conn) -> Result<Vec<AuditKey>, StoreError> {
+    let rows: Vec<KeyRow> =
+        sqlx::query_as("SELECT kid, alg, state, public_jwk, sealed, created_at, retired_at FROM audit_keys ORDER BY created_at, kid")
+            .fetch_all(conn)
+            .await?;
+    rows.into_iter().map(KeyRow::into_key).collect()
+}
+
+async fn is_active(conn: &mut Conn, kid: &str) -> Result<bool, StoreError> {
+    Ok(sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM audit_keys WHERE kid = $1 AND state = 'active')").bind(kid).fetch_one(conn).await?)
+}
+
+/// Adds the first key, or a successor; false where there is one already.
+pub(in crate::store) async fn add_key(
+    conn: &mut Conn,
+    context: &Context,
+    (key, entry): &(AuditKey, AuditEntry),
+) -> Result<Ending<bool>, StoreError> {
+    let added = sqlx::query(
+        "INSERT INTO audit_keys (kid, alg, state, public_jwk, sealed, created_at) VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING",
+    )
+    .bind(&key.kid)
+    .bind(key.alg.as_str())
+    .bind(key.state.as_str())
+    .bind(&key.public_jwk)
+    .bind(STANDARD.encode(&key.sealed))
+    .bind(key.created_at.millis())
+    .execute(&mut *conn)
+    .await?;
+    if added.rows_affected() == 0 {
+        return Ok(Ending::Undo(false));
+    }
+    super::registry::record(conn, context, entry).await?;
+    Ok(Ending::Keep(true))
+}
+
+/// The key that signed the last head has named its successor, and is destroyed.
+async fn pass_on(conn: &mut Conn, context: &Context, old: &str, next: &str) -> Result<(), StoreError> {
+    let now = dialect::now(conn, &context.clock).await?;
+    sqlx::query("UPDATE audit_keys SET state = 'retired', sealed = '', retired_at = $2 WHERE kid = $1")
+        .bind(old)
+        .bind(now.millis())
+        .execute(&mut *conn)
+        .await?;
+    let began = sqlx::query("UPDATE audit_keys SET state = 'active' WHERE kid = $1 AND state = 'next'").bind(next).execute(conn).await?;
+    if began.rows_affected() == 0 { Err(StoreError::raced()) } else { Ok(()) }
+}
+
+// ---- what is not kept ----
+
+/// How many rows one transaction removes.
+const ROWS: i64 = 500;
+
+/// Keeps a checkpoint; earlier ones say nothing that it does not say.
+pub(in crate::store) async fn keep_checkpoint(conn: &mut Conn, _: &Context, checkpoint: &Checkpoint) -> Result<Ending<()>, StoreError> {
+    let Checkpoint { tip, at, jws } = checkpoint;
+    sqlx::query("INSERT INTO audit_checkpoints (seq, chain, at, jws) VALUES ($1, $2, $3, $4) ON CONFLICT (seq) DO NOTHING")
+        .bind(stored(tip.seq))
+        .bind(tip.chain.to_string())
+        .bind(at.millis())
+        .bind(jws)
+        .execute(&mut *conn)
+        .await?;
+    sqlx::query("DELETE FROM audit_checkpoints WHERE seq < $1").bind(stored(tip.seq)).execute(conn).await?;
+    Ok(Ending::Keep(()))
+}
+
+pub(super) const PURGED: &str = "SELECT seq FROM audit WHERE seq IS NOT NULL AND seq <= $1 ORDER BY seq LIMIT $2";
+
+/// Removes some of what the checkpoint speaks of; answers how many rows went. Nothing goes that it does not speak of.
+pub(in crate::store) async fn purge(conn: &mut Conn, _: &Context, (): &()) -> Result<Ending<u64>, StoreError> {
+    let to: Option<i64> = sqlx::query_scalar("SELECT max(seq) FROM audit_checkpoints").fetch_one(&mut *conn).await?;
+    let Some(to) = to else { return Ok(Ending::Undo(0)) };
+    let records =
+        sqlx::query("DELETE FROM audit WHERE seq IN (SELECT seq FROM audit WHERE seq IS NOT NULL AND seq <= $1 ORDER BY seq LIMIT $2)")
+            .bind(to)
+            .bind(ROWS)
+            .execute(&mut *conn)
+            .await?
+            .rows_affected();
+    // The last one stays: it says where the next begins, also when nothing younger is there.
+    let heads = sqlx::query(
+        "DELETE FROM audit_heads WHERE seq IN (SELECT seq FROM audit_heads WHERE seq <= $1 AND seq < (SELECT max(seq) FROM audit_heads) ORDER BY seq LIMIT $2)",
+    )
+    .bind(to)
+    .bind(ROWS)
+    .execute(conn)
+    .await?
+    .rows_affected();
+    Ok(Ending::Keep(records + heads))
+}
+
+const HOUR_MS: i64 = 3_600_000;
+
+/// Of the heads that are older than that, one an hour and key is enough: each covers all before it.
+pub(in crate::store) async fn thin_heads(conn: &mut Conn, _: &Context, before: &Timestamp) -> Result<Ending<u64>, StoreError> {
+    let rows: Vec<(i64, i64, String)> = sqlx::query_as(
+        "SELECT seq, at, kid FROM audit_heads WHERE at < $1 AND seq < (SELECT max(seq) FROM audit_heads) ORDER BY at DESC, seq DESC LIMIT 20000",
+    )
+    .bind(before.millis())
+    .fetch_all(&mut *conn)
+    .await?;
+    let mut last: BTreeMap<(i64, String), i64> = BTreeMap::new();
+    for (seq, at, kid) in &rows {
+        let kept = last.entry((at.div_euclid(HOUR_MS), kid.clone())).or_insert(*seq);
+        *kept = (*kept).max(*seq);
+    }
+    let kept: BTreeSet<i64> = last.into_values().collect();
+    let surplus: Vec<i64> = rows.into_iter().map(|(seq, ..)| seq).filter(|seq| !kept.contains(seq)).take(500).collect();
+    if surplus.is_empty() {
+        return Ok(Ending::Undo(0));
+    }
+    let mut sql = Builder::new("DELETE FROM audit_heads WHERE seq IN (");
+    let mut list = sql.separated(", ");
+    for seq in surplus {
+        list.push_bind(seq);
+    }
+    sql.push(")");
+    Ok(Ending::Keep(sql.build().execute(conn).await?.rows_affected()))
+}

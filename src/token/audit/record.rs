@@ -1,0 +1,248 @@
+//! What is digested of a record, and how records are chained.
+//!
+//! The canonical form is a JSON array of `[place, value]`, ordered by place: every value of the record that is not an object or an array itself, its place
+//! a JSON pointer (RFC 6901). A text that may have to go is there by its salted digest. The digest of a record is SHA-256 over a line that says what it is,
+//! and that array; a link is SHA-256 over the link before, the number in eight octets and the digest of the record.
+
+use base64::Engine as _;
+use serde_json::{Map, Value, json};
+
+use crate::model::audit::{AuditRecord, Link, Places, Tip};
+use crate::model::{Digest, EventId, IssuerId};
+use crate::seams::Entropy;
+use crate::token::BASE64URL;
+use crate::token::digest::sha256;
+
+/// Octets of a salt.
+const SALT_OCTETS: usize = 16;
+
+/// Why a record has no digest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unsound {
+    /// A text without the salt it was digested with.
+    #[error("a text in it has no salt")]
+    NoSalt,
+    /// A value in a place from which it was erased.
+    #[error("a value stands where one was erased")]
+    NotErased,
+}
+
+/// The end of the chain before the first record.
+pub fn genesis() -> Tip {
+    Tip { seq: 0, chain: Digest::from_octets(sha256(b"logoutd audit trail")) }
+}
+
+/// What comes after `before` when a record of this digest is linked to it.
+pub fn next_in_chain(before: &Tip, digest: &Digest) -> Tip {
+    let seq = before.seq + 1;
+    let octets = [before.chain.octets().as_slice(), &seq.to_be_bytes(), digest.octets()].concat();
+    Tip { seq, chain: Digest::from_octets(sha256(&octets)) }
+}
+
+/// Links a record behind `before`, with fresh salts.
+pub fn link(before: &Tip, record: &AuditRecord, entropy: &Entropy) -> Result<Link, Unsound> {
+    let record = written(record);
+    let salts: Places = texts_that_may_go(&record).into_iter().map(|place| (place, salt(entropy))).collect();
+    let digest = digest_of(&record, &salts, &Places::new())?;
+    let Tip { seq, chain } = next_in_chain(before, &digest);
+    Ok(Link { seq, digest, chain, salts, erased: Places::new() })
+}
+
+fn salt(entropy: &Entropy) -> String {
+    let mut octets = [0; SALT_OCTETS];
+    entropy.fill(&mut octets);
+    BASE64URL.encode(octets)
+}
+
+/// A record as it is exported and digested.
+pub fn written(record: &AuditRecord) -> Map<String, Value> {
+    let AuditRecord { id, at, act, caller, role, actor, remote, issuer, event, detail } = record;
+    let detail: Value = serde_json::from_str(detail).unwrap_or_else(|_| json!(detail));
+    let members = [
+        ("id", json!(id.as_str())),
+        ("at", json!(at.to_string())),
+        ("act", json!(act.as_str())),
+        ("caller", json!(caller)),
+        ("role", json!(role)),
+        ("actor", json!(actor)),
+        ("remote", json!(remote)),
+        ("issuer", json!(issuer.as_ref().map(IssuerId::as_str))),
+        ("logout", json!(event.as_ref().map(EventId::as_str))),
+        ("detail", detail),
+    ];
+    members.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+/// The digest of a record as it was exported.
+pub fn digest_of(record: &Map<String, Value>, salts: &Places, erased: &Places) -> Result<Digest, Unsound> {
+    let mut canonical: Vec<(String, Value)> = Vec::new();
+    for (place, value) in leaves(record) {
+        let value = match (may_go(&place), value, erased.get(&place)) {
+            (true, Value::Null, Some(digest)) => json!(digest),
+            (_, _, Some(_)) => return Err(Unsound::NotErased),
+            (true, Value::String(text), None) => json!(salted(salts.get(&place).ok_or(Unsound::NoSalt)?, &text)),
+            (_, other, None) => other,
+        };
+        canonical.push((place, value));
+    }
+    // What was erased and has no place any more was removed and not erased.
+    if erased.keys().any(|place| !canonical.iter().any(|(known, _)| known == place)) {
+        return Err(Unsound::NotErased);
+    }
+    canonical.sort_by(|(one, _), (other, _)| one.cmp(other));
+    let mut text = b"logoutd audit record\n".to_vec();
+    text.extend(serde_json::to_vec(&canonical).expect("texts and values always serialise"));
+    Ok(Digest::from_octets(sha256(&text)))
+}
+
+fn salted(salt: &str, text: &str) -> String {
+    // A salt has one length, so that no two pairs run into one text.
+    Digest::from_octets(sha256(&[salt.as_bytes(), b".", text.as_bytes()].concat())).to_string()
+}
+
+/// Erases every text that `names` one to be erased, with its salt; answers how many. A record that is not sealed yet has no link, and nothing keeps a digest.
+pub fn erase(record: &mut Map<String, Value>, link: Option<&mut Link>, names: &dyn Fn(&str, &str) -> bool) -> u64 {
+    let wanted: Vec<(String, String)> = leaves(record)
+        .into_iter()
+        .filter_map(|(place, value)| Some((place, value.as_str()?.to_owned())))
+        .filter(|(place, text)| may_go(place) && names(place, text))
+        .collect();
+    for (place, _) in &wanted {
+        if let Some(value) = pointed(record, place) {
+            *value = Value::Null;
+        }
+    }
+    if let Some(link) = link {
+        for (place, text) in &wanted {
+            if let Some(salt) = link.salts.remove(place) {
+                link.erased.insert(place.clone(), salted(&salt, text));
+            }
+        }
+    }
+    u64::try_from(wanted.len()).unwrap_or(u64::MAX)
+}
+
+/// [`Value::pointer_mut`] over the members of an object.
+fn pointed<'r>(record: &'r mut Map<String, Value>, place: &str) -> Option<&'r mut Value> {
+    let rest = place.strip_prefix('/')?;
+    match rest.split_once('/') {
+        None => record.get_mut(&unescaped(rest)),
+        Some((first, below)) => record.get_mut(&unescaped(first))?.pointer_mut(&format!("/{below}")),
+    }
+}
+
+fn unescaped(name: &str) -> String {
+    name.replace("~1", "/").replace("~0", "~")
+}
+
+fn texts_that_may_go(record: &Map<String, Value>) -> Vec<String> {
+    leaves(record).into_iter().filter(|(place, value)| value.is_string() && may_go(place)).map(|(place, _)| place).collect()
+}
+
+/// Whether a text of this place may name a person.
+fn may_go(place: &str) -> bool {
+    matches!(place, "/actor" | "/remote" | "/detail") || place.starts_with("/detail/")
+}
+
+/// Every value that holds no other, with its place. An empty array or object is one, under a name no text has: it tells apart what is empty from what is not.
+fn leaves(record: &Map<String, Value>) -> Vec<(String, Value)> {
+    let mut found = Vec::new();
+    for (name, value) in record {
+        collect(format!("/{}", escaped(name)), value, &mut found);
+    }
+    found
+}
+
+fn collect(place: String, value: &Value, found: &mut Vec<(String, Value)>) {
+    match value {
+        Value::Object(members) if !members.is_empty() => {
+            members.iter().for_each(|(name, value)| collect(format!("{place}/{}", escaped(name)), value, found));
+        }
+        Value::Array(items) if !items.is_empty() => {
+            items.iter().enumerate().for_each(|(index, value)| collect(format!("{place}/{index}"), value, found));
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) | Value::Object(_) => {
+            found.push((place, value.clone()));
+        }
+    }
+}
+
+/// One reference token of a JSON pointer (RFC 6901 3).
+fn escaped(name: &str) -> String {
+    name.replace('~', "~0").replace('/', "~1")
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::model::Timestamp;
+    use crate::model::audit::Act;
+
+    pub(in crate::token::audit) fn record(n: i64, detail: &Value) -> AuditRecord {
+        AuditRecord {
+            id: Entropy::seeded(1).id(Timestamp::from_seconds(n)),
+            at: Timestamp::from_seconds(n),
+            act: Act::LogoutPosted,
+            caller: "t".to_owned(),
+            role: "operator".to_owned(),
+            actor: Some("desk".to_owned()),
+            remote: Some("192.0.2.7".to_owned()),
+            issuer: Some(IssuerId::parse("main").unwrap()),
+            event: None,
+            detail: detail.to_string(),
+        }
+    }
+
+    fn linked(detail: &Value) -> (Map<String, Value>, Link) {
+        let record = record(1, detail);
+        (written(&record), link(&genesis(), &record, &Entropy::seeded(2)).unwrap())
+    }
+
+    #[test]
+    fn every_value_of_a_record_counts() {
+        let detail = json!({"target": {"sub": "alice"}, "n": 1, "none": null, "list": ["a", {"b": true}], "empty": [], "void": {}});
+        let (whole, link) = linked(&detail);
+        assert_eq!(digest_of(&whole, &link.salts, &link.erased), Ok(link.digest));
+        for (place, _) in leaves(&whole) {
+            let mut changed = whole.clone();
+            *pointed(&mut changed, &place).unwrap() = json!(false);
+            assert_ne!(digest_of(&changed, &link.salts, &link.erased), Ok(link.digest), "{place}");
+        }
+        for name in whole.keys() {
+            let mut without = whole.clone();
+            without.remove(name);
+            assert_ne!(digest_of(&without, &link.salts, &link.erased), Ok(link.digest), "{name}");
+        }
+        let mut more = whole.clone();
+        more.insert("more".to_owned(), Value::Null);
+        assert_ne!(digest_of(&more, &link.salts, &link.erased), Ok(link.digest));
+    }
+
+    #[test]
+    fn what_was_erased_leaves_a_record_that_verifies_and_no_way_to_try_names() {
+        let (mut whole, mut link) = linked(&json!({"target": {"sub": "alice"}, "note": "for a/b~c", "a/b~c": "alice"}));
+        let digest = link.digest;
+        assert_eq!(erase(&mut whole, Some(&mut link), &|_, text| text == "alice"), 2);
+        assert!(whole["detail"]["target"]["sub"].is_null() && whole["detail"]["a/b~c"].is_null(), "{whole:?}");
+        assert!(!link.salts.contains_key("/detail/target/sub") && link.erased.len() == 2, "{link:?}");
+        assert_eq!(digest_of(&whole, &link.salts, &link.erased), Ok(digest));
+        // Nothing can be put in its place.
+        let mut invented = whole.clone();
+        invented["detail"]["target"]["sub"] = json!("mallory");
+        assert_eq!(digest_of(&invented, &link.salts, &link.erased), Err(Unsound::NotErased));
+        invented["detail"].as_object_mut().unwrap().remove("target");
+        assert_eq!(digest_of(&invented, &link.salts, &link.erased), Err(Unsound::NotErased));
+        let mut other = link.erased.clone();
+        other.insert("/caller".to_owned(), "x".to_owned());
+        assert!(digest_of(&whole, &link.salts, &other).is_err());
+    }
+
+    #[test]
+    fn a_link_depends_on_all_before_it_and_on_its_number() {
+        let (one, other) = (Digest::from_octets([1; 32]), Digest::from_octets([2; 32]));
+        let first = next_in_chain(&genesis(), &one);
+        assert_eq!(first.seq, 1);
+        assert_ne!(next_in_chain(&first, &other).chain, next_in_chain(&next_in_chain(&genesis(), &other), &other).chain);
+        assert_ne!(next_in_chain(&Tip { seq: 7, ..first }, &other).chain, next_in_chain(&first, &other).chain);
+    }
+}
