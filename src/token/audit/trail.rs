@@ -370,7 +370,7 @@ mod tests {
     }
 
     fn trusted() -> JwkSet {
-        JwkSet { keys: vec![PublicJwk::parse(key_pair(SigningAlg::Es256).0).unwrap()], ignored: 0 }
+        JwkSet { keys: vec![PublicJwk::parse(&key_pair(SigningAlg::Es256).0).unwrap()], ignored: 0 }
     }
 
     fn check(lines: &[Line], noted: &[String]) -> Result<Report, Broken> {

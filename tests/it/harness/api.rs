@@ -89,6 +89,11 @@ impl Api {
         send(self.request(Method::POST, path).json(&body)).await
     }
 
+    /// A POST without a body.
+    pub(crate) async fn order(&self, path: &str) -> Answer {
+        send(self.request(Method::POST, path)).await
+    }
+
     /// With one more header.
     pub(crate) async fn post_with(&self, path: &str, header: (&str, &str), body: Value) -> Answer {
         send(self.request(Method::POST, path).header(header.0, header.1).json(&body)).await
