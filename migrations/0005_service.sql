@@ -74,5 +74,37 @@ CREATE INDEX gaps_closed ON gaps (closed_at) WHERE closed_at IS NOT NULL;
 CREATE INDEX gaps_listed ON gaps (issuer_id, created_at, id);
 
 -- What somebody must look at, and whether he was told.
+CREATE TABLE alarms (
+    id         TEXT   PRIMARY KEY,
+    kind       TEXT   NOT NULL,
+    -- Empty where no issuer is concerned: an open alarm is one of its kind about one thing.
+    issuer_id  TEXT   NOT NULL,
+    about      TEXT   NOT NULL,
+    message    TEXT   NOT NULL,
+    first_at   BIGINT NOT NULL,
+    last_at    BIGINT NOT NULL,
+    seen       BIGINT NOT NULL CHECK (seen > 0),
+    cleared_at BIGINT,
+    -- When somebody was told last, how often, and when he is to be told again; none where there is nothing to tell.
+    told_at    BIGINT,
+    tellings   BIGINT NOT NULL,
+    attempts   BIGINT NOT NULL,
+    due_at     BIGINT
+);
+CREATE UNIQUE INDEX alarms_open ON alarms (kind, issuer_id, about) WHERE cleared_at IS NULL;
+CREATE INDEX alarms_due ON alarms (due_at) WHERE due_at IS NOT NULL;
+CREATE INDEX alarms_listed ON alarms (first_at, id);
+CREATE INDEX alarms_cleared ON alarms (cleared_at) WHERE cleared_at IS NOT NULL;
 
--- Where a trace began that a logout goes on.
+-- Where a trace began that a logout goes on (W3C Trace Context 3).
+ALTER TABLE events ADD COLUMN traceparent TEXT;
+ALTER TABLE events ADD COLUMN tracestate TEXT;
+
+-- How many deliveries were ever written and how many of them were forgotten, one row a transaction, summed up from time to time. What they differ by is
+-- in the table, or was lost.
+CREATE TABLE delivery_entries (
+    id        TEXT   PRIMARY KEY,
+    enqueued  BIGINT NOT NULL,
+    forgotten BIGINT NOT NULL
+);
+INSERT INTO delivery_entries (id, enqueued, forgotten) SELECT '0', count(*), 0 FROM deliveries;

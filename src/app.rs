@@ -9,6 +9,7 @@ mod declared;
 mod listener;
 mod patience;
 mod sealing_key;
+mod telemetry;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -45,6 +46,7 @@ use crate::lifecycle::{Ended, Hangups, Running, Signals, Stop, Tasks};
 use crate::model::check::CheckProfile;
 use crate::model::{ReplicaId, Timestamp};
 use crate::observe::metrics::Handle;
+use crate::observe::traces::Tracer;
 use crate::observe::{self, GapOpened, ListenerInPlain, Started, Stopped};
 use crate::plan::lane::Share;
 use crate::seams::{Clock, Entropy};
@@ -107,6 +109,17 @@ pub enum Error {
         /// Why not.
         source: std::io::Error,
     },
+    /// What the configuration wants told could never be.
+    #[error("{setting}: the URL {source}")]
+    Outward {
+        /// Which setting.
+        setting: &'static str,
+        /// Why not.
+        source: egress::BadUrl,
+    },
+    /// Traces cannot be told.
+    #[error(transparent)]
+    Traces(#[from] observe::traces::TraceError),
     /// The courier died, which was logged; nothing would be delivered any more.
     #[error("the courier died")]
     CourierDied,
@@ -144,6 +157,8 @@ pub struct Server {
     doors: Tasks,
     /// The courier and the chores.
     cellar: Tasks,
+    /// Who tells traces, after everybody else has ended.
+    attic: Tasks,
     /// The database's own tasks.
     keeper: TaskTracker,
     order: Running<Result<(), Error>>,
@@ -165,7 +180,7 @@ impl Server {
             GapOpened { issuer: &gap.issuer, since: gap.begins_at, until: gap.ends_at }.emit();
         }
         upkeep::audit::ensure_key(&store, &sealing, &entropy).await?;
-        let egress = Arc::new(Egress::new(egress_config(&config, names))?);
+        let egress = Arc::new(Egress::new(EgressConfig { clock: clock.clone(), ..egress_config(&config, names) })?);
         let shown = config.http.tls.as_ref().map(|files| tls::read(files, clock.now())).transpose()?;
         let (socket, address) = bind(config.http.listen).await?;
         let metrics_socket = match config.http.metrics {
@@ -174,7 +189,10 @@ impl Server {
         };
 
         let stop = Stop::new();
-        let (house, doors, cellar) = (Tasks::new(stop.clone()), Tasks::new(stop), Tasks::new(Stop::new()));
+        let (house, doors, cellar, attic) = (Tasks::new(stop.clone()), Tasks::new(stop), Tasks::new(Stop::new()), Tasks::new(Stop::new()));
+        let tracer = telemetry::tracer(&config, &egress, &clock, &entropy, &attic)?;
+        let hook = telemetry::hook(&config, &egress)?;
+        let skew = watch::Sender::new(None);
         let (doorbell, settled, pulse) = (Doorbell::default(), watch::Sender::new(0), watch::Sender::new(None));
         let bells = Bells::default();
         let keyring = Arc::new(Keyring::default());
@@ -195,6 +213,8 @@ impl Server {
             uses: Uses::default(),
             limiter: Limiter::new(config.limits, share.clone()),
             metrics: handle.clone(),
+            tracer: tracer.clone(),
+            skew: skew.subscribe(),
             doorbell: doorbell.clone(),
             bells: bells.clone(),
             settled: settled.clone(),
@@ -218,7 +238,12 @@ impl Server {
             listener_until: certificate.until.clone(),
             tasks: cellar.clone(),
         };
-        upkeep::begin(&tools, &bells, &upkeep_settings(&config, entropy.id(clock.now())), sharing, &cellar);
+        let replica: ReplicaId = entropy.id(clock.now());
+        upkeep::begin(&tools, &bells, &upkeep_settings(&config, replica.clone()), sharing, &cellar);
+        let desk = upkeep::alarms::Desk { store: store.clone(), egress: Arc::clone(&egress), hook };
+        drop(cellar.spawn("alarms", upkeep::alarms::watch(desk, cellar.stop().clone())));
+        let desk = upkeep::clock::ClockDesk { store: store.clone(), egress: Arc::clone(&egress), clock: clock.clone() };
+        drop(cellar.spawn("clock", upkeep::clock::look(desk, replica, skew, cellar.stop().clone())));
         let courier = Courier::new(Parts {
             store: store.clone(),
             egress,
@@ -231,11 +256,12 @@ impl Server {
             settled,
             share: share.clone(),
             pulse,
+            tracer: tracer.clone(),
             settings: courier_settings(&config),
         });
 
         let courier = cellar.spawn("courier", courier.run());
-        drop(cellar.spawn("census", deliver::keep_count(store.clone(), cellar.stop().clone())));
+        drop(cellar.spawn("census", deliver::keep_count(store.clone(), census_settings(&config), cellar.stop().clone())));
         drop(cellar.spawn("metrics", tidy(handle.clone(), cellar.stop().clone())));
         let door = |socket, speech| listener::Door {
             socket,
@@ -253,7 +279,8 @@ impl Server {
             drop(doors.spawn("metrics listener", listener::listen(door(socket, speech), scrape, doors.clone())));
             address
         });
-        let order = house.spawn("order", stop_in_order(house.stop().clone(), doors.clone(), cellar.clone(), courier));
+        let order =
+            house.spawn("order", stop_in_order(house.stop().clone(), [doors.clone(), cellar.clone(), attic.clone()], tracer, courier));
         tell_started(address, &store);
         if is_overheard(&config, address) {
             ListenerInPlain { listen: address }.emit();
@@ -268,6 +295,7 @@ impl Server {
             house,
             doors,
             cellar,
+            attic,
             keeper,
             order,
         })
@@ -313,12 +341,14 @@ impl Server {
 
     /// Waits for a signal or a requested stop, and for everything to end.
     pub async fn see_out(self, signals: Signals) -> Result<(), Error> {
-        let Self { state, grace, house, doors, cellar, keeper, order, .. } = self;
+        let Self { state, grace, house, doors, cellar, attic, keeper, order, .. } = self;
         let ended = house.see_out(signals, grace).await;
         // After a forced stop somebody may be left; after the other nobody is.
         cellar.stop().force();
+        attic.stop().force();
         doors.wait().await;
         cellar.wait().await;
+        attic.wait().await;
         let store = state.store.clone();
         drop(state);
         close(store, &keeper).await;
@@ -364,8 +394,8 @@ fn router(state: &AppState) -> Router {
     routes().into_router(state.clone())
 }
 
-/// Requests first, then what they caused. A courier that died takes the server along: it must not accept what nobody would deliver.
-async fn stop_in_order(stop: Stop, doors: Tasks, cellar: Tasks, courier: Running<()>) -> Result<(), Error> {
+/// Requests first, then what they caused, then what is told of both. A courier that died takes the server along: it must not accept what nobody would deliver.
+async fn stop_in_order(stop: Stop, [doors, cellar, attic]: [Tasks; 3], tracer: Tracer, courier: Running<()>) -> Result<(), Error> {
     let lived = tokio::select! {
         () = stop.requested() => Ok(()),
         _ = courier => Err(Error::CourierDied),
@@ -374,6 +404,7 @@ async fn stop_in_order(stop: Stop, doors: Tasks, cellar: Tasks, courier: Running
     doors.wait().await;
     cellar.stop().request();
     cellar.wait().await;
+    telemetry::flush(&tracer, &attic).await;
     lived
 }
 
@@ -465,6 +496,10 @@ fn courier_settings(config: &Config) -> deliver::Settings {
     }
 }
 
+fn census_settings(config: &Config) -> deliver::CensusSettings {
+    deliver::CensusSettings { every: config.metrics.census, pinned: config.metrics.pinned.clone() }
+}
+
 fn upkeep_settings(config: &Config, replica: ReplicaId) -> upkeep::Settings {
     let timetable = config.schedule.timetable.clone();
     upkeep::Settings { replica, timetable, hold: config.schedule.hold, beat: config.replica_beat }
@@ -473,5 +508,6 @@ fn upkeep_settings(config: &Config, replica: ReplicaId) -> upkeep::Settings {
 fn tell_started(listen: SocketAddr, store: &Store) {
     let engine = store.engine();
     let (name, database_version) = engine.split_once(' ').unwrap_or((&engine, ""));
-    Started { listen, engine: if name == "sqlite" { "sqlite" } else { "postgres" }, database_version }.emit();
+    Started { listen, engine: if name == "sqlite" { "sqlite" } else { "postgres" }, database_version, durability: store.durability() }
+        .emit();
 }

@@ -46,6 +46,9 @@ pub struct Readiness {
     /// is.
     #[serde(skip_serializing_if = "Option::is_none")]
     open_gaps: Option<u64>,
+    /// What somebody should look at although it can do its work.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<String>,
 }
 
 /// Whether the process is alive. Asks nobody.
@@ -73,7 +76,9 @@ pub async fn readyz(State(app): State<AppState>) -> Result<Json<Readiness>, Prob
         return Err(not_ready("the courier does not move"));
     }
     let open_gaps = Some(app.store.open_gaps().await?).filter(|open| *open > 0);
-    Ok(Json(Readiness { status: "ok", open_gaps }))
+    let detail =
+        app.skew.borrow().map(|seconds| format!("the clocks of relying parties and providers are ahead of this server's by {seconds} s"));
+    Ok(Json(Readiness { status: "ok", open_gaps, detail }))
 }
 
 fn not_ready(why: &'static str) -> Problem {

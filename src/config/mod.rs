@@ -14,6 +14,7 @@ mod descriptions;
 mod doors;
 mod lines;
 mod nearest;
+mod observe;
 mod reader;
 mod schema;
 mod secret;
@@ -37,6 +38,7 @@ pub use check::Check;
 pub use declared::{Declaration, DeclaredIssuer, FILE_SUFFIX, FROM_FILES, REMOVABLE};
 pub use doors::{MetricsListener, Speaks, TlsFiles};
 pub use nearest::nearest;
+pub use observe::{Alarms, Metrics, Telemetry};
 pub use reader::{Mistake, Mistakes, Setting, Source};
 use reader::{Raw, Reader};
 pub use schema::{Registered, members_beside, schema};
@@ -110,6 +112,12 @@ pub struct Config {
     pub shutdown_grace: Duration,
     /// `[log]`.
     pub log: Log,
+    /// `[metrics]`.
+    pub metrics: Metrics,
+    /// `[telemetry]`.
+    pub telemetry: Telemetry,
+    /// `[alarms]`.
+    pub alarms: Alarms,
     /// `[[issuers]]`: issuers and clients that are registered from here.
     pub declared: Vec<DeclaredIssuer>,
     settings: Vec<Setting>,
@@ -353,6 +361,9 @@ impl Config {
             reconcile: Reconcile { percent_max: reader.number("reconcile.percent_max", 10, 1..=100) },
             shutdown_grace: reader.seconds("shutdown_grace_s", 12, 1..=300),
             log: Log::read(reader),
+            metrics: Metrics::read(reader),
+            telemetry: Telemetry::read(reader, mode),
+            alarms: Alarms::read(reader, mode),
             declared: reader.declared(),
             settings: Vec::new(),
         }

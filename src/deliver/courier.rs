@@ -17,8 +17,10 @@ use super::signer::Signer;
 use super::slots::{Slots, Snapshot, Use, Waiting};
 use super::{Parts, Settings, Tools, Watch, store_failed};
 use crate::model::Timestamp;
-use crate::model::delivery::{Class, DeliveryKind, Lane, Leased};
+use crate::model::delivery::{Class, DeliveryKind, Lane, Leased, PriorClaim};
 use crate::model::lane::Deal;
+use crate::observe::LeasesReclaimed;
+use crate::observe::traces::{Scope, Span, SpanKind, within};
 use crate::plan::lane::Share;
 use crate::plan::lane::breaker::probe_wait;
 use crate::plan::lane::fair::{Dealt, Demand, Purse, deal};
@@ -65,13 +67,26 @@ struct Probed {
 impl Courier {
     /// A courier that has not looked yet. Its settler runs from here on; must be called within a runtime.
     pub fn new(parts: Parts) -> Self {
-        let Parts { store, egress, keyring, sealing, clock, entropy, tasks, doorbell, settled, share, pulse, settings } = parts;
+        let Parts { store, egress, keyring, sealing, clock, entropy, tasks, doorbell, settled, share, pulse, tracer, settings } = parts;
         let signer = Signer::new(store.clone(), keyring, Arc::clone(&sealing), tasks.clone());
         let held = provider::Tokens::default();
         let slots = Slots::new(settings.in_flight_max, Arc::clone(&doorbell));
         let lanes = Lanes::default();
-        let tools =
-            Arc::new(Tools { store, egress, signer, sealing, tokens: held, clock, entropy, tasks, doorbell, settled, lanes, settings });
+        let tools = Arc::new(Tools {
+            store,
+            egress,
+            signer,
+            sealing,
+            tokens: held,
+            clock,
+            entropy,
+            tasks,
+            doorbell,
+            settled,
+            tracer,
+            lanes,
+            settings,
+        });
         // As many places as slots: whoever has a slot finds a place and never waits for one.
         let (finished, coming) = mpsc::channel(usize::from(settings.in_flight_max).max(1));
         drop(tools.tasks.spawn("settler", settler::run(Arc::clone(&tools), coming)));
@@ -107,6 +122,8 @@ impl Courier {
         let dealt = deal(purse, &survey.hosts, &survey.demands, self.turn.fetch_add(1, Ordering::Relaxed));
         let claimed = if dealt.deals.is_empty() { Vec::new() } else { self.claim(&dealt.deals, now).await? };
         self.tools.lanes.begun(&claimed);
+        let ran_out = claimed.iter().filter(|leased| leased.prior == PriorClaim::RanOut).count();
+        LeasesReclaimed { count: ran_out as u64 }.emit();
         let waiting = waiting(&survey.demands, &dealt, &claimed);
         let mut report = StepReport { ready: survey.ready, claimed: claimed.len() };
         self.begin(claimed, false, now).await?;
@@ -194,13 +211,20 @@ impl Courier {
         };
         let Leased { lane, class, retry, .. } = &claimed.leased;
         let slot = self.slots.take(Use { lane: lane.clone(), host: uri.and_then(host_of), class: *class, retry: *retry, probe });
+        let mut span = self.tools.tracer.go_on(SpanKind::Client, "attempt", claimed.facts.trace.clone());
+        if let Some(host) = uri.and_then(url::Url::host_str) {
+            span.note("server.address", host.to_owned());
+            span.note("server.port", i64::from(uri.and_then(url::Url::port_or_known_default).unwrap_or_default()));
+        }
+        let scope = Scope { tracer: self.tools.tracer.clone(), trace: span.context(), request: None };
         let (tools, finished) = (Arc::clone(&self.tools), self.finished.clone());
         let attempt = async move {
-            let attempt = AssertUnwindSafe(request::attempt(&tools, Arc::clone(&claimed), &watch)).catch_unwind();
+            let attempt = AssertUnwindSafe(within(scope, request::attempt(&tools, Arc::clone(&claimed), &watch))).catch_unwind();
             let ended = attempt.await.unwrap_or_else(|_| {
                 tracing::error!(delivery = %claimed.leased.id, "an attempt panicked");
                 Ended::Settled(Box::new(request::died(&tools, &claimed.leased, watch.now())))
             });
+            tell_span(span, &claimed.leased, &ended);
             // The settler outlives every attempt; if it does not, the lease runs out.
             drop(finished.send(Finished { claimed, ended, at: watch.now(), slot }).await);
         };
@@ -238,6 +262,28 @@ impl Courier {
         }
         Ok(Duration::ZERO)
     }
+}
+
+/// The span of what was sent; where nothing was, there is nothing to tell.
+fn tell_span(mut span: Span, leased: &Leased, ended: &Ended) {
+    let Ended::Settled(settlement) = ended else { return };
+    let Some(attempt) = &settlement.attempt else { return };
+    span.note("http.request.method", "POST");
+    span.note("http.request.resend_count", i64::from(attempt.number.saturating_sub(1)));
+    span.note("logoutd.delivery.id", leased.id.to_string());
+    span.note("logoutd.delivery.kind", leased.kind.as_str());
+    span.note("logoutd.logout.id", leased.event.to_string());
+    span.note("logoutd.client_id", leased.client_id.to_string());
+    span.note("logoutd.outcome", attempt.class.as_str());
+    if let Some(status) = attempt.status {
+        span.note("http.response.status_code", i64::from(status));
+    }
+    match (attempt.failure, attempt.status) {
+        (Some(failure), _) => span.fail(failure.as_str()),
+        (None, Some(300..)) => span.fail(attempt.class.as_str()),
+        (None, _) => {}
+    }
+    span.end();
 }
 
 /// How long nothing is to be done: until something may begin, at most until the next poll. What might begin already waits for a slot, and a slot rings.

@@ -37,12 +37,13 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, watch};
 
-pub use census::keep_count;
+pub use census::{CensusSettings, keep_count};
 pub use courier::{Courier, StepReport};
 
 use crate::egress::Egress;
 use crate::lifecycle::Tasks;
 use crate::model::Timestamp;
+use crate::observe::traces::Tracer;
 use crate::observe::{StoreFailed, StoreFault};
 use crate::plan::lane::Share;
 use crate::seams::{Clock, Entropy};
@@ -92,6 +93,8 @@ pub struct Parts {
     pub share: watch::Receiver<Share>,
     /// Told when a step was completed, by this process's clock: the courier is alive as long as this moves.
     pub pulse: watch::Sender<Option<Timestamp>>,
+    /// Makes the spans of attempts.
+    pub tracer: Tracer,
     /// How it works.
     pub settings: Settings,
 }
@@ -108,6 +111,7 @@ struct Tools {
     tasks: Tasks,
     doorbell: Arc<Notify>,
     settled: watch::Sender<u64>,
+    tracer: Tracer,
     lanes: lanes::Lanes,
     settings: Settings,
 }

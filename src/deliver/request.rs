@@ -468,6 +468,7 @@ mod tests {
                 provider: None,
                 relayed: None,
                 revocation: None,
+                trace: None,
             },
         }
     }

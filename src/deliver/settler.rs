@@ -12,6 +12,8 @@ use super::lanes::Ended;
 use super::request::{self, Claimed};
 use super::slots::Slot;
 use super::{Tools, store_failed};
+use crate::model::alarm::{Raised, given_up, joined};
+use crate::model::attempt::Failure;
 use crate::model::delivery::{DeliveryState, Lane, Leased, SettledReason, Verdict};
 use crate::model::lane::LaneChange;
 use crate::model::{DeliveryId, Timestamp};
@@ -73,7 +75,11 @@ async fn settle(tools: &Tools, in_hand: Vec<InHand>) {
     match write(tools, &in_hand).await {
         Ok(recorded) => {
             let moved = note_lanes(tools, &in_hand).await;
-            tell(tools, in_hand, &recorded, moved);
+            let given_up = tell(tools, in_hand, &recorded, moved);
+            // Tried once: the counter and the log have it too.
+            if let Err(error) = tools.store.raise_alarms(joined(given_up)).await {
+                store_failed("raise_alarms", &error);
+            }
         }
         // One row that cannot be read must not keep the others from being settled.
         Err(Unreadable) if in_hand.len() > 1 => {
@@ -145,9 +151,9 @@ fn tell_lane(lane: &Lane, change: LaneChange, was_open: bool) {
     }
 }
 
-/// Frees the slots and tells what happened, once for each delivery.
-fn tell(tools: &Tools, in_hand: Vec<InHand>, recorded: &[Recorded], moved: bool) {
-    let (mut goes_on, mut changed) = (moved, 0);
+/// Frees the slots and tells what happened, once for each delivery; answers what somebody must hear of.
+fn tell(tools: &Tools, in_hand: Vec<InHand>, recorded: &[Recorded], moved: bool) -> Vec<Raised> {
+    let (mut goes_on, mut changed, mut raised) = (moved, 0, Vec::new());
     for one in &in_hand {
         let leased = &one.claimed.leased;
         tell_attempt(one);
@@ -155,6 +161,9 @@ fn tell(tools: &Tools, in_hand: Vec<InHand>, recorded: &[Recorded], moved: bool)
         match (is_ours, &one.settlement.verdict) {
             (true, Verdict::Settled { state, reason }) => {
                 tell_settled(one, *state, *reason);
+                if matches!(state, DeliveryState::Rejected | DeliveryState::Expired) {
+                    raised.push(given_up(&leased.issuer, &leased.client_id));
+                }
                 changed += 1;
             }
             (true, Verdict::Again { .. }) => goes_on = true,
@@ -173,6 +182,14 @@ fn tell(tools: &Tools, in_hand: Vec<InHand>, recorded: &[Recorded], moved: bool)
         // The next due time is nearer than the courier knows.
         tools.doorbell.notify_one();
     }
+    raised
+}
+
+/// Nobody knows whether it was heard, and it is told again.
+fn is_repeated(one: &InHand) -> bool {
+    let failure = one.settlement.attempt.as_ref().and_then(|attempt| attempt.failure);
+    let ambiguous = matches!(failure, Some(Failure::Timeout | Failure::Broken | Failure::Garbled));
+    ambiguous && matches!(one.settlement.verdict, Verdict::Again { .. })
 }
 
 fn tell_attempt(one: &InHand) {
@@ -185,6 +202,7 @@ fn tell_attempt(one: &InHand) {
             class: attempt.class,
             duration: attempt.duration,
             age: one.at.since(leased.created_at),
+            repeated: is_repeated(one),
         }
         .emit();
     }

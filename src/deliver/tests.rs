@@ -151,6 +151,7 @@ impl House {
             settled: watch::Sender::new(0),
             share: watch::channel(crate::plan::lane::Share::default()).1,
             pulse: watch::Sender::new(None),
+            tracer: crate::observe::traces::Tracer::off(),
             settings: self.settings,
         })
     }

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
+use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::{Method, Response, StatusCode};
 use url::Url;
 
@@ -59,7 +59,9 @@ impl Egress {
     pub async fn fetch(&self, fetch: Fetch<'_>) -> Result<Fetched, FetchError> {
         let pool = self.open(fetch.url, fetch.network, &Manner::PLAIN).await.map_err(unsent)?;
         let request = pool.request(Method::GET, fetch.url).timeout(fetch.timeout).header(ACCEPT, HeaderValue::from_static(fetch.accept));
+        let request = request.headers(super::with_trace(HeaderMap::new()));
         let response = request.send().await.map_err(|error| failed(error, &pool.terms.way))?;
+        self.note_date(fetch.url, &response);
         let tripped = |remote| pool.tripped(remote, self.config.proxy.as_ref());
         if let Some(detail) = response.remote_addr().and_then(tripped) {
             return Err(FetchError::Blocked(detail));

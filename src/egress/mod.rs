@@ -14,6 +14,7 @@
 //! must refuse private addresses itself. Only its own name is looked up here, and only it is connected to.
 
 mod certificate;
+mod dates;
 mod excerpt;
 mod fetch;
 mod manner;
@@ -30,10 +31,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ipnet::IpNet;
-use reqwest::header::{HOST, RETRY_AFTER};
+use reqwest::header::{DATE, HOST, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use reqwest::{Certificate, Client, ClientBuilder, Response};
 use url::Url;
 
+use self::dates::Dates;
 use self::excerpt::{BODY_OCTETS_MAX, Extent};
 use self::pool::{Guard, Pool, Pools, Terms, Way};
 use self::request::headers_of;
@@ -41,7 +43,10 @@ use self::resolve::{GuardedResolver, Lookups, Wanted};
 use crate::model::attempt::Failure;
 use crate::model::client::{Network, ServerName};
 use crate::model::proxy::Proxy;
+use crate::observe::traces;
 use crate::plan::address::{PORTS_DEFAULT, check_url, within_ceiling};
+use crate::plan::skew::Seen;
+use crate::seams::Clock;
 
 pub use self::certificate::{BadIdentity, Certified, check_identity, first_expiry, is_in_order, read_certificate};
 
@@ -91,6 +96,8 @@ pub struct EgressConfig {
     pub names: Names,
     /// Through what requests leave.
     pub proxy: Option<Proxy>,
+    /// What others' clocks are compared with.
+    pub clock: Clock,
 }
 
 impl Default for EgressConfig {
@@ -104,6 +111,7 @@ impl Default for EgressConfig {
             user_agent: USER_AGENT.to_owned(),
             names: Names::System,
             proxy: None,
+            clock: Clock::system(),
         }
     }
 }
@@ -138,6 +146,7 @@ pub struct Egress {
     config: Arc<EgressConfig>,
     lookups: Arc<Lookups>,
     pools: Mutex<Pools>,
+    dates: Mutex<Dates>,
 }
 
 /// Why nothing was sent.
@@ -150,7 +159,7 @@ impl Egress {
     /// Makes the way out, with the pool of those who need no exception, so that a mistake is found at the start.
     pub fn new(config: EgressConfig) -> Result<Self, EgressError> {
         let lookups = Arc::new(Lookups::new(config.names.clone(), config.dns_timeout));
-        let this = Self { config: Arc::new(config), lookups, pools: Mutex::default() };
+        let this = Self { config: Arc::new(config), lookups, pools: Mutex::default(), dates: Mutex::default() };
         let way = if this.config.proxy.is_some() { Way::Proxied } else { Way::Direct };
         let pool = this.pool(Terms { network: Network::default(), identity: None, way });
         let client = guarded_client(&this.config, &this.lookups, &pool).map_err(EgressError::Client)?;
@@ -192,7 +201,7 @@ impl Egress {
 
     async fn send_as(&self, manner: &Manner, request: Request<'_>) -> Answer {
         let headers = match headers_of(request.headers) {
-            Ok(headers) => headers,
+            Ok(headers) => with_trace(headers),
             Err(bad) => return Answer::failed(Failure::Ours, bad.to_string()),
         };
         let pool = match self.open(request.url, request.network, manner).await {
@@ -201,8 +210,23 @@ impl Egress {
         };
         let builder = pool.request(request.method.into(), request.url).timeout(request.timeout).headers(headers);
         match builder.body(request.body.to_vec()).send().await {
-            Ok(response) => receive(response, &request, |remote| pool.tripped(remote, self.config.proxy.as_ref())).await,
+            Ok(response) => {
+                self.note_date(request.url, &response);
+                receive(response, &request, |remote| pool.tripped(remote, self.config.proxy.as_ref())).await
+            }
             Err(error) => Answer::failed(outcome::failure(&error, &pool.terms.way), outcome::detail(error)),
+        }
+    }
+
+    /// By how much the clocks of those who answered lately are ahead of this process's.
+    pub fn clocks_of_others(&self) -> Vec<Seen> {
+        locked(&self.dates).seen(self.config.clock.now())
+    }
+
+    fn note_date(&self, url: &Url, response: &Response) {
+        if let (Some(host), Some(date)) = (url.host_str(), response.headers().get(DATE)) {
+            let port = url.port_or_known_default().unwrap_or_default();
+            locked(&self.dates).note(&format!("{host}:{port}"), date.as_bytes(), self.config.clock.now());
         }
     }
 
@@ -229,6 +253,19 @@ impl Egress {
         };
         pool.client.get_or_try_init(make).await
     }
+}
+
+/// Says which trace a request belongs to (W3C Trace Context 3), unless whoever registered it says something else under these names.
+fn with_trace(mut headers: HeaderMap) -> HeaderMap {
+    let Some(trace) = traces::current() else { return headers };
+    let said = [("traceparent", Some(trace.traceparent())), ("tracestate", trace.tracestate().map(str::to_owned))];
+    if !headers.contains_key("traceparent") && !headers.contains_key("tracestate") {
+        for (name, value) in said {
+            let value = value.and_then(|value| HeaderValue::try_from(value).ok());
+            headers.extend(value.map(|value| (HeaderName::from_static(name), value)));
+        }
+    }
+    headers
 }
 
 /// A pool with its client.

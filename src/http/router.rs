@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use axum::body::{Body, HttpBody as _};
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::HeaderValue;
 use axum::http::header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
+use axum::http::{HeaderMap, HeaderValue};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Router};
@@ -24,8 +24,10 @@ use super::origin::locate;
 use super::problem::{Code, Fault, FieldError, Problem, ProblemDocument};
 use super::state::AppState;
 use crate::lifecycle::Tasks;
+use crate::model::trace::TraceContext;
+use crate::observe::traces::{Scope, SpanKind, Tracer, within};
 use crate::observe::{Method, RequestFailed, RequestServed};
-use crate::seams::Clock;
+use crate::seams::{Clock, Entropy};
 
 /// Routes with their descriptions.
 #[derive(Clone, Default)]
@@ -72,7 +74,8 @@ impl Routes {
     pub fn into_router(self, app: AppState) -> Router {
         let document = Document(self.document().to_json().unwrap_or_default().into());
         let (router, _) = self.0.split_for_parts();
-        let around = Around { clock: app.clock.clone(), tasks: app.tasks.clone(), timeout: app.settings.request_timeout };
+        let (clock, entropy, tasks, tracer) = (app.clock.clone(), app.entropy.clone(), app.tasks.clone(), app.tracer.clone());
+        let around = Around { clock, entropy, tasks, tracer, timeout: app.settings.request_timeout };
         let located = from_fn_with_state(Arc::clone(&app.settings.forwarding), locate);
         enclose(router.with_state(app).layer(Extension(document)).layer(located), around)
     }
@@ -135,7 +138,9 @@ fn complete(method: &str, path: &str, operation: &mut Operation) {
 #[derive(Clone)]
 struct Around {
     clock: Clock,
+    entropy: Entropy,
     tasks: Tasks,
+    tracer: Tracer,
     timeout: Duration,
 }
 
@@ -152,21 +157,48 @@ async fn surround(State(around): State<Around>, request: Request, next: Next) ->
     let method = Method::named(request.method().as_str());
     let route = request.extensions().get::<MatchedPath>().cloned();
     let begun = around.clock.instant();
+    let mut span = around.tracer.begin(SpanKind::Server, span_name(method, route.as_ref()), given_trace(request.headers()));
+    let scope = Scope { tracer: around.tracer.clone(), trace: span.context(), request: Some(around.entropy.id(around.clock.now())) };
+    let answered_within = scope.clone();
     let heard = CancellationToken::new();
     let request = request.map(|body| read_until(body, heard.clone()));
     let _answered = heard.drop_guard();
     let work = {
         let route = route.clone();
         // A fault is told from within, so that the log has it even when the caller is gone.
-        around.tasks.spawn("request", async move { told(next.run(request).await, route.as_ref()) })
+        let work = async move { told(next.run(request).await, route.as_ref()) };
+        around.tasks.spawn("request", within(scope, work))
     };
     let response = match tokio::time::timeout(around.timeout, work).await {
         Ok(answered) => answered.unwrap_or_else(|died| told(Problem::from(died).into_response(), route.as_ref())),
         Err(_) => Problem::timed_out().into_response(),
     };
     let route = route.as_ref().map(MatchedPath::as_str);
-    RequestServed { route, method, status: response.status().as_u16(), duration: begun.elapsed() }.emit();
+    let status = response.status().as_u16();
+    within(answered_within, async { RequestServed { route, method, status, duration: begun.elapsed() }.emit() }).await;
+    span.note("http.request.method", method.as_str());
+    if let Some(route) = route {
+        span.note("http.route", route.to_owned());
+    }
+    span.note("http.response.status_code", i64::from(status));
+    if status >= 500 {
+        span.fail("5xx");
+    }
+    span.end();
     response
+}
+
+/// The method and the template of the route, never its values.
+fn span_name(method: Method, route: Option<&MatchedPath>) -> String {
+    route.map_or_else(|| method.as_str().to_owned(), |route| format!("{} {}", method.as_str(), route.as_str()))
+}
+
+/// W3C Trace Context 3.2: of two one cannot be right, so neither is taken.
+fn given_trace(headers: &HeaderMap) -> Option<TraceContext> {
+    let mut given = headers.get_all("traceparent").iter();
+    let (only, more) = (given.next()?.to_str().ok()?, given.next());
+    let states = headers.get_all("tracestate").iter().map(|state| state.to_str().unwrap_or("?"));
+    more.is_none().then(|| TraceContext::parse(only, states)).flatten()
 }
 
 /// A body that breaks off once its request is answered: work that still waits for the rest would keep the connection for as long as the peer likes.
@@ -226,7 +258,7 @@ pub(crate) mod tests {
     }
 
     fn around(timeout: Duration) -> Around {
-        Around { clock: Clock::system(), tasks: Tasks::default(), timeout }
+        Around { clock: Clock::system(), entropy: Entropy::os(), tasks: Tasks::default(), tracer: Tracer::off(), timeout }
     }
 
     async fn ask(router: Router, method: Method, path: &str) -> Response {

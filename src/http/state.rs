@@ -23,6 +23,7 @@ use crate::model::key::KeyPolicy;
 use crate::model::origin::Forwarding;
 use crate::model::{Digest, Timestamp};
 use crate::observe::metrics::Handle;
+use crate::observe::traces::Tracer;
 use crate::seams::{Clock, Entropy};
 use crate::store::Store;
 use crate::token::{Keyring, SealingKey};
@@ -57,6 +58,10 @@ pub struct App {
     pub uses: Uses,
     /// What was measured.
     pub metrics: Handle,
+    /// Makes the spans of requests.
+    pub tracer: Tracer,
+    /// By how many seconds the clocks of others are ahead, where that is worth telling.
+    pub skew: watch::Receiver<Option<i64>>,
     /// Wakes the courier after a commit.
     pub doorbell: Doorbell,
     /// Wake the chores after a commit that left them work.

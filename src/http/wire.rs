@@ -14,6 +14,7 @@ use utoipa::openapi::{KnownFormat, RefOr, SchemaFormat};
 use utoipa::{PartialSchema, ToSchema};
 
 use crate::model::access::Role;
+use crate::model::alarm::{AlarmKind, AlarmState};
 use crate::model::attempt::{Failure, OutcomeClass};
 use crate::model::audit::Act;
 use crate::model::client::{Claims, OnExpiry, ServerName, TokenTyp};
@@ -28,7 +29,7 @@ use crate::model::session::Life;
 use crate::model::token::{OverLimit, ReuseScope, Rotate, TokenEventKind, TokenKind};
 use crate::model::trigger::Reason;
 use crate::model::{
-    Alias, ApiTokenId, AuditId, ClientId, CutOffId, DeliveryId, DenialId, Digest, EventId, GapId, Issuer, IssuerId, Jti, Malformed,
+    AlarmId, Alias, ApiTokenId, AuditId, ClientId, CutOffId, DeliveryId, DenialId, Digest, EventId, GapId, Issuer, IssuerId, Jti, Malformed,
     ProviderKey, Sid, Subject, Timestamp, WorkId,
 };
 
@@ -157,8 +158,8 @@ macro_rules! written {
 }
 
 written!(strings: Subject Sid ClientId ProviderKey Alias Jti IssuerId Issuer ServerName);
-written!(words: AccessTokenTyp WhenAway Rotate ReuseScope OverLimit TokenKind TokenEventKind Role Failure OutcomeClass Act Claims TokenTyp OnExpiry Expiry PublishedAt UpstreamMode RelayToken PresetName BodyKind AuthKind ClientAuth Method ProviderTold DeliveryKind DeliveryState Class SettledReason EventState GapCause GapClosedBy KeyState KeyOrigin SigningAlg Life Reason);
-written!(ids: EventId DeliveryId ApiTokenId AuditId WorkId CutOffId DenialId GapId);
+written!(words: AlarmKind AlarmState AccessTokenTyp WhenAway Rotate ReuseScope OverLimit TokenKind TokenEventKind Role Failure OutcomeClass Act Claims TokenTyp OnExpiry Expiry PublishedAt UpstreamMode RelayToken PresetName BodyKind AuthKind ClientAuth Method ProviderTold DeliveryKind DeliveryState Class SettledReason EventState GapCause GapClosedBy KeyState KeyOrigin SigningAlg Life Reason);
+written!(ids: AlarmId EventId DeliveryId ApiTokenId AuditId WorkId CutOffId DenialId GapId);
 
 impl Written for Timestamp {
     fn read(text: &str) -> Result<Self, Malformed> {
@@ -243,6 +244,9 @@ pub mod text {
         GapId = model::GapId;
         GapCause = model::gap::GapCause;
         GapClosedBy = model::gap::GapClosedBy;
+        AlarmId = model::AlarmId;
+        AlarmKind = model::alarm::AlarmKind;
+        AlarmState = model::alarm::AlarmState;
         AccessTokenTyp = model::issuer::AccessTokenTyp;
         WhenAway = model::issuer::WhenAway;
         Rotate = model::token::Rotate;

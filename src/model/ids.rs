@@ -220,7 +220,8 @@ read_back!(
     CutOffId,
     DenialId,
     GapId,
-    ReplicaId
+    ReplicaId,
+    AlarmId
 );
 
 internal_id! {
@@ -240,6 +241,12 @@ internal_id! {
     DeliveryId;
     /// One attempt of a delivery.
     AttemptId;
+    /// An alarm.
+    AlarmId;
+    /// An entry in the account of deliveries.
+    EntryId;
+    /// One request, in the log.
+    RequestId;
     /// An API token's identity, which outlives its value.
     ApiTokenId;
     /// A cut-off.

@@ -4,6 +4,7 @@
 //! time, never serialises itself: wire shapes live beside their endpoints, rows beside their statements.
 
 pub mod access;
+pub mod alarm;
 pub mod attempt;
 pub mod audit;
 pub mod certificate;
@@ -30,10 +31,10 @@ pub mod schedule;
 pub mod session;
 pub mod time;
 pub mod token;
+pub mod trace;
 pub mod trigger;
 
 pub use ids::{
-    AccessTokenId, Alias, ApiTokenId, AttemptId, AuditId, ClientId, CutOffId, DeliveryId, DenialId, Digest, EventId, GapId, GrantId, Id,
-    Issuer, IssuerId, Jti, Malformed, ParticipantId, ProviderKey, RefreshTokenId, ReplicaId, SessionId, Sid, Subject, WorkId,
+    AccessTokenId, AlarmId, Alias, ApiTokenId, AttemptId, AuditId, ClientId, CutOffId, DeliveryId, DenialId, Digest, EntryId, EventId, GapId, GrantId, Id, Issuer, IssuerId, Jti, Malformed, ParticipantId, ProviderKey, RefreshTokenId, ReplicaId, RequestId, SessionId, Sid, Subject, WorkId,
 };
 pub use time::Timestamp;

@@ -7,6 +7,7 @@ use metrics::{counter, gauge, histogram};
 use tracing::{debug, error, info, warn};
 
 use super::metrics as names;
+use crate::model::alarm::AlarmKind;
 use crate::model::attempt::OutcomeClass;
 use crate::model::certificate::{CertificateKind, Holder};
 use crate::model::delivery::{Class, DeliveryState, SettledReason};
@@ -39,7 +40,149 @@ impl LogoutCommitted<'_> {
         info!(%event, %issuer, %reason, %class, sessions, deliveries, "a logout was committed");
         counter!(names::LOGOUTS, "reason" => reason.as_str(), "class" => class.as_str()).increment(1);
         counter!(names::SESSIONS_ENDED).increment(*sessions);
-        counter!(names::DELIVERIES_PLANNED).increment(*deliveries);
+    }
+}
+
+/// Deliveries became due, by whatever transaction.
+#[derive(Debug)]
+pub struct DeliveriesPlanned {
+    /// How many.
+    pub count: u64,
+}
+
+impl DeliveriesPlanned {
+    /// Counts them.
+    pub fn emit(&self) {
+        counter!(names::DELIVERIES_PLANNED).increment(self.count);
+    }
+}
+
+/// Spans were recorded that nobody will see.
+#[derive(Debug)]
+pub struct SpansDropped {
+    /// How many.
+    pub count: usize,
+    /// Because the queue was full, or the collector took none.
+    pub why: &'static str,
+}
+
+impl SpansDropped {
+    /// Counts them.
+    pub fn emit(&self) {
+        counter!(names::SPANS_DROPPED, "why" => self.why).increment(self.count as u64);
+    }
+}
+
+/// Somebody was told of an alarm, or was not.
+#[derive(Debug)]
+pub struct AlarmTold<'a> {
+    /// What is wrong.
+    pub kind: AlarmKind,
+    /// With what.
+    pub about: &'a str,
+    /// What came of it; none when he took it.
+    pub failed: Option<&'a str>,
+    /// Which try.
+    pub attempt: u32,
+}
+
+impl AlarmTold<'_> {
+    /// Tells it.
+    pub fn emit(&self) {
+        let Self { kind, about, failed, attempt } = self;
+        let outcome = match failed {
+            None => {
+                info!(%kind, about, attempt, "an alarm was told");
+                "told"
+            }
+            Some(why) => {
+                warn!(%kind, about, attempt, why, "an alarm could not be told; it is tried again");
+                "failed"
+            }
+        };
+        counter!(names::ALARMS_TOLD, "outcome" => outcome).increment(1);
+    }
+}
+
+/// The alarms that are open.
+#[derive(Debug)]
+pub struct AlarmsCounted {
+    /// How many of each kind.
+    pub open: Vec<(AlarmKind, usize)>,
+}
+
+impl AlarmsCounted {
+    /// Sets the gauges.
+    #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+    pub fn emit(&self) {
+        names::together(|| {
+            for (kind, count) in &self.open {
+                gauge!(names::ALARMS, "kind" => kind.as_str()).set(*count as f64);
+            }
+        });
+    }
+}
+
+/// The clocks of others were compared with this server's.
+#[derive(Debug)]
+pub enum ClockCompared {
+    /// They differ, by seconds; positive when the others are ahead.
+    Differs(i64),
+    /// They agree again.
+    Agrees,
+}
+
+impl ClockCompared {
+    /// Tells it, at each change.
+    pub fn emit(&self) {
+        match self {
+            Self::Differs(seconds) => error!(
+                seconds,
+                "this server's clock differs from those of relying parties and providers: tokens may be refused as too old or as not yet valid"
+            ),
+            Self::Agrees => info!("this server's clock agrees with others again"),
+        }
+    }
+}
+
+/// By how much the clocks of others differ, as far as is known.
+#[derive(Debug)]
+pub struct ClockSeen {
+    /// Seconds; positive when the others are ahead.
+    pub seconds: i64,
+}
+
+impl ClockSeen {
+    /// Sets the gauge.
+    #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+    pub fn emit(&self) {
+        gauge!(names::CLOCK_SKEW).set(self.seconds as f64);
+    }
+}
+
+/// What waits for a client that the configuration names.
+#[derive(Debug)]
+pub struct PinnedSeen<'a> {
+    /// Its issuer.
+    pub issuer: &'a IssuerId,
+    /// The client.
+    pub client_id: &'a ClientId,
+    /// How many deliveries wait.
+    pub pending: u64,
+    /// The age of the oldest.
+    pub oldest: Duration,
+    /// Nothing but probes goes out.
+    pub open: bool,
+}
+
+impl PinnedSeen<'_> {
+    /// Sets the gauges. The names are those of the configuration: there are few, and they stay.
+    #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+    pub fn emit(&self) {
+        let labels = [("issuer", self.issuer.to_string()), ("client_id", self.client_id.to_string())];
+        gauge!(names::PINNED_PENDING, &labels).set(self.pending as f64);
+        gauge!(names::PINNED_OLDEST, &labels).set(self.oldest.as_secs_f64());
+        gauge!(names::PINNED_OPEN, &labels).set(if self.open { 1.0 } else { 0.0 });
     }
 }
 
@@ -262,12 +405,17 @@ pub struct AttemptMade<'a> {
     pub duration: Duration,
     /// From the delivery's commit to now.
     pub age: Duration,
+    /// It may have been heard, and is made again.
+    pub repeated: bool,
 }
 
 impl AttemptMade<'_> {
     /// Tells it.
     pub fn emit(&self) {
-        let Self { delivery, client_id, number, class, duration, age } = self;
+        let Self { delivery, client_id, number, class, duration, age, repeated } = self;
+        if *repeated {
+            counter!(names::ATTEMPTS_REPEATED).increment(1);
+        }
         debug!(%delivery, %client_id, number, %class, duration_ms = millis(*duration), "an attempt was made");
         counter!(names::ATTEMPTS, "class" => class.as_str()).increment(1);
         histogram!(names::ATTEMPT_DURATION, "class" => class.as_str()).record(*duration);
@@ -289,6 +437,23 @@ impl LeaseLost<'_> {
     pub fn emit(&self) {
         warn!(delivery = %self.delivery, "an outcome came after its lease was over");
         counter!(names::LEASES_LOST).increment(1);
+    }
+}
+
+/// Deliveries were claimed whose earlier claim had run out: its holder died, or was too slow.
+#[derive(Debug)]
+pub struct LeasesReclaimed {
+    /// How many.
+    pub count: u64,
+}
+
+impl LeasesReclaimed {
+    /// Tells it.
+    pub fn emit(&self) {
+        if self.count > 0 {
+            info!(count = self.count, "deliveries were claimed again whose lease had run out");
+            counter!(names::LEASES_RECLAIMED).increment(self.count);
+        }
     }
 }
 
@@ -422,6 +587,21 @@ pub enum KeyTrouble {
 }
 
 impl KeyTrouble {
+    /// Every one.
+    pub const ALL: [Self; 6] = [Self::NotPublished, Self::Left, Self::NameTaken, Self::LeftOut, Self::Loop, Self::Away];
+
+    /// What is wrong, for whoever must look at it.
+    pub const fn sentence(self) -> &'static str {
+        match self {
+            Self::NotPublished => "the provider does not publish a key that it should",
+            Self::Left => "the provider has ceased to publish a key that signs",
+            Self::NameTaken => "a key of the provider's has the name of one of ours",
+            Self::LeftOut => "the provider's keys do not fit into the set that is published here",
+            Self::Loop => "the address of the provider's keys leads back here",
+            Self::Away => "the provider's keys cannot be read",
+        }
+    }
+
     /// The label.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -738,6 +918,8 @@ pub struct Started<'a> {
     pub engine: &'static str,
     /// The version the database says it has.
     pub database_version: &'a str,
+    /// The settings a commit's durability hangs on.
+    pub durability: &'a [(&'static str, String)],
 }
 
 impl Started<'_> {
@@ -748,6 +930,9 @@ impl Started<'_> {
         let labels =
             [("version", version.to_owned()), ("engine", self.engine.to_owned()), ("database_version", self.database_version.to_owned())];
         gauge!(names::INFO, &labels).set(1.0);
+        let [_, engine, database_version] = labels;
+        let labels: Vec<_> = [engine, database_version].into_iter().chain(self.durability.iter().cloned()).collect();
+        gauge!(names::DATABASE_INFO, &labels).set(1.0);
     }
 }
 
@@ -811,18 +996,33 @@ impl Stopped {
 /// What the database holds, looked at from time to time.
 #[derive(Debug)]
 pub struct Gauges {
-    /// All deliveries, counted without regard to their state.
+    /// All that were ever written, by the account.
     pub enqueued: u64,
-    /// The same deliveries, counted by state.
+    /// Those of them that were forgotten, by the account.
+    pub forgotten: u64,
+    /// What is there, counted by state at the same instant.
     pub counts: Counts,
     /// The age of the oldest one that is pending.
     pub oldest_pending: Option<Duration>,
 }
 
 impl Gauges {
-    /// Sets them, and raises its voice when the sum of the states is not the whole.
-    #[expect(clippy::cast_precision_loss, reason = "a gauge is a float; counts below 2^53 are exact")]
+    /// How many are missing, or are there although nobody wrote them.
+    pub fn unaccounted(&self) -> u64 {
+        self.enqueued.abs_diff(self.counts.total() + self.forgotten)
+    }
+
+    /// Sets them all at once, and raises its voice when the sum of the states and of what was forgotten is not the whole.
     pub fn emit(&self) {
+        names::together(|| self.set());
+        if self.unaccounted() > 0 {
+            let accounted = self.counts.total() + self.forgotten;
+            error!(enqueued = self.enqueued, accounted, "deliveries are missing from the account");
+        }
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "a gauge is a float; counts below 2^53 are exact")]
+    fn set(&self) {
         let Counts { pending, delivered, rejected, expired, superseded, cancelled, unreachable, adopted: _, late_joiners: _ } = self.counts;
         let states = [
             (DeliveryState::Pending, pending),
@@ -836,12 +1036,9 @@ impl Gauges {
         for (state, count) in states {
             gauge!(names::DELIVERIES, "state" => state.as_str()).set(count as f64);
         }
-        let unaccounted = self.enqueued.abs_diff(self.counts.total());
-        if unaccounted > 0 {
-            error!(enqueued = self.enqueued, accounted = self.counts.total(), "deliveries are missing from the account");
-        }
         gauge!(names::ENQUEUED).set(self.enqueued as f64);
-        gauge!(names::UNACCOUNTED).set(unaccounted as f64);
+        gauge!(names::FORGOTTEN).set(self.forgotten as f64);
+        gauge!(names::UNACCOUNTED).set(self.unaccounted() as f64);
         gauge!(names::OLDEST_PENDING).set(self.oldest_pending.unwrap_or_default().as_secs_f64());
     }
 }
@@ -984,8 +1181,8 @@ mod tests {
         let age = Duration::from_millis(300);
         let text = measured(|| {
             let class = OutcomeClass::Delivered;
-            AttemptMade { delivery: &delivery, client_id: &client_id, number: 1, class, duration: age, age }.emit();
-            AttemptMade { delivery: &delivery, client_id: &client_id, number: 2, class, duration: age, age }.emit();
+            AttemptMade { delivery: &delivery, client_id: &client_id, number: 1, class, duration: age, age, repeated: false }.emit();
+            AttemptMade { delivery: &delivery, client_id: &client_id, number: 2, class, duration: age, age, repeated: false }.emit();
             DeliverySettled { delivery: &delivery, event: &event, client_id: &client_id, state, reason, attempts: 1, age }.emit();
             LeaseLost { delivery: &delivery }.emit();
         });
@@ -1009,20 +1206,13 @@ mod tests {
         let issuer = IssuerId::parse("main").unwrap();
         let (reason, class) = (Reason::TokenReuse, Class::Compromise);
         let text = measured(|| LogoutCommitted { event: &event, issuer: &issuer, reason, class, sessions: 2, deliveries: 5 }.emit());
-        assert_lines(
-            &text,
-            &[
-                "logoutd_logouts_total{reason=\"token_reuse\",class=\"compromise\"} 1",
-                "logoutd_sessions_ended_total 2",
-                "logoutd_deliveries_planned_total 5",
-            ],
-        );
+        assert_lines(&text, &["logoutd_logouts_total{reason=\"token_reuse\",class=\"compromise\"} 1", "logoutd_sessions_ended_total 2"]);
     }
 
     #[test]
     fn what_is_in_no_state_shows_as_unaccounted() {
         let counts = Counts { pending: 2, delivered: 3, adopted: 9, late_joiners: 1, ..Counts::default() };
-        let text = measured(|| Gauges { enqueued: 6, counts, oldest_pending: Some(Duration::from_secs(90)) }.emit());
+        let text = measured(|| Gauges { enqueued: 8, forgotten: 2, counts, oldest_pending: Some(Duration::from_secs(90)) }.emit());
         let lines =
             ["logoutd_deliveries_unaccounted 1", "logoutd_deliveries{state=\"pending\"} 2", "logoutd_delivery_oldest_pending_seconds 90"];
         assert_lines(&text, &lines);

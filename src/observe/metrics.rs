@@ -2,9 +2,14 @@
 //!
 //! Counters belong to a process, so several servers in one process (as tests start them) share them.
 
-use std::sync::OnceLock;
+use std::sync::{OnceLock, PoisonError, RwLock};
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+
+use super::events::KeyTrouble;
+use crate::model::alarm::AlarmKind;
+use crate::model::attempt::OutcomeClass;
+use crate::model::delivery::{DeliveryState, SettledReason};
 
 /// The way to read the metrics of this process.
 #[derive(Clone)]
@@ -13,6 +18,8 @@ pub struct Handle(PrometheusHandle);
 impl Handle {
     /// Everything measured so far, in Prometheus' text format.
     pub fn render(&self) -> String {
+        super::process::measure();
+        let _whole = WHOLE.read().unwrap_or_else(PoisonError::into_inner);
         self.0.render()
     }
 
@@ -28,6 +35,15 @@ impl std::fmt::Debug for Handle {
     }
 }
 
+/// Held while gauges are set that are to be read together, and while they are read.
+static WHOLE: RwLock<()> = RwLock::new(());
+
+/// Sets gauges of which nobody reads some old and some new.
+pub(super) fn together(set: impl FnOnce()) {
+    let _whole = WHOLE.write().unwrap_or_else(PoisonError::into_inner);
+    set();
+}
+
 /// Makes the recorder of this process, the first time, and returns the way to read it, every time.
 pub fn install() -> Handle {
     static HANDLE: OnceLock<Handle> = OnceLock::new();
@@ -39,6 +55,7 @@ fn make() -> Handle {
     let handle = Handle(recorder.handle());
     if metrics::set_global_recorder(recorder).is_ok() {
         describe();
+        begin();
     } else {
         tracing::warn!("another metrics recorder was there first; /metrics will be empty");
     }
@@ -63,6 +80,20 @@ pub(super) fn with_buckets() -> PrometheusBuilder {
     })
 }
 
+pub(super) const ATTEMPTS_REPEATED: &str = "logoutd_attempts_repeated_total";
+pub(super) const LEASES_RECLAIMED: &str = "logoutd_leases_reclaimed_total";
+pub(super) const FORGOTTEN: &str = "logoutd_deliveries_forgotten";
+pub(super) const DATABASE_INFO: &str = "logoutd_database_info";
+pub(super) const PINNED_PENDING: &str = "logoutd_pinned_client_pending";
+pub(super) const PINNED_OLDEST: &str = "logoutd_pinned_client_oldest_pending_seconds";
+pub(super) const PINNED_OPEN: &str = "logoutd_pinned_client_breaker_open";
+pub(super) const SPANS_DROPPED: &str = "logoutd_spans_dropped_total";
+pub(super) const ALARMS: &str = "logoutd_alarms";
+pub(super) const ALARMS_TOLD: &str = "logoutd_alarms_told_total";
+pub(super) const CLOCK_SKEW: &str = "logoutd_clock_skew_seconds";
+pub(super) const START_TIME: &str = "process_start_time_seconds";
+pub(super) const RESIDENT_MEMORY: &str = "process_resident_memory_bytes";
+pub(super) const OPEN_FDS: &str = "process_open_fds";
 pub(super) const LOGOUTS: &str = "logoutd_logouts_total";
 pub(super) const SESSIONS_ENDED: &str = "logoutd_sessions_ended_total";
 pub(super) const WORK_PAGES: &str = "logoutd_work_pages_total";
@@ -109,7 +140,7 @@ fn describe() {
     describe_counter!(SESSIONS_ENDED, "Sessions ended by committed logouts.");
     describe_counter!(KEY_ALARMS, "Times keys were found not to be where relying parties need them, by trouble.");
     describe_counter!(WORK_PAGES, "Pages of works done, by what they do.");
-    describe_counter!(DELIVERIES_PLANNED, "Deliveries written by committed logouts.");
+    describe_counter!(DELIVERIES_PLANNED, "Deliveries written by committed logouts, works, ends by age and late joiners.");
     describe_counter!(DELIVERIES_SETTLED, "Deliveries settled, by state and reason.");
     describe_histogram!(SETTLED_AGE, "Seconds from a delivery's commit to its settlement, by state.");
     describe_histogram!(FIRST_ATTEMPT_AGE, "Seconds from a delivery's commit to the end of its first attempt.");
@@ -134,9 +165,29 @@ fn describe() {
     describe_counter!(AUTHENTICATION_FAILURES, "Requests whose caller could not be told, by reason.");
     describe_gauge!(GAPS_OPEN, "Gaps of restored databases in which nobody knows what happened, and which nobody has closed yet.");
     describe_gauge!(INFO, "1, with the version of this server and of its database.");
-    describe_gauge!(ENQUEUED, "Deliveries in the database.");
+    describe_gauge!(ENQUEUED, "Deliveries ever written, by the database's account: the sum of all states and of what was forgotten.");
+    describe_gauge!(FORGOTTEN, "Deliveries that were settled, kept long enough and removed, by the database's account.");
     describe_gauge!(DELIVERIES, "Deliveries in the database, by state.");
-    describe_gauge!(UNACCOUNTED, "Deliveries in the database that are in no known state: always 0.");
+    describe_gauge!(UNACCOUNTED, "Deliveries that were written, were not forgotten and are in no state: lost ones. Always 0.");
+    describe_counter!(
+        ATTEMPTS_REPEATED,
+        "Attempts that are made again although they may have been heard: they were sent, and no answer came."
+    );
+    describe_counter!(LEASES_RECLAIMED, "Deliveries claimed again because the lease of an earlier claim ran out.");
+    describe_gauge!(DATABASE_INFO, "1, with the engine, its version, and the settings a commit's durability hangs on.");
+    describe_gauge!(PINNED_PENDING, "Deliveries that wait for a pinned client, those in flight included.");
+    describe_gauge!(PINNED_OLDEST, "Age in seconds of the oldest delivery that waits for a pinned client; 0 when none does.");
+    describe_gauge!(PINNED_OPEN, "1 while nothing but probes goes to a pinned client.");
+    describe_counter!(SPANS_DROPPED, "Spans that no collector was told, by why.");
+    describe_gauge!(ALARMS, "Alarms that are open, by kind.");
+    describe_counter!(ALARMS_TOLD, "Tries to tell somebody of an alarm, by outcome.");
+    describe_gauge!(
+        CLOCK_SKEW,
+        "Seconds by which the clocks of relying parties and providers are ahead of this server's; 0 while too few are known."
+    );
+    describe_gauge!(START_TIME, "When this process started, in seconds since 1970.");
+    describe_gauge!(RESIDENT_MEMORY, "Resident memory of this process, in octets.");
+    describe_gauge!(OPEN_FDS, "File descriptors this process has open.");
     describe_gauge!(OLDEST_PENDING, "Age in seconds of the oldest delivery that is not settled; 0 when all are.");
     describe_gauge!(
         CERTIFICATE_EXPIRES,
@@ -148,6 +199,51 @@ fn describe() {
     describe_gauge!(AUDIT_UNSEALED_FOR, "Seconds for which the oldest audit record that no signed head covers has waited; 0 without one.");
     describe_counter!(CERTIFICATES_NEAR, "Registered certificates found to be within 30, 7 or 1 days of their end, or past it.");
     super::doors::describe();
+}
+
+/// What rules and dashboards look at is there from the start: a counter that appears with its first increment has no increase to see.
+fn begin() {
+    use metrics::{counter, gauge};
+    let counters = [
+        LANES_OPENED,
+        LANES_CLOSED,
+        LANES_PARKED,
+        LEASES_LOST,
+        LEASES_RECLAIMED,
+        ATTEMPTS_REPEATED,
+        REQUESTS_FAILED,
+        DELIVERIES_PLANNED,
+        SESSIONS_ENDED,
+    ];
+    counters.into_iter().for_each(|name| counter!(name).absolute(0));
+    let labelled: [(&'static str, &'static str, &[&'static str]); 7] = [
+        (KEY_ALARMS, "trouble", &KeyTrouble::ALL.map(KeyTrouble::as_str)),
+        (HORIZONS_NEAR, "percent", &["50", "70", "90", "100"]),
+        (SPANS_DROPPED, "why", &["queue", "collector"]),
+        (ALARMS_TOLD, "outcome", &["told", "failed"]),
+        (AUTHENTICATION_FAILURES, "why", &["unknown", "throttled"]),
+        (TOKEN_EVENTS, "kind", &["reuse"]),
+        (WORK_PAGES, "kind", &["expand", "replay", "cancel"]),
+    ];
+    for (name, label, values) in labelled {
+        values.iter().for_each(|value| counter!(name, label => *value).absolute(0));
+    }
+    for class in OutcomeClass::ALL {
+        counter!(ATTEMPTS, "class" => class.as_str()).absolute(0);
+    }
+    let given_up = [(DeliveryState::Rejected, SettledReason::ALL), (DeliveryState::Expired, &[SettledReason::Horizon][..])];
+    for (state, reasons) in given_up {
+        for reason in reasons {
+            counter!(DELIVERIES_SETTLED, "state" => state.as_str(), "reason" => reason.as_str()).absolute(0);
+        }
+    }
+    for kind in AlarmKind::ALL {
+        gauge!(ALARMS, "kind" => kind.as_str()).set(0.0);
+    }
+    for state in DeliveryState::ALL {
+        gauge!(DELIVERIES, "state" => state.as_str()).set(0.0);
+    }
+    [ENQUEUED, FORGOTTEN, UNACCOUNTED, OLDEST_PENDING, CLOCK_SKEW].into_iter().for_each(|name| gauge!(name).set(0.0));
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 
 pub mod activity;
 pub mod address;
+pub mod alarm;
 pub mod certificate;
 pub mod effects;
 pub mod expiry;
@@ -21,5 +22,6 @@ pub mod retry;
 pub mod revocation;
 pub mod rotation;
 pub mod settle;
+pub mod skew;
 pub mod throttle;
 pub mod time;

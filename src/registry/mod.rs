@@ -6,6 +6,7 @@
 //! a test is made of, which is about nobody, and never decides what a logout does. Every change is one call of the store, which writes the change, the
 //! keys it needs and one audit record in one transaction. No secret enters the audit trail, and none is shown again.
 
+pub mod alarms;
 pub mod api_tokens;
 pub mod audit;
 pub mod audit_export;
@@ -48,7 +49,7 @@ use crate::token::{Sealed, SealingKey};
 pub fn routes() -> Routes {
     let registered = Routes::new().merge(issuers::routes()).merge(clients::routes()).merge(keys::routes());
     let registered = registered.merge(import::routes()).merge(key_check::routes()).merge(reseal::routes());
-    let registered = registered.merge(api_tokens::routes()).merge(audit::routes()).merge(audit_export::routes()).merge(audit_keys::routes()).merge(lanes::routes()).merge(trial::routes());
+    let registered = registered.merge(api_tokens::routes()).merge(alarms::routes()).merge(audit::routes()).merge(audit_export::routes()).merge(audit_keys::routes()).merge(lanes::routes()).merge(trial::routes());
     registered.merge(cut_offs::routes()).merge(gaps::routes()).merge(denylist::routes()).merge(subject_secrets::routes())
 }
 

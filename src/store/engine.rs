@@ -95,6 +95,7 @@ pub(super) struct OpenedSqlite {
     pub(super) write: SqliteConnection,
     pub(super) lock: File,
     pub(super) version: String,
+    pub(super) durability: Vec<(&'static str, String)>,
 }
 
 pub(super) async fn open_sqlite(settings: &StoreSettings) -> Result<OpenedSqlite, OpenError> {
@@ -106,6 +107,8 @@ pub(super) async fn open_sqlite(settings: &StoreSettings) -> Result<OpenedSqlite
     let version: String = sqlx::query_scalar("SELECT sqlite_version()").fetch_one(&mut write).await?;
     refuse_old_sqlite(&version)?;
     refuse_lazy_sqlite(&mut write).await?;
+    let journal_mode: String = sqlx::query_scalar("PRAGMA journal_mode").fetch_one(&mut write).await?;
+    let durability = vec![("synchronous", "full".to_owned()), ("journal_mode", journal_mode)];
     MIGRATIONS.run(&mut write).await.map_err(|error| match error {
         MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => of_file(&file, error),
         other => of_migration(other),
@@ -118,7 +121,7 @@ pub(super) async fn open_sqlite(settings: &StoreSettings) -> Result<OpenedSqlite
         .test_before_acquire(false)
         .connect_with(options.pragma("query_only", "on"))
         .await?;
-    Ok(OpenedSqlite { read, write, lock, version })
+    Ok(OpenedSqlite { read, write, lock, version, durability })
 }
 
 /// Marks in `meta`: which move a source takes part in, where it goes, when it was done; and that a target is being filled.
@@ -146,15 +149,17 @@ pub(super) async fn is_of_this_schema(connection: &mut SqliteConnection) -> Resu
     Ok(MIGRATIONS.iter().map(|migration| migration.version).eq(applied))
 }
 
-/// Refuses a server that acknowledges what it has not written.
-pub(super) async fn refuse_lazy_postgres(connection: &mut PgConnection) -> Result<(), OpenError> {
+/// Refuses a server that acknowledges what it has not written, and says how it is set.
+pub(super) async fn refuse_lazy_postgres(connection: &mut PgConnection) -> Result<Vec<(&'static str, String)>, OpenError> {
+    let mut durability = Vec::new();
     for setting in ["fsync", "synchronous_commit"] {
         let value: String = sqlx::query_scalar("SELECT current_setting($1)").bind(setting).fetch_one(&mut *connection).await?;
         if value == "off" {
             return Err(OpenError::NotDurable { setting, value });
         }
+        durability.push((setting, value));
     }
-    Ok(())
+    Ok(durability)
 }
 
 pub(super) async fn migrate_postgres(connection: &mut PgConnection) -> Result<(), OpenError> {
@@ -283,6 +288,7 @@ pub(super) struct OpenedPostgres {
     pub(super) pool: PgPool,
     pub(super) side: PgPool,
     pub(super) version: String,
+    pub(super) durability: Vec<(&'static str, String)>,
 }
 
 pub(super) async fn open_postgres(settings: &StoreSettings) -> Result<OpenedPostgres, OpenError> {
@@ -294,7 +300,7 @@ pub(super) async fn open_postgres(settings: &StoreSettings) -> Result<OpenedPost
         ("default_transaction_isolation", "read committed"),
     ]);
     let mut connection = options.connect().await?;
-    refuse_lazy_postgres(&mut connection).await?;
+    let durability = refuse_lazy_postgres(&mut connection).await?;
     let version: String = sqlx::query_scalar("SHOW server_version").fetch_one(&mut connection).await?;
     migrate_postgres(&mut connection).await?;
     let marks = sqlx::query_as(MARKS).fetch_all(&mut connection).await?;
@@ -309,7 +315,7 @@ pub(super) async fn open_postgres(settings: &StoreSettings) -> Result<OpenedPost
         .acquire_timeout(Duration::from_secs(5))
         .connect_with(options)
         .await?;
-    Ok(OpenedPostgres { pool, side, version })
+    Ok(OpenedPostgres { pool, side, version, durability })
 }
 
 #[cfg(test)]

@@ -23,6 +23,7 @@ mod writer;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -36,6 +37,7 @@ pub use values::*;
 use writer::Writer;
 
 use crate::model::access::{ApiTokenRecord, Caller, Edition, ShownApiToken};
+use crate::model::alarm::{AlarmKind, AlarmRecord, Raised};
 use crate::model::attempt::AttemptRecord;
 use crate::model::audit::{AuditKey, Checkpoint, Head, TrailRecord, TrailState};
 use crate::model::certificate::Certificates;
@@ -53,12 +55,14 @@ use crate::model::page::{Cursor, Listed, Page};
 use crate::model::report::{Report, TokenName};
 use crate::model::session::{SessionName, SessionView};
 use crate::model::token::{AccessClaims, TokenEventView};
+use crate::model::trace::TraceContext;
 use crate::model::trigger::Trigger;
 use crate::model::{
     ApiTokenId, ClientId, CutOffId, DeliveryId, DenialId, Digest, EventId, GapId, IssuerId, Jti, ReplicaId, SessionId, Subject, Timestamp,
     WorkId,
 };
-use crate::observe::GroupCommitted;
+use crate::observe::traces::{self, Span, SpanKind};
+use crate::observe::{DeliveriesPlanned, GroupCommitted};
 use crate::seams::{Clock, Entropy};
 
 /// SQLite: no locks are needed, since one writer does everything in turn.
@@ -91,6 +95,40 @@ mod postgres {
 pub(crate) struct Context {
     pub(crate) clock: Clock,
     pub(crate) entropy: Entropy,
+    /// How many deliveries this transaction wrote so far.
+    planned: Arc<AtomicU64>,
+    /// Where what it commits belongs.
+    pub(crate) trace: Option<TraceContext>,
+}
+
+impl Context {
+    fn new(clock: Clock, entropy: Entropy) -> Self {
+        Self { clock, entropy, planned: Arc::default(), trace: None }
+    }
+
+    /// For one transaction.
+    fn begun(&self, trace: Option<TraceContext>) -> Self {
+        Self { planned: Arc::default(), trace, ..self.clone() }
+    }
+
+    /// So many deliveries were written.
+    fn plan(&self, deliveries: u64) {
+        self.planned.fetch_add(deliveries, Ordering::Relaxed);
+    }
+
+    /// A transaction that is run again begins with nothing.
+    fn again(&self) -> &Self {
+        self.planned.store(0, Ordering::Relaxed);
+        self
+    }
+
+    /// What is undone was not planned.
+    fn judged<T>(&self, outcome: Result<Ending<T>, StoreError>) -> Result<Ending<T>, StoreError> {
+        if !matches!(outcome, Ok(Ending::Keep(_))) {
+            self.planned.store(0, Ordering::Relaxed);
+        }
+        outcome
+    }
 }
 
 /// Whether what a transaction did shall stand.
@@ -110,12 +148,20 @@ impl<T> Ending<T> {
 
 enum Engine {
     /// The lock is held as long as the store lives.
-    Sqlite { read: SqlitePool, writer: Writer, remembered: Remembered, version: String, _lock: File },
+    Sqlite {
+        read: SqlitePool,
+        writer: Writer,
+        remembered: Remembered,
+        version: String,
+        durability: Vec<(&'static str, String)>,
+        _lock: File,
+    },
     Postgres {
         pool: PgPool,
         /// For notices alone.
         side: PgPool,
         version: String,
+        durability: Vec<(&'static str, String)>,
         tasks: TaskTracker,
     },
 }
@@ -173,23 +219,29 @@ macro_rules! remember {
 macro_rules! write {
     ($store:expr, $($op:ident)::+ ( $input:expr )) => {{
         let input = Arc::new($input);
-        let context = $store.0.context.clone();
-        match &$store.0.engine {
+        let span = traces::begin_here(SpanKind::Internal, concat!("transaction ", stringify!($($op)::+)));
+        let context = $store.0.context.begun(span.context());
+        let planned = Arc::clone(&context.planned);
+        let outcome = match &$store.0.engine {
             Engine::Sqlite { writer, .. } => {
                 writer
                     .run(move |connection| {
-                        Box::pin(async move { sqlite::statements::$($op)::+(connection, &context, &input).await })
+                        Box::pin(async move { context.judged(sqlite::statements::$($op)::+(connection, &context, &input).await) })
                     })
                     .await
             }
             Engine::Postgres { pool, tasks, .. } => {
                 transact(pool, tasks, context.clock.clone(), move |connection| {
                     let (context, input) = (context.clone(), Arc::clone(&input));
-                    Box::pin(async move { postgres::statements::$($op)::+(connection, &context, &input).await })
+                    Box::pin(async move {
+                        context.judged(postgres::statements::$($op)::+(connection, context.again(), &input).await)
+                    })
                 })
                 .await
             }
-        }
+        };
+        $store.tell_written(span, &outcome, planned.load(Ordering::Relaxed));
+        outcome
     }};
 }
 
@@ -197,18 +249,18 @@ impl Store {
     /// Opens the database, brings its schema up to date and refuses one that would not keep what it is given.
     pub async fn open(settings: &StoreSettings, clock: Clock, entropy: Entropy, tasks: &TaskTracker) -> Result<Self, OpenError> {
         let engine = if settings.url.starts_with("sqlite:") {
-            let engine::OpenedSqlite { read, write, lock, version } = engine::open_sqlite(settings).await?;
+            let engine::OpenedSqlite { read, write, lock, version, durability } = engine::open_sqlite(settings).await?;
             let commits = Commits::default();
             let (writer, task) = Writer::new(write, clock.clone(), commits.clone());
             tasks.spawn(task);
-            Engine::Sqlite { read, writer, remembered: Remembered::new(commits), version, _lock: lock }
+            Engine::Sqlite { read, writer, remembered: Remembered::new(commits), version, durability, _lock: lock }
         } else if settings.url.starts_with("postgres:") || settings.url.starts_with("postgresql:") {
-            let engine::OpenedPostgres { pool, side, version } = engine::open_postgres(settings).await?;
-            Engine::Postgres { pool, side, version, tasks: tasks.clone() }
+            let engine::OpenedPostgres { pool, side, version, durability } = engine::open_postgres(settings).await?;
+            Engine::Postgres { pool, side, version, durability, tasks: tasks.clone() }
         } else {
             return Err(OpenError::Url);
         };
-        Ok(Self(Arc::new(Inner { engine, context: Context { clock, entropy } })))
+        Ok(Self(Arc::new(Inner { engine, context: Context::new(clock, entropy) })))
     }
 
     /// Which engine, in which version.
@@ -217,6 +269,31 @@ impl Store {
             Engine::Sqlite { version, .. } => format!("sqlite {version}"),
             Engine::Postgres { version, .. } => format!("postgres {version}"),
         }
+    }
+
+    /// The settings a commit's durability hangs on, as they were found at the start.
+    pub fn durability(&self) -> &[(&'static str, String)] {
+        match &self.0.engine {
+            Engine::Sqlite { durability, .. } | Engine::Postgres { durability, .. } => durability,
+        }
+    }
+
+    /// What a transaction that ended has to tell.
+    fn tell_written<T>(&self, mut span: Span, outcome: &Result<T, StoreError>, planned: u64) {
+        match outcome {
+            Ok(_) if planned > 0 => DeliveriesPlanned { count: planned }.emit(),
+            Ok(_) => {}
+            Err(StoreError::Unavailable(_)) => span.fail("unavailable"),
+            Err(StoreError::Corrupt { .. }) => span.fail("corrupt"),
+        }
+        span.note(
+            "db.system.name",
+            match &self.0.engine {
+                Engine::Sqlite { .. } => "sqlite",
+                Engine::Postgres { .. } => "postgresql",
+            },
+        );
+        span.end();
     }
 
     /// Ends the pools; statements under way finish. The writer ends when the last clone is gone.
@@ -685,9 +762,56 @@ impl Store {
         write!(self, deliveries::release(leases.to_vec()))
     }
 
-    /// Deliveries counted by state.
+    /// Deliveries counted by state, and the account of them, at one instant.
     pub async fn census(&self) -> Result<Census, StoreError> {
-        read!(self, deliveries::census())
+        read!(self, account::census())
+    }
+
+    /// Sums up the account's entries where there are many; it says the same as before.
+    pub async fn balance(&self) -> Result<(), StoreError> {
+        write!(self, account::balance(()))
+    }
+
+    // ---- what somebody must look at ----
+
+    /// Raises alarms, each counted as often as it happened; says how many were not open before.
+    pub async fn raise_alarms(&self, raised: Vec<Raised>) -> Result<u64, StoreError> {
+        if raised.is_empty() { Ok(0) } else { write!(self, alarms::raise(raised)) }
+    }
+
+    /// Makes these the only open alarms of their kinds: the others are over.
+    pub async fn keep_alarms(&self, kinds: &'static [AlarmKind], open: Vec<Raised>) -> Result<(), StoreError> {
+        let standing: Vec<AlarmRecord> = read!(self, alarms::open(kinds))?;
+        let changes = standing.iter().any(|alarm| !open.iter().any(|one| one.is(alarm)))
+            || open.iter().any(|one| !standing.iter().any(|alarm| one.is(alarm) && one.message == alarm.message));
+        if changes { write!(self, alarms::keep((kinds, open))) } else { Ok(()) }
+    }
+
+    /// Ends what nobody has raised for as long as its kind stays open by itself.
+    pub async fn end_quiet_alarms(&self) -> Result<(), StoreError> {
+        let now = self.now().await?;
+        let is_over = |alarm: &AlarmRecord| alarm.kind.quiet_after().is_some_and(|after| alarm.last_at < now.minus(after));
+        if self.open_alarms().await?.iter().any(is_over) { write!(self, alarms::end_quiet(())) } else { Ok(()) }
+    }
+
+    /// Every alarm that is open.
+    pub async fn open_alarms(&self) -> Result<Vec<AlarmRecord>, StoreError> {
+        read!(self, alarms::open(AlarmKind::ALL))
+    }
+
+    /// An alarm that somebody is to be told of now, if there is one, taken so that nobody else tells it meanwhile.
+    pub async fn take_alarm(&self, hold: Duration) -> Result<Option<AlarmRecord>, StoreError> {
+        if read!(self, alarms::is_due(&self.0.context))? { write!(self, alarms::take(hold)) } else { Ok(None) }
+    }
+
+    /// Notes what became of telling it.
+    pub async fn alarm_told(&self, alarm: &AlarmRecord, told: Telling) -> Result<(), StoreError> {
+        write!(self, alarms::told((alarm.clone(), told)))
+    }
+
+    /// Alarms, newest first.
+    pub async fn alarms(&self, filter: AlarmFilter, page: Page) -> Result<Listed<AlarmRecord>, StoreError> {
+        read!(self, alarms::listed(&filter, &page))
     }
 
     /// Deliveries of a logout that were settled after this position, in the order in which they were settled.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::model::access::Caller;
+use crate::model::alarm::{AlarmKind, AlarmState};
 use crate::model::attempt::{AttemptRecord, PastAttempt};
 use crate::model::audit::{Act, AuditRecord, Head, Link, Tip};
 use crate::model::client::ClientRecord;
@@ -18,6 +19,7 @@ use crate::model::rotation::{Rotated, Rotation};
 use crate::model::schedule::Schedule;
 use crate::model::session::{Life, SessionView};
 use crate::model::token::{TokenEventKind, TokenFacts, TokenKind};
+use crate::model::trace::TraceContext;
 use crate::model::trigger::{Idempotency, Reason, Trigger};
 use crate::model::{
     Alias, ClientId, DeliveryId, Digest, EventId, IssuerId, Jti, ProviderKey, ReplicaId, SessionId, Sid, Subject, Timestamp, WorkId,
@@ -535,6 +537,8 @@ pub struct AttemptFacts {
     pub relayed: Option<RelayedFacts>,
     /// What else is known of a refresh token that a provider is to revoke.
     pub revocation: Option<RevocationFacts>,
+    /// The trace its logout belongs to.
+    pub trace: Option<TraceContext>,
 }
 
 /// What is known of a refresh token that a provider is to revoke.
@@ -691,11 +695,39 @@ pub struct Advanced {
     pub done: bool,
 }
 
-/// Deliveries counted by state.
+/// Which alarms.
 #[derive(Clone, Debug, Default)]
+pub struct AlarmFilter {
+    /// Only this issuer's.
+    pub issuer: Option<IssuerId>,
+    /// Only those of this kind.
+    pub kind: Option<AlarmKind>,
+    /// Only those that stand so.
+    pub state: Option<AlarmState>,
+}
+
+/// What became of telling somebody of an alarm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Telling {
+    /// He knows; while it stays open he is told again after this time.
+    Done {
+        /// How long.
+        again: Duration,
+    },
+    /// It did not reach him; it is tried again after this time.
+    Failed {
+        /// How long.
+        again: Duration,
+    },
+}
+
+/// Deliveries counted by state, and the account of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Census {
-    /// All that were ever written and not yet forgotten.
+    /// All that were ever written, by the account.
     pub enqueued: u64,
+    /// Those that were kept long enough and are gone, by the account.
+    pub forgotten: u64,
     /// How many are in each state.
     pub by_state: Vec<(DeliveryState, u64)>,
     /// When the oldest pending one was written.
@@ -905,6 +937,8 @@ pub enum Forgettable {
     NewestTokens,
     /// Gaps that were closed long ago.
     Gaps,
+    /// Alarms that were over a month ago.
+    Alarms,
 }
 
 impl Forgettable {
@@ -928,6 +962,7 @@ impl Forgettable {
         Self::LapsedCutOffs,
         Self::NewestTokens,
         Self::Gaps,
+        Self::Alarms,
     ];
 }
 

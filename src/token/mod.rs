@@ -27,6 +27,7 @@ pub mod security_event;
 mod spelling;
 pub mod subject_secret;
 pub mod verify;
+mod webhook;
 
 pub use client_secret::{secret_digest, secret_matches};
 pub use client_secrets::ClientSecrets;
@@ -40,6 +41,7 @@ pub use sealing::{By, Sealed, SealingKey, Unsealable};
 pub use security_event::SessionRevoked;
 pub use spelling::other_spelling;
 pub use subject_secret::subject_secret;
+pub use webhook::webhook_signature;
 
 use crate::model::key::SigningAlg;
 

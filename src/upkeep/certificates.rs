@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use super::{Tools, store_failed};
 use crate::egress::first_expiry;
 use crate::lifecycle::Stop;
+use crate::model::alarm::{AlarmKind, Raised};
 use crate::model::certificate::{CertificateKind, Certificates, Holder};
 use crate::model::{ClientId, IssuerId, Timestamp};
 use crate::observe::{CertificateNear, CertificatesSeen};
@@ -53,7 +54,7 @@ async fn another(listener: &mut watch::Receiver<Option<Timestamp>>) {
 /// Looks once at all of them.
 pub async fn step(tools: &Tools, told: &mut Told) -> Result<(), StoreError> {
     let now = tools.store.now().await?;
-    let mut round = Round { now, told, seen: HashMap::new(), first: HashMap::new() };
+    let mut round = Round { now, told, seen: HashMap::new(), first: HashMap::new(), raised: Vec::new() };
     let listener_until = *tools.listener_until.borrow();
     if let Some(expires_at) = listener_until {
         round.note(None, CertificateKind::Listener, expires_at);
@@ -70,8 +71,8 @@ pub async fn step(tools: &Tools, told: &mut Told) -> Result<(), StoreError> {
             Some(_) | None => break,
         }
     }
-    round.end();
-    Ok(())
+    let raised = round.end();
+    tools.store.raise_alarms(raised).await.map(|_| ())
 }
 
 /// One look at all of them.
@@ -80,6 +81,7 @@ struct Round<'t> {
     told: &'t mut Told,
     seen: HashMap<(Option<Holder>, CertificateKind), (Timestamp, Nearness)>,
     first: HashMap<CertificateKind, Timestamp>,
+    raised: Vec<Raised>,
 }
 
 impl Round<'_> {
@@ -101,15 +103,28 @@ impl Round<'_> {
         let key = (holder.cloned(), kind);
         if self.told.0.get(&key).is_none_or(|(of, before)| *of != expires_at || *before < near) {
             CertificateNear { holder, kind, near: near.as_str(), over: near == Nearness::Past, expires_at }.emit();
+            self.raised.push(raised(holder, kind, expires_at));
         }
         self.seen.insert(key, (expires_at, near));
     }
 
-    /// What is gone is forgotten.
-    fn end(self) {
+    /// What is gone is forgotten; what somebody must hear of is handed over.
+    fn end(self) -> Vec<Raised> {
         self.told.0 = self.seen;
         for kind in CertificateKind::ALL {
             CertificatesSeen { kind: *kind, first: self.first.get(kind).copied(), now: self.now }.emit();
         }
+        self.raised
     }
+}
+
+/// A certificate without a holder is the listener's own.
+fn raised(holder: Option<&Holder>, kind: CertificateKind, expires_at: Timestamp) -> Raised {
+    let whose = match holder {
+        None => "(listener)",
+        Some(Holder { client_id: Some(client_id), .. }) => client_id.as_str(),
+        Some(Holder { client_id: None, .. }) => "(provider)",
+    };
+    let message = format!("its certificate is good until {expires_at}");
+    Raised::once(AlarmKind::CertificateNear, holder.map(|holder| &holder.issuer), &format!("{whose}: {kind}"), message)
 }

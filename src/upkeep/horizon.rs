@@ -1,6 +1,7 @@
 //! Ends what waited in vain: deliveries whose horizon passed while nobody attempted them, in lanes that are open or paused above all.
 
 use super::{Step, Tools};
+use crate::model::alarm::{given_up, joined};
 use crate::model::delivery::{DeliveryState, SettledReason};
 use crate::observe::{DeliverySettled, HorizonNear};
 use crate::store::StoreError;
@@ -20,6 +21,8 @@ pub async fn step(tools: &Tools) -> Result<Step, StoreError> {
             HorizonNear { lane: one.lane.as_str(), percent: 100, parked: false }.emit();
         }
     }
+    let given_up = passed.iter().filter_map(|one| one.lane.parties()).map(|(issuer, client)| given_up(&issuer, &client));
+    tools.store.raise_alarms(joined(given_up.collect())).await?;
     if !passed.is_empty() {
         let count = u64::try_from(passed.len()).unwrap_or(u64::MAX);
         tools.settled.send_modify(|settled| *settled = settled.saturating_add(count));

@@ -10,6 +10,7 @@ use super::{Step, Tools};
 use crate::issuers::Away;
 use crate::lifecycle::Died;
 use crate::model::access::Caller;
+use crate::model::alarm::{AlarmKind, Raised};
 use crate::model::audit::Act;
 use crate::model::issuer::{IssuerRecord, ProviderDocument};
 use crate::model::key::{KeyRecord, KeyState, SigningAlg};
@@ -66,8 +67,7 @@ async fn ask(tools: &Tools, issuer: &IssuerRecord) -> Result<(), StoreError> {
         }
         Err(away) => {
             let trouble = if away == Away::Refused(JwkRefused::Own) { KeyTrouble::Loop } else { KeyTrouble::Away };
-            KeyAlarm { issuer: &issuer.id, trouble, about: &away.to_string() }.emit();
-            return Ok(());
+            return raise(tools, vec![say(issuer, trouble, "provider", &away.to_string())]).await;
         }
     };
     tell(tools, issuer, &document).await
@@ -75,21 +75,36 @@ async fn ask(tools: &Tools, issuer: &IssuerRecord) -> Result<(), StoreError> {
 
 async fn tell(tools: &Tools, issuer: &IssuerRecord, document: &ProviderDocument) -> Result<(), StoreError> {
     let (keys, dropped) = (tools.store.keys(&issuer.id).await?, tools.store.dropped_keys(&issuer.id).await?);
-    let say = |trouble, about: &str| KeyAlarm { issuer: &issuer.id, trouble, about }.emit();
+    let mut raised = Vec::new();
     for key in &keys {
-        match alarm(key, issuer.source.published_at) {
-            Some(Alarm::NotPublished) => say(KeyTrouble::NotPublished, &key.kid),
-            Some(Alarm::Left) => say(KeyTrouble::Left, &key.kid),
-            None => {}
-        }
+        let trouble = match alarm(key, issuer.source.published_at) {
+            Some(Alarm::NotPublished) => KeyTrouble::NotPublished,
+            Some(Alarm::Left) => KeyTrouble::Left,
+            None => continue,
+        };
+        raised.push(say(issuer, trouble, &key.kid, &key.kid));
     }
     if let Ok(merged) = merge(&issuer.id, &keys, Some(document), &dropped) {
-        merged.collisions.iter().for_each(|kid| say(KeyTrouble::NameTaken, kid));
+        raised.extend(merged.collisions.iter().map(|kid| say(issuer, KeyTrouble::NameTaken, kid, kid)));
         if merged.left_out > 0 {
-            say(KeyTrouble::LeftOut, &format!("{} keys", merged.left_out));
+            raised.push(say(issuer, KeyTrouble::LeftOut, "provider", &format!("{} keys", merged.left_out)));
         }
     }
-    Ok(())
+    raise(tools, raised).await
+}
+
+/// Says it aloud, each time it is found to be so. Two troubles with one thing are two alarms.
+fn say(issuer: &IssuerRecord, trouble: KeyTrouble, of: &str, about: &str) -> Raised {
+    KeyAlarm { issuer: &issuer.id, trouble, about }.emit();
+    let of: String = of.chars().take(ABOUT_CHARS_MAX).collect();
+    Raised::once(AlarmKind::KeyTrouble, Some(&issuer.id), &format!("{of}: {}", trouble.as_str()), trouble.sentence())
+}
+
+/// How much of a provider's key's name is kept.
+const ABOUT_CHARS_MAX: usize = 255;
+
+async fn raise(tools: &Tools, raised: Vec<Raised>) -> Result<(), StoreError> {
+    tools.store.raise_alarms(raised).await.map(|_| ())
 }
 
 async fn apply(tools: &Tools, issuer: &IssuerRecord, change: Change) -> Result<(), StoreError> {

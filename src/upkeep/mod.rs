@@ -7,8 +7,8 @@
 //! chore is due, and whether another process has done it already, is asked of the database by its own clock (`keeper.rs`), and a chore whose bell stays
 //! silent looks by itself.
 //!
-//! Two lookers keep no row and no schedule: the ends of certificates (`certificates.rs`) and how the audit trail stands (`audit.rs`) are measured by every
-//! process for itself.
+//! Some lookers keep no row and no schedule: the ends of certificates (`certificates.rs`), how the audit trail stands (`audit.rs`) and this server's clock
+//! (`clock.rs`) are measured by every process for itself, and alarms (`alarms.rs`) are told by whoever takes them first.
 
 mod bell;
 mod keeper;
@@ -17,7 +17,9 @@ mod replicas;
 mod works;
 
 pub mod audit;
+pub mod alarms;
 pub mod certificates;
+pub mod clock;
 pub mod expiry;
 pub mod horizon;
 pub mod keys;

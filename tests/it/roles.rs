@@ -84,6 +84,7 @@ const MAY: &[(&str, &str)] = &[
     ("get /v1/issuers/{iss}/clients/{client_id}", "operator auditor admin"),
     ("put /v1/issuers/{iss}/clients/{client_id}", "admin"),
     ("delete /v1/issuers/{iss}/clients/{client_id}", "admin"),
+    ("get /v1/alarms", "operator auditor admin other"),
     ("get /v1/audit", "auditor admin other"),
     ("get /v1/audit/export", "auditor admin other"),
     ("get /v1/audit/head", "auditor admin other"),

@@ -75,7 +75,7 @@ pub(super) async fn conclude(
         // Whether or not a session of theirs is known.
         secrets::change(conn, act, std::iter::once(sub)).await?;
     }
-    insert_event(conn, act, trigger, target_json).await?;
+    insert_event(conn, context, act, trigger, target_json).await?;
     let tokens = ending::revoked(conn, context, act, revocations(act, &target, &ending)).await?;
     if let (Resolved::Nothing, Target::RefreshToken { names, .. }) = (&target, &reach.target) {
         remember_token(conn, context, act, names).await?;
@@ -113,7 +113,7 @@ async fn commit_many(conn: &mut Conn, context: &Context, act: Scene<'_>, (trigge
         // A rehearsal that counts without ending was tried before.
         (Some(_), Mode::Rehearse) | (None, _) => return Ok(Ending::Undo(Err(CommitRefused::TooMany { max: ENDED_MAX }))),
     };
-    insert_event(conn, act, trigger, target_json).await?;
+    insert_event(conn, context, act, trigger, target_json).await?;
     plan.change_secrets(conn, act, reach).await?;
     if let Some(scope) = plan.cut_off(reach) {
         // With a time of its own it reaches what began before that; without one, what was registered before this commit.
@@ -752,7 +752,13 @@ pub(super) fn hot() -> Vec<(&'static str, Builder)> {
     all
 }
 
-pub(super) async fn insert_event(conn: &mut Conn, act: Scene<'_>, trigger: &Trigger, target_json: &str) -> Result<(), StoreError> {
+pub(super) async fn insert_event(
+    conn: &mut Conn,
+    context: &Context,
+    act: Scene<'_>,
+    trigger: &Trigger,
+    target_json: &str,
+) -> Result<(), StoreError> {
     let (sub, sid) = match &trigger.target {
         Target::Session(SessionName::Sid(sid)) | Target::SessionAtClient { sid, .. } => (None, Some(sid)),
         Target::Subject(sub)
@@ -780,7 +786,7 @@ pub(super) async fn insert_event(conn: &mut Conn, act: Scene<'_>, trigger: &Trig
         note: trigger.note.as_deref(),
         caller: &trigger.caller.identity,
     };
-    ending::insert_event(conn, act, new).await
+    ending::insert_event(conn, context, act, new).await
 }
 
 /// Deliveries that earlier logouts wrote for what this one names: open ones are waited for, and for a security reason those that were given up are

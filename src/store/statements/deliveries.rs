@@ -11,8 +11,9 @@ use crate::model::delivery::{
 };
 use crate::model::lane::Deal;
 use crate::model::page::{Cursor, Listed, Page};
+use crate::model::trace::TraceContext;
 use crate::model::{AttemptId, ClientId, DeliveryId, EventId, IssuerId, ParticipantId, SessionId, Sid, Subject, Timestamp};
-use crate::store::{AttemptFacts, Census, Context, DeliveryFilter, Ending, Probe, Queue, Recorded, Settlement, StoreError};
+use crate::store::{AttemptFacts, Context, DeliveryFilter, Ending, Probe, Queue, Recorded, Settlement, StoreError};
 
 pub(super) fn delivery_word(state: &str) -> Result<DeliveryState, StoreError> {
     word(DeliveryState::parse(state), "deliveries", "state")
@@ -467,6 +468,7 @@ pub(in crate::store) async fn attempt_facts(conn: &mut Conn, leased: &[Leased]) 
     let mut provider = super::provider::facts(conn, leased).await?;
     let mut relayed = super::relay::facts(conn, leased).await?;
     let mut revocations = super::revocation_notices::facts(conn, leased).await?;
+    let traces = traces(conn, leased).await?;
     leased
         .iter()
         .enumerate()
@@ -483,9 +485,23 @@ pub(in crate::store) async fn attempt_facts(conn: &mut Conn, leased: &[Leased]) 
                 provider: provider.remove(&position),
                 relayed: relayed.remove(one.id.as_str()),
                 revocation: revocations.remove(one.id.as_str()),
+                trace: traces.get(one.event.as_str()).cloned(),
             })
         })
         .collect()
+}
+
+/// The traces that their logouts belong to, by logout.
+async fn traces(conn: &mut Conn, leased: &[Leased]) -> Result<BTreeMap<String, TraceContext>, StoreError> {
+    let mut found = BTreeMap::new();
+    for chunk in leased.chunks(super::ROWS_MAX) {
+        let mut sql = Builder::new("SELECT id, traceparent, tracestate FROM events WHERE traceparent IS NOT NULL AND id IN ");
+        push_list(&mut sql, chunk.iter().map(|one| one.event.as_str()));
+        let rows: Vec<(String, String, Option<String>)> = sql.build_query_as().fetch_all(&mut *conn).await?;
+        // One that cannot be read is of no use to anybody, and stands in nobody's way.
+        found.extend(rows.into_iter().filter_map(|(id, parent, state)| Some((id, TraceContext::parse(&parent, state.as_deref())?))));
+    }
+    Ok(found)
 }
 
 /// Those whose logout was undone since they were opened, and that no other logout waits for.
@@ -692,15 +708,4 @@ pub(in crate::store) async fn release(
         .await?;
     }
     Ok(Ending::Keep(()))
-}
-
-pub(in crate::store) async fn census(conn: &mut Conn) -> Result<Census, StoreError> {
-    let rows: Vec<(String, i64)> =
-        sqlx::query_as("SELECT state, CAST(count(*) AS BIGINT) FROM deliveries GROUP BY state").fetch_all(&mut *conn).await?;
-    let oldest: Option<i64> =
-        sqlx::query_scalar("SELECT min(created_at) FROM deliveries WHERE state = 'pending'").fetch_one(&mut *conn).await?;
-    let enqueued: i64 = sqlx::query_scalar("SELECT CAST(count(*) AS BIGINT) FROM deliveries").fetch_one(conn).await?;
-    let by_state: Vec<(DeliveryState, u64)> =
-        rows.into_iter().map(|(state, number)| Ok((delivery_word(&state)?, count(number)))).collect::<Result<_, StoreError>>()?;
-    Ok(Census { enqueued: count(enqueued), by_state, oldest_pending: instant(oldest) })
 }

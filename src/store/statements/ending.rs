@@ -9,6 +9,7 @@ use super::{Builder, Conn, count, push_list};
 use crate::model::delivery::{Class, DeliveryKind};
 use crate::model::effects::{Offline, OpeningRule, ProviderWord, Reach};
 use crate::model::event::{TARGET_EXPIRED, TARGET_RECONCILE};
+use crate::model::trace::TraceContext;
 use crate::model::{ClientId, EventId, IssuerId, ParticipantId, ProviderKey, SessionId, Sid, Subject, Timestamp};
 use crate::store::{Context, StoreError};
 
@@ -284,11 +285,12 @@ pub(super) struct NewEvent<'a> {
 }
 
 /// Writes the event, before what it ended is counted.
-pub(super) async fn insert_event(conn: &mut Conn, act: Scene<'_>, new: NewEvent<'_>) -> Result<(), StoreError> {
+pub(super) async fn insert_event(conn: &mut Conn, context: &Context, act: Scene<'_>, new: NewEvent<'_>) -> Result<(), StoreError> {
     sqlx::query(
         "INSERT INTO events (id, issuer_id, target, target_sub, target_sid, reason, reason_detail, actor, correlation_id, note, caller,
-                             tell_provider, sessions_ended, participations_ended, refresh_tokens_revoked, occurred_at, created_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, 0, 0, 0, $13, $14)",
+                             tell_provider, sessions_ended, participations_ended, refresh_tokens_revoked, occurred_at, created_at, traceparent,
+                             tracestate)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, 0, 0, 0, $13, $14, $15, $16)",
     )
     .bind(act.event.as_str())
     .bind(act.issuer.as_str())
@@ -304,6 +306,8 @@ pub(super) async fn insert_event(conn: &mut Conn, act: Scene<'_>, new: NewEvent<
     .bind(act.terms.provider.stored())
     .bind(act.at.millis())
     .bind(act.now.millis())
+    .bind(context.trace.as_ref().map(TraceContext::traceparent))
+    .bind(context.trace.as_ref().and_then(TraceContext::tracestate))
     .execute(conn)
     .await?;
     Ok(())

@@ -123,7 +123,7 @@ async fn end(
     let ids: Vec<SessionId> = over.into_iter().map(|(id, _)| id).collect();
     let event: EventId = context.entropy.id(now);
     let act = Scene { issuer: &issuer.id, event: &event, at: first, now, terms: terms(provider), owned };
-    ending::insert_event(conn, act, new_event(TARGET_EXPIRED, Caller::ITSELF)).await?;
+    ending::insert_event(conn, context, act, new_event(TARGET_EXPIRED, Caller::ITSELF)).await?;
     let ended = ending::end_listed(conn, context, act, &ids, opening).await?;
     ending::count_on_receipt(conn, &event, ended).await?;
     if first < last {

@@ -3,7 +3,7 @@
 use sqlx::Row as _;
 
 use super::{
-    Builder, Conn, access_tokens, audit, commit, cut_offs, deliveries, denylist, events, expansion, expiry, families, gaps, lanes, operators, provider, reconcile, relay, residual, retention, revocation, revocation_notices, sessions, tokens,
+    Builder, Conn, access_tokens, alarms, audit, commit, cut_offs, deliveries, denylist, events, expansion, expiry, families, gaps, lanes, operators, provider, reconcile, relay, residual, retention, revocation, revocation_notices, sessions, tokens,
 };
 use crate::model::IssuerId;
 use crate::store::StoreError;
@@ -48,6 +48,7 @@ fn hot() -> Vec<(&'static str, String)> {
         ("audit records to be removed", literal(audit::PURGED, &["5", "500"])),
         ("the last head before an instant", literal(audit::LAST_HEAD_BEFORE, &["5"])),
         ("api token", "SELECT id FROM api_tokens WHERE digest = 'a' OR previous_digest = 'a'".to_owned()),
+        ("alarm to be told", literal(alarms::DUE, &["5"])),
     ]
 }
 

@@ -4,6 +4,8 @@
 
 use super::{Conn, Db, dialect};
 
+pub(in crate::store) mod account;
+pub(in crate::store) mod alarms;
 pub(in crate::store) mod assertions;
 pub(in crate::store) mod audit;
 pub(in crate::store) mod chores;

@@ -212,7 +212,8 @@ async fn insert(
     });
     // The same duty may already be written by a run that was repeated.
     sql.push(" ON CONFLICT (event_id, kind, participant_id) DO NOTHING");
-    sql.build().execute(conn).await?;
+    let written = sql.build().execute(&mut *conn).await?.rows_affected();
+    super::account::enqueued(conn, context, now, written).await?;
     Ok(())
 }
 

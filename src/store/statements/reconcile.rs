@@ -69,7 +69,7 @@ pub(in crate::store) async fn reconcile(conn: &mut Conn, context: &Context, (ord
         terms: expiry::terms(ProviderWord::Known),
         owned: &owned,
     };
-    ending::insert_event(conn, act, expiry::new_event(TARGET_RECONCILE, &order.caller.identity)).await?;
+    ending::insert_event(conn, context, act, expiry::new_event(TARGET_RECONCILE, &order.caller.identity)).await?;
     if order.absent.len() > AT_ONCE_MAX {
         works::begin_listed(conn, context, (&order.issuer, &event), &order.absent, act.at, now).await?;
     } else {

@@ -161,7 +161,7 @@ async fn relay(
     }
     teach(conn, act, names, &mut over).await?;
     if joined.is_none() {
-        insert_event(conn, act, order, names).await?;
+        insert_event(conn, context, act, order, names).await?;
     }
     let tokens = ending::revoked(conn, context, act, commit::revocations(act, &target, &over)).await?;
     let ended = Ended { tokens, ..over.counted() };
@@ -303,7 +303,7 @@ async fn wait_for(
         keep_later(conn, &echo.delivery, names, theirs).await?;
     }
     if joined.is_none() {
-        insert_event(conn, act, order, names).await?;
+        insert_event(conn, context, act, order, names).await?;
         let entry = commit::audit_entry(&order.trigger, &order.target_json, act.event, Ended::default());
         super::registry::record(conn, context, &entry).await?;
     }
@@ -438,7 +438,7 @@ fn taught(issuer: &IssuerId, owner: &Subject, client: &ClientId, sub: &Subject) 
     sql
 }
 
-async fn insert_event(conn: &mut Conn, act: Scene<'_>, order: &TokenOrder, names: Names<'_>) -> Result<(), StoreError> {
+async fn insert_event(conn: &mut Conn, context: &Context, act: Scene<'_>, order: &TokenOrder, names: Names<'_>) -> Result<(), StoreError> {
     let new = NewEvent {
         target_json: &order.target_json,
         target_sub: names.sub.filter(|_| names.sid.is_none()).map(Subject::as_str),
@@ -450,7 +450,7 @@ async fn insert_event(conn: &mut Conn, act: Scene<'_>, order: &TokenOrder, names
         note: None,
         caller: &order.trigger.caller.identity,
     };
-    ending::insert_event(conn, act, new).await
+    ending::insert_event(conn, context, act, new).await
 }
 
 /// Writes the deliveries, and keeps the provider's token for the one it goes with.

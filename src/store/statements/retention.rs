@@ -121,7 +121,8 @@ pub(in crate::store) async fn forget_events(
         .await?;
     // Attempts go before their deliveries, in transactions of their own where there are many: a receipt counts all of its deliveries or is gone.
     if budget.left >= deliveries.min(ROWS) {
-        budget.remove_still(conn, "deliveries", "id", own, &events, "", " AND state <> 'pending'").await?;
+        let gone = budget.remove_still(conn, "deliveries", "id", own, &events, "", " AND state <> 'pending'").await?;
+        super::account::forgotten(conn, context, terms.now, gone).await?;
     }
     if budget.left > 0 {
         let none_left = " AND NOT EXISTS (SELECT 1 FROM deliveries AS d WHERE d.event_id = e.id)
@@ -301,6 +302,9 @@ fn look(kind: Forgettable, terms: Terms) -> Builder {
         Forgettable::Gaps => {
             by_age("SELECT id FROM gaps WHERE closed_at IS NOT NULL AND closed_at < ", terms.ended_before(), " ORDER BY closed_at")
         }
+        Forgettable::Alarms => {
+            by_age("SELECT id FROM alarms WHERE cleared_at IS NOT NULL AND cleared_at < ", now - TOMBSTONE_MIN, " ORDER BY cleared_at")
+        }
         Forgettable::NewestTokens => by_age("SELECT name FROM newest_tokens WHERE issued_at < ", now - LIFE_MAX, " ORDER BY issued_at"),
     }
 }
@@ -389,6 +393,9 @@ pub(in crate::store) async fn forget(
         }
         Forgettable::AccessTokens => {
             budget.remove(conn, "access_tokens", "id", "SELECT id FROM access_tokens WHERE id IN ", found, "").await?;
+        }
+        Forgettable::Alarms => {
+            budget.remove(conn, "alarms", "id", "SELECT id FROM alarms WHERE cleared_at IS NOT NULL AND id IN ", found, "").await?;
         }
         Forgettable::Denied => {
             // Somebody may have denied it anew, for longer.
@@ -485,6 +492,7 @@ pub(super) fn hot() -> Vec<(&'static str, Builder)> {
         ("lapsed cut-offs", Forgettable::LapsedCutOffs),
         ("closed gaps", Forgettable::Gaps),
         ("old marks of newest tokens", Forgettable::NewestTokens),
+        ("old alarms", Forgettable::Alarms),
     ];
     let looks = named.into_iter().map(|(name, kind)| (name, look(kind, terms)));
     [("old logouts", events)].into_iter().chain(looks).collect()

@@ -62,7 +62,7 @@ pub(super) async fn alone(
     };
     let act = Scene { issuer, event: &event, at: now, now, terms, owned: &[] };
     let new = NewEvent { reason: Reason::Other.as_str(), ..expiry::new_event(TARGET_REVOCATION, &caller.identity) };
-    ending::insert_event(conn, act, new).await?;
+    ending::insert_event(conn, context, act, new).await?;
     ending::count_on_receipt(conn, &event, Ended { tokens: tokens.len() as u64, ..Ended::default() }).await?;
     insert(conn, context, act, &tokens).await
 }
@@ -128,7 +128,8 @@ async fn insert(conn: &mut Conn, context: &Context, act: Scene<'_>, tokens: &[Sa
     });
     // The same duty may already be written by a run that was repeated.
     sql.push(" ON CONFLICT (event_id, kind, participant_id) DO NOTHING");
-    sql.build().execute(&mut *conn).await?;
+    let written = sql.build().execute(&mut *conn).await?.rows_affected();
+    super::account::enqueued(conn, context, now, written).await?;
     keep_until(conn, tokens, horizon_at).await
 }
 
