@@ -17,6 +17,7 @@ use crate::model::attempt::Failure;
 use crate::model::delivery::{DeliveryState, Lane, Leased, SettledReason, Verdict};
 use crate::model::lane::LaneChange;
 use crate::model::{DeliveryId, Timestamp};
+use crate::observe::traces::{Scope, inside};
 use crate::observe::{AttemptMade, DeliverySettled, LaneClosed, LaneOpened, LaneParked, LeaseLost};
 use crate::store::{LaneNote, Recorded, Settlement, StoreError};
 
@@ -156,11 +157,11 @@ fn tell(tools: &Tools, in_hand: Vec<InHand>, recorded: &[Recorded], moved: bool)
     let (mut goes_on, mut changed, mut raised) = (moved, 0, Vec::new());
     for one in &in_hand {
         let leased = &one.claimed.leased;
-        tell_attempt(one);
+        inside(scope(one), || tell_attempt(one));
         let is_ours = recorded.iter().any(|recorded| recorded.delivery == leased.id && !recorded.fenced);
         match (is_ours, &one.settlement.verdict) {
             (true, Verdict::Settled { state, reason }) => {
-                tell_settled(one, *state, *reason);
+                inside(scope(one), || tell_settled(one, *state, *reason));
                 if matches!(state, DeliveryState::Rejected | DeliveryState::Expired) {
                     raised.push(given_up(&leased.issuer, &leased.client_id));
                 }
@@ -183,6 +184,11 @@ fn tell(tools: &Tools, in_hand: Vec<InHand>, recorded: &[Recorded], moved: bool)
         tools.doorbell.notify_one();
     }
     raised
+}
+
+/// What is said of it belongs to the trace of its logout.
+fn scope(one: &InHand) -> Scope {
+    Scope { trace: one.claimed.facts.trace.clone(), ..Scope::default() }
 }
 
 /// Nobody knows whether it was heard, and it is told again.

@@ -266,6 +266,11 @@ pub async fn within<F: Future>(scope: Scope, future: F) -> F::Output {
     SCOPE.scope(scope, future).await
 }
 
+/// The same, for what is done at once.
+pub fn inside<T>(scope: Scope, work: impl FnOnce() -> T) -> T {
+    SCOPE.sync_scope(scope, work)
+}
+
 /// Where the present task belongs.
 pub fn current() -> Option<TraceContext> {
     SCOPE.try_with(|scope| scope.trace.clone()).ok().flatten()

@@ -219,7 +219,7 @@ macro_rules! remember {
 macro_rules! write {
     ($store:expr, $($op:ident)::+ ( $input:expr )) => {{
         let input = Arc::new($input);
-        let span = traces::begin_here(SpanKind::Internal, concat!("transaction ", stringify!($($op)::+)));
+        let span = traces::begin_here(SpanKind::Internal, concat!("transaction", $(".", stringify!($op)),+));
         let context = $store.0.context.begun(span.context());
         let planned = Arc::clone(&context.planned);
         let outcome = match &$store.0.engine {

@@ -4,6 +4,7 @@
 mod harness;
 
 mod access_tokens_jwt;
+mod alarms;
 mod architecture;
 mod backup;
 mod audit;
@@ -34,6 +35,7 @@ mod lanes;
 mod limits;
 mod live;
 mod many;
+mod metrics;
 mod moving;
 mod operators;
 mod overlap;
@@ -52,4 +54,5 @@ mod stop;
 mod store;
 mod tls;
 mod tokens;
+mod traces;
 mod upkeep;
