@@ -481,7 +481,12 @@ fn check_profile(check: &Check) -> (String, CheckProfile) {
 
 /// How long what is over is kept.
 pub const fn keep(config: &Config) -> Keep {
-    Keep { idempotency: config.idempotency_keep, settled: config.retention.settled, sessions: config.retention.sessions, audit: config.retention.audit }
+    Keep {
+        idempotency: config.idempotency_keep,
+        settled: config.retention.settled,
+        sessions: config.retention.sessions,
+        audit: config.retention.audit,
+    }
 }
 
 fn courier_settings(config: &Config) -> deliver::Settings {

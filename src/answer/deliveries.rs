@@ -212,7 +212,15 @@ mod tests {
 
     fn scope(role: Role, own: Option<&str>) -> Scope {
         let own = own.map(client);
-        Scope::of(&Caller { identity: "t".to_owned(), role, issuer: None, client_id: own, may_mass_kill: false, remote: None, behalf: crate::model::access::Behalf::default() })
+        Scope::of(&Caller {
+            identity: "t".to_owned(),
+            role,
+            issuer: None,
+            client_id: own,
+            may_mass_kill: false,
+            remote: None,
+            behalf: crate::model::access::Behalf::default(),
+        })
     }
 
     #[test]

@@ -236,7 +236,15 @@ mod tests {
 
     #[test]
     fn a_provider_sees_its_own_receipts_and_an_operator_all() {
-        let caller = |role| Caller { identity: "t-1".to_owned(), role, issuer: None, client_id: None, may_mass_kill: true, remote: None, behalf: crate::model::access::Behalf::default() };
+        let caller = |role| Caller {
+            identity: "t-1".to_owned(),
+            role,
+            issuer: None,
+            client_id: None,
+            may_mass_kill: true,
+            remote: None,
+            behalf: crate::model::access::Behalf::default(),
+        };
         assert_eq!(own(&caller(Role::Provider)).as_deref(), Some("t-1"));
         for role in [Role::Operator, Role::Auditor, Role::Admin] {
             assert_eq!(own(&caller(role)), None);

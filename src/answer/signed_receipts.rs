@@ -86,8 +86,7 @@ pub async fn signed_receipt(
         None => None,
         Some(_) => Some(json!({ "listed": listed.items.len(), "total": app.store.delivery_count(&id).await? })),
     };
-    let deliveries: Vec<Signed> =
-        listed.items.iter().map(|view| Signed::of(view, statuses.get(&view.id).copied().flatten())).collect();
+    let deliveries: Vec<Signed> = listed.items.iter().map(|view| Signed::of(view, statuses.get(&view.id).copied().flatten())).collect();
     let head = app.store.trail_state().await?.head;
     let claims = json!({
         "iss": app.settings.public_url,

@@ -53,9 +53,14 @@ pub fn examine(config: &Config, mistakes: &mut Mistakes) {
 }
 
 /// An error with what caused it, in a line.
-fn told(error: &dyn StdError) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    std::iter::once(error.to_string()).chain(causes.map(ToString::to_string)).collect::<Vec<_>>().join(": ")
+fn told(error: &(dyn StdError + 'static)) -> String {
+    let mut line = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        line = format!("{line}: {error}");
+        cause = error.source();
+    }
+    line
 }
 
 /// Registers what is declared, and releases what is not any more.

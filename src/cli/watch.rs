@@ -127,6 +127,7 @@ fn is_passing(error: &Error) -> bool {
         | Error::Trial { .. }
         | Error::NotFound { .. }
         | Error::Left { .. }
+        | Error::NotWhole { .. }
         | Error::Output(_) => false,
     }
 }

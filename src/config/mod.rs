@@ -372,7 +372,11 @@ impl Config {
     fn contradictions(&self, reader: &mut Reader) {
         let Delivery { defaults, timeout_max, total_in_flight, lease, lease_margin, poll, idle_poll, host_rate_per_s: _ } = &self.delivery;
         if defaults.timeout > *timeout_max {
-            reader.contradiction("delivery.timeout_ms", "delivery.timeout_max_ms", "the default time-out is longer than the longest: who says nothing would get what nobody may ask for");
+            reader.contradiction(
+                "delivery.timeout_ms",
+                "delivery.timeout_max_ms",
+                "the default time-out is longer than the longest: who says nothing would get what nobody may ask for",
+            );
         }
         if *timeout_max + *lease_margin >= *lease {
             let why =
@@ -387,7 +391,11 @@ impl Config {
             );
         }
         if poll > idle_poll {
-            reader.contradiction("delivery.poll_ms", "delivery.idle_poll_ms", "an idle courier would look more often than a busy one, and what is due would wait the longer the more there is");
+            reader.contradiction(
+                "delivery.poll_ms",
+                "delivery.idle_poll_ms",
+                "an idle courier would look more often than a busy one, and what is due would wait the longer the more there is",
+            );
         }
         if *timeout_max >= self.token.lifetime {
             let why = "a token could expire before the attempt that carries it is over";
@@ -396,7 +404,11 @@ impl Config {
         if let (SealingKey::Given(current), Some(previous)) = (&self.sealing_key, &self.sealing_key_previous)
             && current == previous
         {
-            reader.contradiction("sealing_key", "sealing_key_previous", "they are the same key: what was sealed with the one before could not be opened");
+            reader.contradiction(
+                "sealing_key",
+                "sealing_key_previous",
+                "they are the same key: what was sealed with the one before could not be opened",
+            );
         }
         if self.idempotency_keep > self.retention.settled {
             let why = "a repeated request could ask for a logout that is no longer kept";

@@ -86,7 +86,15 @@ fn issuer() -> IssuerId {
 }
 
 fn audit() -> AuditEntry {
-    let caller = Caller { identity: "test".into(), role: Role::Admin, issuer: None, client_id: None, may_mass_kill: true, remote: None, behalf: crate::model::access::Behalf::default() };
+    let caller = Caller {
+        identity: "test".into(),
+        role: Role::Admin,
+        issuer: None,
+        client_id: None,
+        may_mass_kill: true,
+        remote: None,
+        behalf: crate::model::access::Behalf::default(),
+    };
     AuditEntry { act: Act::IssuerCreated, caller, actor: None, issuer: Some(issuer()), event: None, detail: "{}".into() }
 }
 

@@ -8,9 +8,9 @@ use std::marker::PhantomData;
 use std::net::IpAddr;
 
 use axum::extract::FromRequestParts;
-use axum::http::{HeaderMap, HeaderName};
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderName};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
@@ -219,10 +219,7 @@ const NOTE: HeaderName = HeaderName::from_static("logoutd-note");
 
 /// What a caller says for the audit trail. A header names a person as well as a member of a body does, and every route has headers.
 fn behalf(headers: &HeaderMap) -> Result<Behalf, Problem> {
-    Ok(Behalf {
-        actor: said::<Line>(headers, &ACTOR)?.map(Line::into_string),
-        note: said::<Note>(headers, &NOTE)?.map(Note::into_string),
-    })
+    Ok(Behalf { actor: said::<Line>(headers, &ACTOR)?.map(Line::into_string), note: said::<Note>(headers, &NOTE)?.map(Note::into_string) })
 }
 
 /// A header's one value, in UTF-8.
@@ -309,7 +306,15 @@ fn caller(record: ApiTokenRecord, remote: Option<String>) -> Caller {
 }
 
 fn bootstrap(remote: Option<String>) -> Caller {
-    Caller { identity: Caller::BOOTSTRAP.to_owned(), role: Role::Admin, issuer: None, client_id: None, may_mass_kill: true, remote, behalf: Behalf::default() }
+    Caller {
+        identity: Caller::BOOTSTRAP.to_owned(),
+        role: Role::Admin,
+        issuer: None,
+        client_id: None,
+        may_mass_kill: true,
+        remote,
+        behalf: Behalf::default(),
+    }
 }
 
 fn good(shown: &ShownApiToken, now: Timestamp) -> Result<(), Refusal> {

@@ -29,8 +29,8 @@ use crate::model::session::Life;
 use crate::model::token::{OverLimit, ReuseScope, Rotate, TokenEventKind, TokenKind};
 use crate::model::trigger::Reason;
 use crate::model::{
-    AlarmId, Alias, ApiTokenId, AuditId, ClientId, CutOffId, DeliveryId, DenialId, Digest, EventId, GapId, Issuer, IssuerId, Jti, Malformed,
-    ProviderKey, Sid, Subject, Timestamp, WorkId,
+    AlarmId, Alias, ApiTokenId, AuditId, ClientId, CutOffId, DeliveryId, DenialId, Digest, EventId, GapId, Issuer, IssuerId, Jti,
+    Malformed, ProviderKey, Sid, Subject, Timestamp, WorkId,
 };
 
 /// A type whose wire form is a string.

@@ -179,7 +179,7 @@ impl Caller {
     /// The configuration, which whoever runs the process has written.
     pub fn configuration() -> Self {
         let identity = Self::CONFIGURATION.to_owned();
-        Self { identity, role: Role::Admin, issuer: None, client_id: None, may_mass_kill: false, remote: None }
+        Self { identity, role: Role::Admin, issuer: None, client_id: None, may_mass_kill: false, remote: None, behalf: Behalf::default() }
     }
 
     /// The identity of an issuer's provider where it speaks by its own signature instead of by an API token.
@@ -194,7 +194,15 @@ impl Caller {
     /// A registered client, known by credentials of its own.
     pub fn client(issuer: &IssuerId, client_id: &ClientId, remote: Option<String>) -> Self {
         let (identity, issuer) = (format!("client:{client_id}"), Some(issuer.clone()));
-        Self { identity, role: Role::Client, issuer, client_id: Some(client_id.clone()), may_mass_kill: false, remote, behalf: Behalf::default() }
+        Self {
+            identity,
+            role: Role::Client,
+            issuer,
+            client_id: Some(client_id.clone()),
+            may_mass_kill: false,
+            remote,
+            behalf: Behalf::default(),
+        }
     }
 
     /// Whether this caller may end what concerns a client's users, or everybody.

@@ -35,6 +35,8 @@ pub mod trace;
 pub mod trigger;
 
 pub use ids::{
-    AccessTokenId, AlarmId, Alias, ApiTokenId, AttemptId, AuditId, ClientId, CutOffId, DeliveryId, DenialId, Digest, EntryId, EventId, GapId, GrantId, Id, Issuer, IssuerId, Jti, Malformed, ParticipantId, ProviderKey, RefreshTokenId, ReplicaId, RequestId, SessionId, Sid, Subject, WorkId,
+    AccessTokenId, AlarmId, Alias, ApiTokenId, AttemptId, AuditId, ClientId, CutOffId, DeliveryId, DenialId, Digest, EntryId, EventId,
+    GapId, GrantId, Id, Issuer, IssuerId, Jti, Malformed, ParticipantId, ProviderKey, RefreshTokenId, ReplicaId, RequestId, SessionId, Sid,
+    Subject, WorkId,
 };
 pub use time::Timestamp;

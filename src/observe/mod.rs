@@ -12,7 +12,11 @@ mod process;
 pub mod traces;
 
 pub use doors::{ConnectionRefused, HandshakeFailed, Limited, ListenerCertificate, ListenerInPlain, OriginUnsaid, RequestLimited};
-pub use events::{DeclarationsKept, RegistrationReleased};
 pub use events::{
-    AccessTokenRead, AlarmTold, AlarmsCounted, AttemptMade, AuditHeadSigned, AuditStanding, AuthenticationFailed, CertificateNear, CertificatesSeen, CheckOutcome, ClockCompared, ClockSeen, DeliveriesPlanned, DeliverySettled, GapOpened, GapsCounted, Gauges, GroupCommitted, HorizonNear, KeyAlarm, KeyPassed, KeyTrouble, LaneClosed, LaneOpened, LaneParked, LanesCounted, LeaseLost, LeasesReclaimed, LogoutCommitted, LogoutTokenReceived, Method, PinnedSeen, ReadOutcome, Refusal, RequestChecked, RequestFailed, RequestServed, SpansDropped, Started, Stopped, StoreFailed, StoreFault, TokenEventSeen, TokenOutcome, WorkAdvanced,
+    AccessTokenRead, AlarmTold, AlarmsCounted, AttemptMade, AuditHeadSigned, AuditStanding, AuthenticationFailed, CertificateNear,
+    CertificatesSeen, CheckOutcome, ClockCompared, ClockSeen, DeliveriesPlanned, DeliverySettled, GapOpened, GapsCounted, Gauges,
+    GroupCommitted, HorizonNear, KeyAlarm, KeyPassed, KeyTrouble, LaneClosed, LaneOpened, LaneParked, LanesCounted, LeaseLost,
+    LeasesReclaimed, LogoutCommitted, LogoutTokenReceived, Method, PinnedSeen, ReadOutcome, Refusal, RequestChecked, RequestFailed,
+    RequestServed, SpansDropped, Started, Stopped, StoreFailed, StoreFault, TokenEventSeen, TokenOutcome, WorkAdvanced,
 };
+pub use events::{DeclarationsKept, RegistrationReleased};

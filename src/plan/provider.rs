@@ -202,7 +202,15 @@ mod tests {
     use crate::model::{Issuer, IssuerId, ProviderKey, Sid, Subject};
 
     fn trigger(role: Role, reason: Reason, tell_provider: Option<bool>) -> Trigger {
-        let caller = Caller { identity: "t".to_owned(), role, issuer: None, client_id: None, may_mass_kill: true, remote: None, behalf: crate::model::access::Behalf::default() };
+        let caller = Caller {
+            identity: "t".to_owned(),
+            role,
+            issuer: None,
+            client_id: None,
+            may_mass_kill: true,
+            remote: None,
+            behalf: crate::model::access::Behalf::default(),
+        };
         Trigger {
             issuer: IssuerId::parse("main").unwrap(),
             target: Target::Everyone,

@@ -299,8 +299,15 @@ mod tests {
 
     #[test]
     fn a_provider_ends_a_clients_users_only_with_leave() {
-        let caller =
-            |role, may_mass_kill| Caller { identity: "t".to_owned(), role, issuer: None, client_id: None, may_mass_kill, remote: None, behalf: crate::model::access::Behalf::default() };
+        let caller = |role, may_mass_kill| Caller {
+            identity: "t".to_owned(),
+            role,
+            issuer: None,
+            client_id: None,
+            may_mass_kill,
+            remote: None,
+            behalf: crate::model::access::Behalf::default(),
+        };
         let mass = |body: &str| parse::<TargetBody>(body.as_bytes()).unwrap().mass();
         for many in [r#"{"client_id":"c"}"#, r#"{"everyone":true}"#] {
             assert_eq!(mass(many).permit(&caller(Role::Provider, false)).unwrap_err().code(), Code::Forbidden);

@@ -334,7 +334,15 @@ mod tests {
 
     fn admin(issuer: Option<&str>) -> Caller {
         let issuer = issuer.map(|id| IssuerId::parse(id).unwrap());
-        Caller { identity: "t".into(), role: Role::Admin, issuer, client_id: None, may_mass_kill: true, remote: None, behalf: crate::model::access::Behalf::default() }
+        Caller {
+            identity: "t".into(),
+            role: Role::Admin,
+            issuer,
+            client_id: None,
+            may_mass_kill: true,
+            remote: None,
+            behalf: crate::model::access::Behalf::default(),
+        }
     }
 
     fn mint(body: &Value, minter: &Caller) -> Result<ApiTokenRecord, (Code, Option<String>)> {

@@ -99,7 +99,8 @@ pub async fn export(
 /// The keys, and where the trail begins: at its first record, behind what is no longer kept, or behind the head that was asked for.
 async fn beginning(app: &AppState, since: Option<Timestamp>) -> Result<(Vec<Line>, u64), Problem> {
     let keys = app.store.audit_keys().await?.into_iter();
-    let mut items: Vec<Line> = keys.filter_map(|key| serde_json::from_str(&key.public_jwk).ok()).map(|jwk: Value| Line::Key { jwk }).collect();
+    let mut items: Vec<Line> =
+        keys.filter_map(|key| serde_json::from_str(&key.public_jwk).ok()).map(|jwk: Value| Line::Key { jwk }).collect();
     let checkpoint = app.store.trail_state().await?.checkpoint;
     let gone = checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.tip.seq);
     let start = match since {

@@ -49,7 +49,14 @@ use crate::token::{Sealed, SealingKey};
 pub fn routes() -> Routes {
     let registered = Routes::new().merge(issuers::routes()).merge(clients::routes()).merge(keys::routes());
     let registered = registered.merge(import::routes()).merge(key_check::routes()).merge(reseal::routes());
-    let registered = registered.merge(api_tokens::routes()).merge(alarms::routes()).merge(audit::routes()).merge(audit_export::routes()).merge(audit_keys::routes()).merge(lanes::routes()).merge(trial::routes());
+    let registered = registered
+        .merge(api_tokens::routes())
+        .merge(alarms::routes())
+        .merge(audit::routes())
+        .merge(audit_export::routes())
+        .merge(audit_keys::routes())
+        .merge(lanes::routes())
+        .merge(trial::routes());
     registered.merge(cut_offs::routes()).merge(gaps::routes()).merge(denylist::routes()).merge(subject_secrets::routes())
 }
 

@@ -16,8 +16,8 @@ mod neighbours;
 mod replicas;
 mod works;
 
-pub mod audit;
 pub mod alarms;
+pub mod audit;
 pub mod certificates;
 pub mod clock;
 pub mod expiry;

@@ -57,7 +57,15 @@ pub(crate) fn token_name(n: u8) -> TokenName {
 }
 
 pub(crate) fn admin() -> Caller {
-    Caller { identity: "test".into(), role: Role::Admin, issuer: None, client_id: None, may_mass_kill: true, remote: None, behalf: logoutd::model::access::Behalf::default() }
+    Caller {
+        identity: "test".into(),
+        role: Role::Admin,
+        issuer: None,
+        client_id: None,
+        may_mass_kill: true,
+        remote: None,
+        behalf: logoutd::model::access::Behalf::default(),
+    }
 }
 
 pub(crate) fn entry(act: Act) -> AuditEntry {

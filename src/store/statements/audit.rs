@@ -18,10 +18,12 @@ use crate::store::{AuditEntry, AuditFilter, Context, Ending, Sealing, StoreError
 const RECORD: &str = "id, at, act, caller, role, actor, remote, issuer_id, event_id, detail, seq, digest, chain, salts, erased";
 
 /// The unsealed ones, in the order in which they are sealed.
-pub(super) const UNSEALED: &str = "SELECT id, at, act, caller, role, actor, remote, issuer_id, event_id, detail, seq, digest, chain, salts, erased
+pub(super) const UNSEALED: &str =
+    "SELECT id, at, act, caller, role, actor, remote, issuer_id, event_id, detail, seq, digest, chain, salts, erased
                                      FROM audit WHERE seq IS NULL ORDER BY at, id LIMIT $1";
 /// Sealed ones beyond a number.
-pub(super) const SEALED: &str = "SELECT id, at, act, caller, role, actor, remote, issuer_id, event_id, detail, seq, digest, chain, salts, erased
+pub(super) const SEALED: &str =
+    "SELECT id, at, act, caller, role, actor, remote, issuer_id, event_id, detail, seq, digest, chain, salts, erased
                                    FROM audit WHERE seq IS NOT NULL AND seq > $1 ORDER BY seq LIMIT $2";
 /// How many are not sealed.
 pub(super) const COUNTED: &str = "SELECT CAST(count(*) AS BIGINT), min(at) FROM audit WHERE seq IS NULL";
@@ -66,8 +68,10 @@ impl Row {
     /// What somebody wrote beside the server may be anything: where it is no link any more, the digests of nothing say so to whoever verifies.
     fn link(&self) -> Result<Option<Link>, StoreError> {
         let Some(seq) = self.seq else { return Ok(None) };
-        let digest = |text: &Option<String>| text.as_deref().and_then(|text| Digest::parse(text).ok()).unwrap_or(Digest::from_octets([0; 32]));
-        let places = |text: &Option<String>| -> Places { text.as_deref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default() };
+        let digest =
+            |text: &Option<String>| text.as_deref().and_then(|text| Digest::parse(text).ok()).unwrap_or(Digest::from_octets([0; 32]));
+        let places =
+            |text: &Option<String>| -> Places { text.as_deref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default() };
         Ok(Some(Link {
             seq: number(seq, "audit", "seq")?,
             digest: digest(&self.digest),
@@ -164,7 +168,8 @@ pub(in crate::store) async fn heads(conn: &mut Conn, after: u64, to: u64) -> Res
     rows.into_iter().map(HeadRow::into_head).collect()
 }
 
-pub(super) const LAST_HEAD_BEFORE: &str = "SELECT seq, chain, at, kid, jws FROM audit_heads WHERE at < $1 ORDER BY at DESC, seq DESC LIMIT 1";
+pub(super) const LAST_HEAD_BEFORE: &str =
+    "SELECT seq, chain, at, kid, jws FROM audit_heads WHERE at < $1 ORDER BY at DESC, seq DESC LIMIT 1";
 
 /// The last head that was signed before an instant.
 pub(in crate::store) async fn head_before(conn: &mut Conn, before: Timestamp) -> Result<Option<Head>, StoreError> {

@@ -3,7 +3,8 @@
 use sqlx::Row as _;
 
 use super::{
-    Builder, Conn, access_tokens, alarms, audit, commit, cut_offs, deliveries, denylist, events, expansion, expiry, families, gaps, lanes, operators, provider, reconcile, relay, residual, retention, revocation, revocation_notices, sessions, tokens,
+    Builder, Conn, access_tokens, alarms, audit, commit, cut_offs, deliveries, denylist, events, expansion, expiry, families, gaps, lanes,
+    operators, provider, reconcile, relay, residual, retention, revocation, revocation_notices, sessions, tokens,
 };
 use crate::model::IssuerId;
 use crate::store::StoreError;

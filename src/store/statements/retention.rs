@@ -472,7 +472,8 @@ async fn forget_sessions(conn: &mut Conn, budget: &mut Budget, found: &[String])
 /// The looks as planners see them; those at tables of a few rows are left out.
 pub(super) fn hot() -> Vec<(&'static str, Builder)> {
     let day = std::time::Duration::from_hours(24);
-    let terms = Terms { now: Timestamp::from_seconds(1).millis(), keep: Keep { idempotency: day, settled: day, sessions: day, audit: day } };
+    let terms =
+        Terms { now: Timestamp::from_seconds(1).millis(), keep: Keep { idempotency: day, settled: day, sessions: day, audit: day } };
     let mut events = Builder::new("SELECT e.id FROM events AS e WHERE e.issuer_id = '1'");
     push_event_may_go(&mut events, terms);
     let named = [

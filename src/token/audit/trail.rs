@@ -324,7 +324,9 @@ fn parsed(text: &str) -> Option<Digest> {
 /// How many values of the trail a record says it erased.
 fn erasures(record: &Map<String, Value>) -> u64 {
     match record.get("act").and_then(Value::as_str) {
-        Some(act) if act == Act::SubjectErased.as_str() => record.get("detail").and_then(|detail| detail.get("audit")?.as_u64()).unwrap_or(0),
+        Some(act) if act == Act::SubjectErased.as_str() => {
+            record.get("detail").and_then(|detail| detail.get("audit")?.as_u64()).unwrap_or(0)
+        }
         Some(_) | None => 0,
     }
 }
@@ -390,7 +392,14 @@ mod tests {
     #[test]
     fn a_whole_trail_verifies_and_says_how_far() {
         let mut lines = six();
-        lines.push(Line::Record { seq: None, record: Some(written(&record(99, &json!({})))), salts: Places::new(), erased: Places::new(), digest: None, chain: None });
+        lines.push(Line::Record {
+            seq: None,
+            record: Some(written(&record(99, &json!({})))),
+            salts: Places::new(),
+            erased: Places::new(),
+            digest: None,
+            chain: None,
+        });
         let report = check(&lines, &[]).unwrap();
         assert_eq!((report.verified, report.unsealed, report.head.unwrap().tip.seq), (6, 1, 6));
         assert_eq!(report.unsealed_since, Some(Timestamp::from_seconds(99)));
@@ -487,7 +496,8 @@ mod tests {
         let mut lines = six();
         let Line::Record { record: Some(record), salts, erased, .. } = &mut lines[1] else { panic!("a record") };
         let salt = salts.remove("/actor").unwrap();
-        let (mut whole, mut link) = (record.clone(), link(&genesis(), &super::super::record::tests::record(0, &json!({})), &Entropy::seeded(1)).unwrap());
+        let (mut whole, mut link) =
+            (record.clone(), link(&genesis(), &super::super::record::tests::record(0, &json!({})), &Entropy::seeded(1)).unwrap());
         link.salts = Places::from([("/actor".to_owned(), salt)]);
         super::super::erase(&mut whole, Some(&mut link), &|place, _| place == "/actor");
         (*record, *erased) = (whole, link.erased);

@@ -31,8 +31,12 @@ const SEALING_KEY: &str = "q83vEjRWeJCrze8SNFZ4kKvN7xI0VniQq83vEjRWeJA";
 /// What a day is to what is kept.
 pub(crate) const DAY: Duration = Duration::from_hours(24);
 /// How long the chores of tests keep things.
-pub(crate) const KEEP: Keep =
-    Keep { idempotency: DAY, settled: Duration::from_secs(30 * 24 * 3600), sessions: Duration::from_secs(30 * 24 * 3600), audit: Duration::from_secs(400 * 24 * 3600) };
+pub(crate) const KEEP: Keep = Keep {
+    idempotency: DAY,
+    settled: Duration::from_secs(30 * 24 * 3600),
+    sessions: Duration::from_secs(30 * 24 * 3600),
+    audit: Duration::from_secs(400 * 24 * 3600),
+};
 
 /// What chores work with where there is no server.
 pub(crate) fn bare_tools(store: &Store, clock: &Clock, tasks: &Tasks) -> Tools {
