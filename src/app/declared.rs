@@ -1,7 +1,7 @@
 //! What the configuration declares, given to the register, and what is wrong with it, given back with its place.
 
 use std::error::Error as StdError;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use serde_json::Value;
 
@@ -92,9 +92,11 @@ fn placed(config: &Config, fault: Fault) -> Option<Mistake> {
 }
 
 fn why_unknown(fault: &Fault) -> String {
+    /// Made once, however many mistakes there are.
+    static SCHEMA: LazyLock<Value> = LazyLock::new(configuration_schema);
     let of = if fault.client.is_some() { Registered::Client } else { Registered::Issuer };
-    let (schema, name) = (configuration_schema(), fault.pointer.rsplit('/').next().unwrap_or_default());
-    match nearest(name, members_beside(&schema, of, &fault.pointer)) {
+    let name = fault.pointer.rsplit('/').next().unwrap_or_default();
+    match nearest(name, members_beside(&SCHEMA, of, &fault.pointer)) {
         Some(meant) => format!("is not a member of a registration: did you mean {meant}?"),
         None => "is not a member of a registration".to_owned(),
     }

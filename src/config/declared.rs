@@ -201,7 +201,7 @@ impl Transcript<'_> {
             let pointer = format!("{at}/{}", escaped(name));
             self.found.insert(pointer.clone(), line);
             match kept_apart(at, name) {
-                Some(member) => self.from_file(at, (name, member), value.get_ref(), &mut members, line),
+                Some(member) => self.insert_from_file(at, (name, member), value.get_ref(), &mut members, line),
                 None if value.get_ref().as_bool() == Some(false) && is_removable(at, name) => {
                     members.insert(name.to_owned(), Value::Null);
                 }
@@ -220,7 +220,14 @@ impl Transcript<'_> {
         members
     }
 
-    fn from_file(&mut self, at: &str, (name, member): (&str, &str), value: &DeValue<'_>, members: &mut Map<String, Value>, line: usize) {
+    fn insert_from_file(
+        &mut self,
+        at: &str,
+        (name, member): (&str, &str),
+        value: &DeValue<'_>,
+        members: &mut Map<String, Value>,
+        line: usize,
+    ) {
         let text = value.as_str().ok_or_else(|| "must be a string, the path of a file".to_owned());
         match text.and_then(|path| secret_text(Path::new(path))) {
             Ok(text) => {

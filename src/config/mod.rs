@@ -7,6 +7,9 @@
 //! the variable `LOGOUTD_` + the path in capitals with `__` between its parts, such as `LOGOUTD_HTTP__LISTEN` (short: `LOGOUTD_LISTEN`,
 //! `LOGOUTD_DATABASE_URL`); an argument. An empty variable is as good as none, since container files cannot leave one out. In a variable the members of
 //! a list are separated by commas. Why refuse what is unknown or contradictory instead of ignoring it: a limit that was misspelt is a limit that is not there.
+//!
+//! Beside settings the file declares registrations, which are kept as they were said: what they mean is another room's. Every setting describes itself to
+//! the schema of the file while it is read; what it means is said in `descriptions.rs`.
 
 mod check;
 mod declared;

@@ -91,6 +91,8 @@ fn described(outline: &Outline) -> Value {
 /// A default as the file would say it, from how it is shown.
 fn default(kind: &Kind, shown: &str) -> Option<Value> {
     match kind {
+        // How nothing is shown, and what is not.
+        Kind::Text if matches!(shown, "(none)" | "(hidden)") => None,
         Kind::Text | Kind::Words(_) => Some(shown.into()),
         Kind::Truth => shown.parse::<bool>().ok().map(Value::from),
         Kind::Number { .. } => shown.parse::<i64>().ok().map(Value::from),

@@ -331,3 +331,38 @@ fn a_gateway_s_profile_that_nobody_could_use_or_everybody_could_is_refused() {
     let from_a_file = from_file(&format!("[check.api]\nissuer = \"main\"\n{key_file}"), &[]).unwrap();
     assert_eq!(from_a_file.checks[0].key.as_ref().map(Secret::expose), Some("gateway-secret-0123456789-0123456789"));
 }
+
+#[test]
+fn what_is_declared_is_json_as_it_would_be_posted_and_knows_where_each_member_stands() {
+    let secret = file("from-a-file\n");
+    let path = secret.path().to_str().unwrap();
+    let text = format!(
+        "dev = true\n[[issuers]]\nid = \"main\"\nsession_max_age = 0x10\nallow_networks = [\n  \"10.0.0.0/8\",\n  \"fd00::/8\",\n]\nrevocation.client_secret_file = {path:?}\n\
+         [issuers.provider_logout]\nbody = {{ ratio = 0.5, at = 2026-01-01T00:00:00Z, token_file = \"as it is\", big = 9223372036854775807 }}\n\
+         [[issuers.clients]]\nclient_id = \"wiki\"\nclient_secret = false\n[issuers.clients.delivery]\nheaders = {{ \"x-a_file\" = {path:?}, x-b = \"b\" }}\n\
+         [[issuers]]\nid = \"other\"\n"
+    );
+    let config = from_file(&text, &[]).unwrap();
+    let [main, other] = &config.declared[..] else { panic!("{:?}", config.declared) };
+    let expected = serde_json::json!({
+        "id": "main", "session_max_age": 16, "allow_networks": ["10.0.0.0/8", "fd00::/8"], "revocation": {"client_secret": "from-a-file"},
+        "provider_logout": {"body": {"ratio": 0.5, "at": "2026-01-01T00:00:00Z", "token_file": "as it is", "big": i64::MAX}},
+    });
+    assert_eq!((&main.registration.body, other.clients.len()), (&expected, 0));
+    let client =
+        serde_json::json!({"client_id": "wiki", "client_secret": null, "delivery": {"headers": {"x-a": "from-a-file", "x-b": "b"}}});
+    assert_eq!(main.clients[0].body, client);
+    let line = |declaration: &Declaration, pointer: &str| match declaration.source(pointer) {
+        Source::File { line, .. } => line,
+        other => panic!("{other}"),
+    };
+    let lines = ["", "/id", "/allow_networks/1", "/revocation/client_secret", "/provider_logout/body/ratio", "/nowhere"]
+        .map(|at| line(&main.registration, at));
+    assert_eq!(lines, [2, 3, 7, 9, 11, 2].map(Some));
+    assert_eq!(
+        ["", "/client_secret", "/delivery/headers/x-b", "/delivery/nowhere"].map(|at| line(&main.clients[0], at)),
+        [12, 14, 16, 15].map(Some)
+    );
+    assert_eq!(main.clients[0].name(), "issuers[main].clients[wiki]");
+    assert!(!format!("{config:?}").contains("from-a-file"));
+}

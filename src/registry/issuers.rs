@@ -661,7 +661,9 @@ pub(super) async fn declare(app: &AppState, body: &NewIssuer) -> Result<(IssuerR
             match app.store.create_issuer(&record, &keys, audit).await? {
                 // Another replica may have been first.
                 Change::Conflict if app.store.issuer(&record.id).await?.is_some() => continue,
-                change => return done(change, Code::UnknownIssuer, taken).map(|_| (record, Declared::Anew)),
+                change @ (Change::Created | Change::Replaced | Change::Stale | Change::Absent | Change::InUse | Change::Conflict) => {
+                    return done(change, Code::UnknownIssuer, taken).map(|_| (record, Declared::Anew));
+                }
             }
         };
         if stored == (IssuerRecord { updated_at: stored.updated_at, ..record.clone() }) {

@@ -2,7 +2,7 @@
 //!
 //! Owns registration: what may be registered, its bounds and its wire forms, what holds a client and how its lane stands, how a provider is
 //! told, and what makes tokens inactive by order: cut-offs, the denylist, new secrets of subjects, and the gaps
-//! of what a restored database cannot know. Sends nothing but the one token
+//! of what a restored database cannot know. What the configuration declares is registered by the same functions, and then changed there alone. Sends nothing but the one token
 //! a test is made of, which is about nobody, and never decides what a logout does. Every change is one call of the store, which writes the change, the
 //! keys it needs and one audit record in one transaction. No secret enters the audit trail, and none is shown again.
 
