@@ -10,7 +10,7 @@ pub(super) fn consent(what: &str, word: &str) -> Result<(), Error> {
         return Err(Error::misuse(format!("{what}, and there is nobody here to ask: --yes does it without asking")));
     }
     let mut terminal = std::io::stderr().lock();
-    write!(terminal, "{what}.\nType {word} to go on, anything else to leave it: ")?;
+    write!(terminal, "{what}\n\nType {word} to go on, anything else to leave it: ")?;
     terminal.flush()?;
     let mut typed = String::new();
     std::io::stdin().lock().read_line(&mut typed)?;

@@ -1,5 +1,6 @@
 //! `logoutd kill`: what would end is shown first, asked about where it is much, and posted so that no lost answer makes two logouts of one.
 
+use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use clap::Args;
@@ -94,12 +95,12 @@ pub(super) async fn run(args: KillArgs, desk: &Desk) -> Result<(), Error> {
     if args.dry_run {
         return out.answer(&rehearse(server, &path, &request).await?, |receipt| blast_radius(*out, receipt));
     }
+    if named.breadth == Breadth::Many && args.words.note.is_none() {
+        eprintln!("hint: --note says in the receipt and in the audit trail why so many were logged out");
+    }
     if !args.yes && named.breadth != Breadth::One {
         let rehearsed = rehearse(server, &path, &request).await?.value;
         ask_about(&rehearsed, named.breadth, || blast_radius(*out, &rehearsed))?;
-    }
-    if named.breadth == Breadth::Many && args.words.note.is_none() {
-        eprintln!("hint: --note says in the receipt and in the audit trail why so many were logged out");
     }
     let key = args.idempotency_key.unwrap_or_else(|| format!("cli-{}", Entropy::os().token()));
     let answer = post_surely(server, &path, &key, &request).await?;
@@ -154,11 +155,9 @@ fn ask_about(rehearsed: &Value, breadth: Breadth, shown: impl FnOnce() -> String
     if sessions <= 1 && breadth != Breadth::Many {
         return Ok(());
     }
-    if std::io::IsTerminal::is_terminal(&std::io::stdin()) {
-        eprintln!("{}", shown());
-    }
     let word = if sessions > 0 { sessions } else { participations };
-    consent(&format!("this would {}", reach(rehearsed)), &word.to_string())
+    let what = if std::io::stdin().is_terminal() { shown() } else { format!("this would {}", reach(rehearsed)) };
+    consent(what.trim_end(), &word.to_string())
 }
 
 /// How long it waits before each repetition.
