@@ -151,11 +151,14 @@ mod tests {
     use super::*;
 
     async fn insert(writer: Writer, octets: u32) -> Result<(), StoreError> {
-        let job = move |connection: &mut SqliteConnection| {
-            let insert = sqlx::query("INSERT INTO things (octets) VALUES (zeroblob($1))").bind(octets).execute(connection);
-            Box::pin(async move { Ok(insert.await.map(drop).map(Ending::Keep)?) }) as BoxFuture<'_, _>
-        };
-        writer.run(job).await
+        writer
+            .run(move |connection| {
+                Box::pin(async move {
+                    sqlx::query("INSERT INTO things (octets) VALUES (zeroblob($1))").bind(octets).execute(connection).await?;
+                    Ok(Ending::Keep(()))
+                })
+            })
+            .await
     }
 
     #[tokio::test]
