@@ -35,6 +35,8 @@ use crate::observe::{ConnectionRefused, HandshakeFailed};
 const HEAD_PATIENCE: Duration = Duration::from_secs(15);
 /// How long a connection may take for a portion of what it is sent. Whoever asks and hardly reads would keep his place for ever.
 const WRITE_PATIENCE: Duration = Duration::from_secs(30);
+/// The largest head of a request, in octets: whatever cookies a gateway passes on, and not what a thousand strangers could fill the memory with.
+const HEAD_OCTETS_MAX: usize = 128 * 1024;
 /// How long to wait when the system has no more sockets to give.
 const PAUSE_WITHOUT_SOCKETS: Duration = Duration::from_millis(500);
 
@@ -151,6 +153,7 @@ impl Connection {
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(limits.head_patience)
+            .max_buf_size(HEAD_OCTETS_MAX)
             .serve_connection(TokioIo::new(stream), with_peer);
         let mut connection = pin!(connection);
         let ended = tokio::select! {

@@ -123,3 +123,68 @@ fn pace(reader: &mut Reader, prefix: &str) -> Option<Pace> {
     }
     (per_s > 0).then_some(Pace { per_s, burst: at_once })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Arguments, Config};
+    use super::*;
+
+    fn loaded(pairs: &[(&str, &str)]) -> Result<Config, String> {
+        let pairs = pairs.iter().map(|(name, value)| (format!("LOGOUTD_{name}"), (*value).to_owned()));
+        Config::load(&Arguments::default(), pairs).map_err(|mistakes| mistakes.to_string())
+    }
+
+    #[test]
+    fn unless_something_is_said_nobody_is_believed_nothing_is_limited_and_one_address_has_half_of_the_places() {
+        let config = loaded(&[]).unwrap();
+        assert_eq!((config.http.tls, config.http.metrics), (None, None));
+        assert_eq!(config.http.forwarding, Forwarding { trusted: Vec::new(), by: ForwardedBy::XForwardedFor });
+        assert_eq!((config.limits, config.http.connections_per_address), (Limits::default(), 500));
+        assert_eq!(loaded(&[("HTTP__CONNECTIONS_MAX", "7")]).unwrap().http.connections_per_address, 4);
+    }
+
+    #[test]
+    fn what_is_said_is_kept() {
+        let config = loaded(&[
+            ("HTTP__TLS__CERT_FILE", "tls.crt"),
+            ("HTTP__TLS__KEY_FILE", "tls.key"),
+            ("HTTP__METRICS_LISTEN", "127.0.0.1:9"),
+            ("HTTP__METRICS_TLS", "true"),
+            ("HTTP__TRUSTED_PROXIES", "10.0.0.0/8,fd00::1"),
+            ("HTTP__FORWARDED", "forwarded"),
+            ("LIMITS__PER_CREDENTIAL_PER_S", "10"),
+            ("LIMITS__PER_ISSUER_PER_S", "100"),
+            ("LIMITS__PER_ISSUER_BURST", "150"),
+        ])
+        .unwrap();
+        assert_eq!(config.http.tls, Some(TlsFiles { cert: "tls.crt".into(), key: "tls.key".into() }));
+        assert_eq!(config.http.metrics.map(|metrics| metrics.speaks), Some(Speaks::Tls));
+        assert_eq!(config.public_url(config.http.listen), "https://127.0.0.1:8080");
+        assert_eq!((config.http.forwarding.trusted.len(), config.http.forwarding.by), (2, ForwardedBy::Forwarded));
+        let (credential, issuer) = (Pace { per_s: 10, burst: 50 }, Pace { per_s: 100, burst: 150 });
+        assert_eq!(config.limits, Limits { credential: Some(credential), issuer: Some(issuer) });
+    }
+
+    #[test]
+    fn what_contradicts_itself_is_refused_once_and_by_name() {
+        for (pairs, told) in [
+            (&[("HTTP__TLS__CERT_FILE", "a")][..], "http.tls.cert_file (LOGOUTD_HTTP__TLS__CERT_FILE) and http.tls.key_file (default)"),
+            (&[("HTTP__TLS__KEY_FILE", "a")], "http.tls.key_file (LOGOUTD_HTTP__TLS__KEY_FILE) and http.tls.cert_file (default)"),
+            (&[("HTTP__METRICS_LISTEN", "127.0.0.1:9"), ("HTTP__METRICS_TLS", "true")], "there is no certificate to show"),
+            (
+                &[("HTTP__TLS__CERT_FILE", "a"), ("HTTP__TLS__KEY_FILE", "b"), ("HTTP__METRICS_TLS", "true")],
+                "http.metrics_listen (default): there is no second listener",
+            ),
+            (&[("HTTP__FORWARDED", "forwarded")], "nobody is believed"),
+            (&[("HTTP__TRUSTED_PROXIES", "10.0.0.1"), ("HTTP__FORWARDED", "x-real-ip")], "must be one of x-forwarded-for, forwarded"),
+            (&[("HTTP__TRUSTED_PROXIES", "0.0.0.0/0")], "is everybody"),
+            (&[("HTTP__TRUSTED_PROXIES", "::/0")], "is everybody"),
+            (&[("LIMITS__PER_ISSUER_BURST", "5")], "without a rate nothing is limited"),
+            (&[("LIMITS__PER_ISSUER_PER_S", "5"), ("LIMITS__PER_ISSUER_BURST", "0")], "not even one request could come"),
+            (&[("LIMITS__PER_CREDENTIAL_PER_S", "70000")], "must be 0 to 65535"),
+        ] {
+            let mistakes = loaded(pairs).unwrap_err();
+            assert!(mistakes.contains("has 1 mistake\n") && mistakes.contains(told), "{pairs:?}: {mistakes}");
+        }
+    }
+}

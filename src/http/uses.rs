@@ -19,7 +19,10 @@ const REMEMBERED_MAX: usize = 10_000;
 
 /// What this process has written down.
 #[derive(Debug, Default)]
-pub struct Uses(Mutex<HashMap<(ApiTokenId, Edition), Timestamp>>);
+pub struct Uses(Mutex<HashMap<Secret, Timestamp>>);
+
+/// One secret of a token: an edition of it is another one after each rotation.
+type Secret = (ApiTokenId, Edition, Option<Timestamp>);
 
 impl Uses {
     /// The hour to write down; none when it is known.
@@ -29,7 +32,7 @@ impl Uses {
             return None;
         }
         let mut written = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (shown.record.id.clone(), shown.edition);
+        let key = (shown.record.id.clone(), shown.edition, shown.record.rotated_at);
         if written.get(&key).is_some_and(|known| *known >= hour) {
             return None;
         }
@@ -44,9 +47,9 @@ impl Uses {
 /// Writes down that it was shown, beside the request.
 pub(super) fn note(app: &AppState, shown: &ShownApiToken, now: Timestamp) {
     let Some(hour) = app.uses.news(shown, now) else { return };
-    let (store, id, edition) = (app.store.clone(), shown.record.id.clone(), shown.edition);
+    let (store, shown) = (app.store.clone(), shown.clone());
     drop(app.tasks.spawn("api token seen", async move {
-        if let Err(error) = store.saw_api_token(id, edition, hour).await {
+        if let Err(error) = store.saw_api_token(shown, hour).await {
             let fault = match &error {
                 StoreError::Unavailable(_) => StoreFault::Unavailable,
                 StoreError::Corrupt { .. } => StoreFault::Corrupt,
@@ -89,5 +92,8 @@ mod tests {
         let later = start.plus(Duration::from_mins(40));
         assert_eq!(uses.news(&shown(Edition::Current, Some(hour("2026-11-22T11:00:00Z"))), later), None, "another process has");
         assert_eq!(uses.news(&shown(Edition::Current, None), later), Some(hour("2026-11-22T11:00:00Z")));
+        let rotated = ApiTokenRecord { rotated_at: Some(later), ..record(None) };
+        let rotated = ShownApiToken { record: rotated, edition: Edition::Current };
+        assert_eq!(uses.news(&rotated, later), Some(hour("2026-11-22T11:00:00Z")), "another secret by then");
     }
 }

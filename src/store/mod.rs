@@ -36,7 +36,7 @@ use remembered::{Commits, Remembered};
 pub use values::*;
 use writer::Writer;
 
-use crate::model::access::{ApiTokenRecord, Caller, Edition, ShownApiToken};
+use crate::model::access::{ApiTokenRecord, Caller, ShownApiToken};
 use crate::model::alarm::{AlarmKind, AlarmRecord, Raised};
 use crate::model::attempt::AttemptRecord;
 use crate::model::audit::{AuditKey, Checkpoint, Head, TrailRecord, TrailState};
@@ -1012,8 +1012,8 @@ impl Store {
     }
 
     /// Writes down the hour in which a secret of an API token was last shown.
-    pub async fn saw_api_token(&self, id: ApiTokenId, edition: Edition, at: Timestamp) -> Result<(), StoreError> {
-        write!(self, registry::saw_api_token((id, edition, at)))
+    pub async fn saw_api_token(&self, shown: ShownApiToken, at: Timestamp) -> Result<(), StoreError> {
+        write!(self, registry::saw_api_token((shown, at)))
     }
 
     /// Gives an API token another secret; the one before is good for so long. None when it is not there, revoked or expired.

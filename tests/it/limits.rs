@@ -40,7 +40,7 @@ async fn log_out(caller: &Api) -> u16 {
 
 on_both_engines! {
     async fn a_credential_that_reports_too_much_is_told_when_to_come_again_and_its_logouts_get_through(database) {
-        let stage = stage(database, &[("LOGOUTD_LIMITS__PER_CREDENTIAL_PER_S", "2"), ("LOGOUTD_LIMITS__PER_CREDENTIAL_BURST", "20")]).await;
+        let stage = stage(database, &[("LOGOUTD_LIMITS__PER_CREDENTIAL_PER_S", "1"), ("LOGOUTD_LIMITS__PER_CREDENTIAL_BURST", "10")]).await;
         let other = stage.admin.mint(json!({"role": "provider", "issuer": "main"})).await;
         let refused = exhausted(&stage.provider).await;
         assert_eq!(refused.header("retry-after"), "1");
@@ -57,7 +57,7 @@ on_both_engines! {
     }
 
     async fn all_who_ask_about_an_issuer_are_limited_together_and_logouts_apart(database) {
-        let stage = stage(database, &[("LOGOUTD_LIMITS__PER_ISSUER_PER_S", "2"), ("LOGOUTD_LIMITS__PER_ISSUER_BURST", "20")]).await;
+        let stage = stage(database, &[("LOGOUTD_LIMITS__PER_ISSUER_PER_S", "1"), ("LOGOUTD_LIMITS__PER_ISSUER_BURST", "10")]).await;
         let other = stage.admin.mint(json!({"role": "provider", "issuer": "main"})).await;
         stage.admin.post("/v1/issuers", json!({"id": "far", "issuer": "https://far.example", "signing_algs": ["ES256"]})).await.expect(201);
         exhausted(&stage.provider).await.problem(429, "rate-limited");
@@ -83,7 +83,7 @@ on_both_engines! {
     }
 
     async fn a_client_at_an_oauth_endpoint_is_limited_as_such_a_client_is_told(database) {
-        let stage = stage(database, &[("LOGOUTD_LIMITS__PER_CREDENTIAL_PER_S", "2"), ("LOGOUTD_LIMITS__PER_CREDENTIAL_BURST", "20")]).await;
+        let stage = stage(database, &[("LOGOUTD_LIMITS__PER_CREDENTIAL_PER_S", "1"), ("LOGOUTD_LIMITS__PER_CREDENTIAL_BURST", "10")]).await;
         let secret = "the-secret-of-the-wiki-0123456789";
         stage.register("wiki", "https://wiki.example/logout", json!({"client_secret": secret})).await;
         let nobody = stage.server.nobody();

@@ -163,8 +163,9 @@ async fn a_renewed_certificate_is_shown_without_a_request_that_fails_and_a_bad_o
     let (linked, elsewhere) = (authority.pair(), tempfile::tempdir().unwrap());
     let aside = Files::in_directory(elsewhere.path(), &linked);
     for (link, target) in [(&files.cert, &aside.cert), (&files.key, &aside.key)] {
-        std::fs::remove_file(link).unwrap();
-        std::os::unix::fs::symlink(target, link).unwrap();
+        let beside = link.with_extension("link");
+        std::os::unix::fs::symlink(target, &beside).unwrap();
+        std::fs::rename(&beside, link).unwrap();
     }
     assert_ne!(shown, linked.der);
     process.signal("HUP");

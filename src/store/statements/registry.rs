@@ -867,19 +867,23 @@ pub(in crate::store) async fn rotate_api_token(
     Ok(Ending::Keep(api_token(conn, *digest).await?.map(|shown| shown.record)))
 }
 
-/// Writes down that a secret of a token was shown.
+/// Writes down that a secret of a token was shown, unless it is another one by now.
 pub(in crate::store) async fn saw_api_token(
     conn: &mut Conn,
     _: &Context,
-    (id, edition, at): &(ApiTokenId, Edition, Timestamp),
+    (ShownApiToken { record, edition }, at): &(ShownApiToken, Timestamp),
 ) -> Result<Ending<()>, StoreError> {
     let statement = match edition {
-        Edition::Current => "UPDATE api_tokens SET used_at = $2 WHERE id = $1 AND (used_at IS NULL OR used_at < $2)",
+        Edition::Current => {
+            "UPDATE api_tokens SET used_at = $2 WHERE id = $1 AND COALESCE(rotated_at, 0) = $3 AND (used_at IS NULL OR used_at < $2)"
+        }
         Edition::Previous => {
-            "UPDATE api_tokens SET previous_used_at = $2 WHERE id = $1 AND (previous_used_at IS NULL OR previous_used_at < $2)"
+            "UPDATE api_tokens SET previous_used_at = $2
+              WHERE id = $1 AND COALESCE(rotated_at, 0) = $3 AND (previous_used_at IS NULL OR previous_used_at < $2)"
         }
     };
-    let seen = sqlx::query(statement).bind(id.as_str()).bind(at.millis()).execute(conn).await?;
+    let rotated_at = record.rotated_at.map_or(0, Timestamp::millis);
+    let seen = sqlx::query(statement).bind(record.id.as_str()).bind(at.millis()).bind(rotated_at).execute(conn).await?;
     Ok(if seen.rows_affected() == 0 { Ending::Undo(()) } else { Ending::Keep(()) })
 }
 
