@@ -122,8 +122,11 @@ on_both_engines! {
         let stage = Stage::set(database).await;
         let party = stage.party("wiki", json!({})).await;
         party.always(Reply::Status(410));
-        stage.login("s-1", "alice", &["wiki"]).await;
-        stage.logout(json!({"sid": "s-1"})).await;
+        // Each probe takes another delivery, and is the last word on it.
+        for number in 0..30 {
+            stage.login(&format!("s-{number}"), "alice", &["wiki"]).await;
+        }
+        stage.logout(json!({"sub": "alice"})).await;
         let alarms = async |state: &str| stage.admin.items(&format!("/v1/alarms?kind=lane_parked&state={state}")).await;
         let raised = until("the lane is parked", || async { alarms("open").await.into_iter().next() }).await;
         assert_eq!(raised["about"], "wiki", "{raised}");
