@@ -179,6 +179,8 @@ impl Server {
         for gap in store.open_gaps_after_restore().await? {
             GapOpened { issuer: &gap.issuer, since: gap.begins_at, until: gap.ends_at }.emit();
         }
+        let veil = Arc::clone(&sealing);
+        store.veil_names(move |issuer, name| format!("~{}", veil.keyed_digest("erased name", &[issuer.as_bytes(), name.as_bytes()])));
         upkeep::audit::ensure_key(&store, &sealing, &entropy).await?;
         let egress = Arc::new(Egress::new(EgressConfig { clock: clock.clone(), ..egress_config(&config, names) })?);
         let shown = config.http.tls.as_ref().map(|files| tls::read(files, clock.now())).transpose()?;

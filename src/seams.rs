@@ -3,11 +3,11 @@
 //! Everything below a door or a loop takes `now: Timestamp` and ids as values, so that a decision can be tested without waiting and a run can be
 //! repeated from a seed. This file owns the two sources; it never decides anything with them.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::model::{Id, Timestamp};
+use crate::model::{Id, IssuerId, Timestamp};
 
 /// The wall clock, moved by an offset that only tests set.
 #[derive(Clone, Debug, Default)]
@@ -106,6 +106,34 @@ impl Entropy {
         let mut octets = [0; 32];
         self.fill(&mut octets);
         base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(octets)
+    }
+}
+
+/// What stands for the name of somebody who was erased: by issuer and name.
+type Veiling = dyn Fn(&str, &str) -> String + Send + Sync;
+
+/// Turns names into what nobody without the key can read back, and nobody without it can compare with a guess.
+///
+/// A seam, since it takes a key, and where names are kept and looked up there are none. Empty until it is given one.
+#[derive(Clone, Default)]
+pub struct Veil(Arc<OnceLock<Box<Veiling>>>);
+
+impl Veil {
+    /// Gives it what it veils with; the first one stays.
+    pub fn give(&self, veiling: impl Fn(&str, &str) -> String + Send + Sync + 'static) {
+        drop(self.0.set(Box::new(veiling)));
+    }
+
+    /// What stands for names at an issuer; none without a key.
+    pub fn at<'v>(&'v self, issuer: &'v IssuerId) -> Option<Box<dyn Fn(&str) -> String + Send + Sync + 'v>> {
+        let veiling = self.0.get()?;
+        Some(Box::new(move |name| veiling(issuer.as_str(), name)))
+    }
+}
+
+impl std::fmt::Debug for Veil {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Veil")
     }
 }
 

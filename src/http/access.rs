@@ -85,7 +85,7 @@ pub mod needs {
         )* };
     }
 
-    needs!(Report ReadSessions Kill Undo ReadLogouts ReadDeliveries Introspect RevokeTokens SubjectSecrets Operate RetryDeliveries TestClients ReadRegistry Administer ManageApiTokens ReadAudit ReadMetrics);
+    needs!(Report ReadSessions Kill Undo ReadLogouts ReadDeliveries Introspect RevokeTokens SubjectSecrets Operate RetryDeliveries TestClients ReadRegistry Administer ManageApiTokens Erase ReadAudit ReadMetrics);
 }
 
 /// A caller who may do it at the issuer the path names as `{iss}`.

@@ -55,6 +55,8 @@ pub enum Permission {
     Administer,
     /// Mint, list and revoke API tokens.
     ManageApiTokens,
+    /// Make a person nobody.
+    Erase,
     /// Read the audit trail.
     ReadAudit,
     /// Scrape metrics.
@@ -101,6 +103,7 @@ impl Role {
                         | P::Introspect
                         | P::RevokeTokens
                         | P::SubjectSecrets
+                        | P::Erase
                 )
             }
             Self::Gateway => matches!(permission, P::Introspect),

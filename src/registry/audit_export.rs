@@ -72,10 +72,12 @@ pub async fn export(
         Some(after) => (Vec::new(), after.0),
         None => beginning(&app, value(query.since)).await?,
     };
+    // Read before the records: every record it covers is there, or was taken away.
+    let covered = app.store.trail_state().await?.head.map_or(0, |head| head.tip.seq);
     let mut records = app.store.sealed_records(after, limit).await?;
     let full = records.len() == usize::from(limit);
     let last = records.iter().filter_map(seq).max().unwrap_or(after);
-    let mut heads = app.store.heads(after, last).await?;
+    let mut heads = app.store.heads(after, if full { last } else { last.max(covered) }).await?;
     let until = value(query.until);
     let cut = until.and_then(|until| heads.iter().position(|head| head.at >= until));
     if let Some(cut) = cut {

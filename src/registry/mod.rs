@@ -15,6 +15,7 @@ pub mod clients;
 pub mod cut_offs;
 pub mod declared;
 pub mod denylist;
+pub mod erasure;
 pub mod gaps;
 pub mod import;
 pub mod issuers;
@@ -57,7 +58,7 @@ pub fn routes() -> Routes {
         .merge(audit_keys::routes())
         .merge(lanes::routes())
         .merge(trial::routes());
-    registered.merge(cut_offs::routes()).merge(gaps::routes()).merge(denylist::routes()).merge(subject_secrets::routes())
+    registered.merge(cut_offs::routes()).merge(gaps::routes()).merge(denylist::routes()).merge(subject_secrets::routes()).merge(erasure::routes())
 }
 
 /// What registrations are judged by, whether a request asks for them or the configuration declares them.

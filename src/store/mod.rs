@@ -63,7 +63,7 @@ use crate::model::{
 };
 use crate::observe::traces::{self, Span, SpanKind};
 use crate::observe::{DeliveriesPlanned, GroupCommitted};
-use crate::seams::{Clock, Entropy};
+use crate::seams::{Clock, Entropy, Veil};
 
 /// SQLite: no locks are needed, since one writer does everything in turn.
 mod sqlite {
@@ -95,6 +95,8 @@ mod postgres {
 pub(crate) struct Context {
     pub(crate) clock: Clock,
     pub(crate) entropy: Entropy,
+    /// What stands for names that were erased.
+    pub(crate) veil: Veil,
     /// How many deliveries this transaction wrote so far.
     planned: Arc<AtomicU64>,
     /// Where what it commits belongs.
@@ -103,7 +105,7 @@ pub(crate) struct Context {
 
 impl Context {
     fn new(clock: Clock, entropy: Entropy) -> Self {
-        Self { clock, entropy, planned: Arc::default(), trace: None }
+        Self { clock, entropy, veil: Veil::default(), planned: Arc::default(), trace: None }
     }
 
     /// For one transaction.
@@ -263,6 +265,11 @@ impl Store {
         Ok(Self(Arc::new(Inner { engine, context: Context::new(clock, entropy) })))
     }
 
+    /// What stands for the names of those who were erased. Without it nobody can be, and of those who were nothing is known any more.
+    pub fn veil_names(&self, veiling: impl Fn(&str, &str) -> String + Send + Sync + 'static) {
+        self.0.context.veil.give(veiling);
+    }
+
     /// Which engine, in which version.
     pub fn engine(&self) -> String {
         match &self.0.engine {
@@ -363,6 +370,16 @@ impl Store {
         read!(self, sessions::subject(&self.0.context, issuer, sub))
     }
 
+    /// All that a person is known by and found by; none where it is more than one erasure may be about.
+    pub async fn erasure_sight(&self, issuer: &IssuerId, sub: &Subject) -> Result<Option<Sight>, StoreError> {
+        read!(self, erasure::sight(issuer, sub))
+    }
+
+    /// Makes a person nobody, unless something of theirs is still going on: one transaction.
+    pub async fn erase(&self, order: Erasure) -> Result<Erasing, StoreError> {
+        write!(self, erasure::erase(order))
+    }
+
     // ---- whether a token is good ----
 
     /// A registered refresh token by any of its names.
@@ -382,7 +399,7 @@ impl Store {
 
     /// What is known of an access token that need not be registered, by what it says of itself. Its signature was verified before.
     pub async fn claimed_token(&self, issuer: &IssuerRecord, claims: &AccessClaims) -> Result<TokenRecord, StoreError> {
-        read!(self, tokens::claimed(issuer, claims))
+        read!(self, tokens::claimed(&self.0.context.veil, issuer, claims))
     }
 
     /// Makes tokens that were issued before an instant inactive as long as it lasts; none where as many are ordered as there may be.
@@ -432,7 +449,7 @@ impl Store {
 
     /// Which version of a subject's secret is the current one.
     pub async fn secret_version(&self, issuer: &IssuerId, sub: &Subject) -> Result<u64, StoreError> {
-        read!(self, secrets::version(issuer, sub))
+        read!(self, secrets::version(&self.0.context.veil, issuer, sub))
     }
 
     /// Changes a subject's secret; answers the new version.

@@ -1,11 +1,12 @@
 //! What callers hand to the vault and what it hands back, beside the nouns of `model`.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::model::access::Caller;
 use crate::model::alarm::{AlarmKind, AlarmState};
 use crate::model::attempt::{AttemptRecord, PastAttempt};
-use crate::model::audit::{Act, AuditRecord, Head, Link, Tip};
+use crate::model::audit::{Act, AuditRecord, Head, Link, Tip, TrailRecord};
 use crate::model::client::ClientRecord;
 use crate::model::cut_off::CutOffScope;
 use crate::model::delivery::{Class, DeliveryKind, DeliveryState, DeliveryView, Lane, SettledReason, Tally, Verdict};
@@ -129,6 +130,14 @@ impl AuditEntry {
         let (caller, actor) = (caller.clone(), caller.behalf.actor.clone());
         Self { act, caller, actor, issuer: None, event: None, detail: detail.to_string() }
     }
+
+    /// The same with more that is known only once it is done.
+    #[must_use]
+    pub fn with(&self, more: serde_json::Value) -> Self {
+        let mut detail: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&self.detail).unwrap_or_default();
+        detail.extend(more.as_object().cloned().unwrap_or_default());
+        Self { detail: serde_json::Value::Object(detail).to_string(), ..self.clone() }
+    }
 }
 
 /// What happens to the pending deliveries of a client that is deleted.
@@ -242,6 +251,85 @@ pub struct Sealing {
     pub head: Head,
     /// The key that signs from then on, where the head names one.
     pub next: Option<String>,
+}
+
+/// All that a person is known by, and where.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sight {
+    /// The person, as their provider calls them.
+    pub sub: String,
+    /// Every name, of theirs, of their sessions and of their devices.
+    pub names: BTreeSet<String>,
+    /// Their sessions, in the order of their ids.
+    pub sessions: Vec<String>,
+    /// Logouts that name one of these names, or had to do with one of these sessions.
+    pub events: Vec<String>,
+    /// Their access tokens.
+    pub access_tokens: Vec<String>,
+    /// Their grants.
+    pub grants: Vec<String>,
+}
+
+/// Who is to be erased.
+#[derive(Clone, Debug)]
+pub struct Erasure {
+    /// At which issuer.
+    pub issuer: IssuerId,
+    /// Whom.
+    pub sub: Subject,
+    /// What was found of them.
+    pub sight: Sight,
+    /// Audit records as they shall be, and whether they were sealed when they were read.
+    pub trail: Vec<(TrailRecord, bool)>,
+    /// How many values of sealed records that erases.
+    pub marks: u64,
+    /// Who wants it; what it did is added.
+    pub audit: AuditEntry,
+}
+
+/// What became of an erasure.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Erasing {
+    /// They are nobody.
+    Done(Erased),
+    /// Nothing was done, since something is going on.
+    Refused(InTheWay),
+    /// Nothing was done, since something was found that had not been seen before: look again.
+    Changed,
+}
+
+/// What an erasure did, counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Erased {
+    /// Sessions that are nobody's now.
+    pub sessions: u64,
+    /// Participations.
+    pub participants: u64,
+    /// Logouts that named them.
+    pub logouts: u64,
+    /// Deliveries.
+    pub deliveries: u64,
+    /// Cut-offs that go on under a digest.
+    pub cut_offs: u64,
+    /// Grants and access tokens.
+    pub tokens: u64,
+    /// Audit records that named them.
+    pub audit_records: u64,
+    /// When the last of the digests in cut-offs goes, if there are any.
+    pub protected_until: Option<Timestamp>,
+}
+
+/// Why somebody cannot be erased yet, counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct InTheWay {
+    /// Sessions that live.
+    pub sessions: u64,
+    /// Deliveries that are open.
+    pub deliveries: u64,
+    /// Offline grants that are good.
+    pub grants: u64,
+    /// Logouts of many, and replays, that are under way at the issuer.
+    pub works: u64,
 }
 
 /// All that is known of where a person is, and where they may still be.

@@ -435,6 +435,7 @@ const ACTS: &[(&str, &str, &str, &str)] = &[
     ),
     ("post /v1/issuers/{iss}/logouts/{id}/undo", "logout_undone", "/v1/issuers/main/logouts/<logout>/undo", ""),
     ("post /v1/issuers/{iss}/sessions/reconcile", "sessions_reconciled", "/v1/issuers/main/sessions/reconcile", r#"{"live":[]}"#),
+    ("delete /v1/issuers/{iss}/subjects", "subject_erased", "/v1/issuers/main/subjects", r#"{"sub":"never seen"}"#),
     ("post /{iss}/revoke", "token_revoked", "/main/revoke", "token=rt-2"),
 ];
 

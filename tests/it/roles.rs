@@ -39,6 +39,7 @@ const MAY: &[(&str, &str)] = &[
     ("get /v1/issuers/{iss}/sessions/{sid}", "provider operator auditor admin"),
     ("post /v1/issuers/{iss}/sessions/search", "provider operator auditor admin"),
     ("post /v1/issuers/{iss}/subjects/status", "provider operator auditor admin"),
+    ("delete /v1/issuers/{iss}/subjects", "provider admin"),
     ("post /v1/issuers/{iss}/logouts", "provider operator admin"),
     ("post /v1/issuers/{iss}/logouts/{id}/undo", "operator admin"),
     ("get /v1/issuers/{iss}/logouts", "provider operator auditor admin"),

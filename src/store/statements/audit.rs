@@ -233,8 +233,8 @@ fn places_text(places: &Places) -> Option<String> {
 
 // ---- erasure ----
 
-/// A record as erasure leaves it: with the link it had before, so that one that was sealed meanwhile is not taken for one that was not.
-pub(super) async fn rewrite(conn: &mut Conn, one: &TrailRecord, was_sealed: bool) -> Result<(), StoreError> {
+/// A record as erasure leaves it; false where it was sealed meanwhile, and its digest holds what was not known to have to go.
+pub(super) async fn rewrite(conn: &mut Conn, one: &TrailRecord, was_sealed: bool) -> Result<bool, StoreError> {
     let AuditRecord { id, actor, remote, detail, .. } = &one.record;
     let sealed = if was_sealed { "seq IS NOT NULL" } else { "seq IS NULL" };
     let mut sql = Builder::new("UPDATE audit SET actor = ");
@@ -243,10 +243,7 @@ pub(super) async fn rewrite(conn: &mut Conn, one: &TrailRecord, was_sealed: bool
         sql.push(", salts = ").push_bind(places_text(&link.salts)).push(", erased = ").push_bind(places_text(&link.erased));
     }
     sql.push(" WHERE id = ").push_bind(id.as_str().to_owned()).push(" AND ").push(sealed);
-    match sql.build().execute(conn).await?.rows_affected() {
-        0 => Err(StoreError::raced()),
-        _ => Ok(()),
-    }
+    Ok(sql.build().execute(conn).await?.rows_affected() > 0)
 }
 
 // ---- keys ----

@@ -7,10 +7,11 @@ use crate::model::cut_off::{CutOff, CutOffScope, ORDERED_MAX, OrderedCutOff, Ori
 use crate::model::page::{Cursor, Listed, Page};
 use crate::model::trigger::Except;
 use crate::model::{ClientId, CutOffId, EventId, IssuerId, Sid, Subject, Timestamp};
+use crate::seams::Veil;
 use crate::store::{AuditEntry, Change, Context, CutOffOrder, Ending, StoreError};
 
 /// Separates the parts of a scope; no identifier holds a control character.
-const PART: char = '\u{1f}';
+pub(super) const PART: char = '\u{1f}';
 
 /// A scope as one text, so that one index finds it.
 fn scope_text(scope: &CutOffScope) -> String {
@@ -100,6 +101,26 @@ pub(super) struct Known<'a> {
 }
 
 impl Known<'_> {
+    /// Those that name it, and those that named it before the name was erased.
+    fn all_scopes(self, veil: &Veil, issuer: &IssuerId) -> Vec<String> {
+        let mut scopes = self.scopes();
+        let Some(veil) = veil.at(issuer) else { return scopes };
+        let sub = |sub: Option<&Subject>| sub.map(|sub| Subject::stored(veil(sub.as_str())));
+        let sid = |sid: Option<&Sid>| sid.map(|sid| Sid::stored(veil(sid.as_str())));
+        let (own_sub, own_sid, client_sub, client_sid) = (sub(self.sub), sid(self.sid), sub(self.client_sub), sid(self.client_sid));
+        let veiled = Known {
+            sub: own_sub.as_ref(),
+            sid: own_sid.as_ref(),
+            client: self.client,
+            client_sub: client_sub.as_ref(),
+            client_sid: client_sid.as_ref(),
+            device: None,
+            origin_sid: None,
+        };
+        scopes.extend(veiled.scopes());
+        scopes
+    }
+
     /// Every scope that covers it. A session is not covered by what names a client.
     fn scopes(self) -> Vec<String> {
         let mut scopes = Vec::with_capacity(10);
@@ -143,18 +164,25 @@ pub(super) enum Which {
 }
 
 /// The latest cut-off of each kind whose scope covers something: an older one of the same kind covers nothing more.
-pub(super) async fn covering(conn: &mut Conn, issuer: &IssuerId, known: Known<'_>, which: Which) -> Result<Vec<CutOff>, StoreError> {
-    Ok(covering_each(conn, issuer, &[known], which).await?.pop().unwrap_or_default())
+pub(super) async fn covering(
+    conn: &mut Conn,
+    veil: &Veil,
+    issuer: &IssuerId,
+    known: Known<'_>,
+    which: Which,
+) -> Result<Vec<CutOff>, StoreError> {
+    Ok(covering_each(conn, veil, issuer, &[known], which).await?.pop().unwrap_or_default())
 }
 
 /// The same for several things, in one statement.
 pub(super) async fn covering_each(
     conn: &mut Conn,
+    veil: &Veil,
     issuer: &IssuerId,
     known: &[Known<'_>],
     which: Which,
 ) -> Result<Vec<Vec<CutOff>>, StoreError> {
-    let scopes: Vec<Vec<String>> = known.iter().map(|known| known.scopes()).collect();
+    let scopes: Vec<Vec<String>> = known.iter().map(|known| known.all_scopes(veil, issuer)).collect();
     let all: BTreeSet<&str> = scopes.iter().flatten().map(String::as_str).collect();
     let all: Vec<&str> = all.into_iter().collect();
     let mut rows: Vec<Row> = Vec::new();

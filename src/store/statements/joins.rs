@@ -76,7 +76,7 @@ pub(super) async fn participants(
 ) -> Result<Result<(), ReportRefused>, StoreError> {
     let mut known = super::sessions::participants_of(conn, &[session.id.as_str()]).await?.remove(session.id.as_str()).unwrap_or_default();
     let names: Vec<Known<'_>> = reported.iter().map(|participant| names_of(session, participant)).collect();
-    let cut_offs = cut_offs::covering_each(conn, desk.issuer, &names, Which::OfEvents).await?;
+    let cut_offs = cut_offs::covering_each(conn, &desk.context.veil, desk.issuer, &names, Which::OfEvents).await?;
     let (mut new, mut taught) = (Vec::new(), Vec::new());
     for (participant, cut_offs) in reported.iter().zip(cut_offs) {
         match participate(desk, session, participant, &known, cut_offs) {
@@ -486,7 +486,7 @@ pub(super) async fn token(
         return Ok(known.map(|known| TokenStanding { active: known.active && !suspended, ..known }));
     }
     let Some(capped) = capped(desk, owner, &policy, details) else { return Ok(Err(ReportRefused::LifetimeOverLimit)) };
-    let cut_offs: Vec<CutOff> = cut_offs::covering_each(conn, desk.issuer, names, Which::OfEvents).await?.into_iter().flatten().collect();
+    let cut_offs: Vec<CutOff> = cut_offs::covering_each(conn, &desk.context.veil, desk.issuer, names, Which::OfEvents).await?.into_iter().flatten().collect();
     let decision = (desk.rules.token)(&TokenReportFacts {
         session_end: owner.session.and_then(|session| session.end.as_ref()),
         session_live: owner.session.is_some_and(|session| session.end.is_none()),

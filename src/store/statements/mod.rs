@@ -13,6 +13,7 @@ pub(in crate::store) mod commit;
 pub(in crate::store) mod cut_offs;
 pub(in crate::store) mod deliveries;
 pub(in crate::store) mod denylist;
+pub(in crate::store) mod erasure;
 pub(in crate::store) mod events;
 pub(in crate::store) mod expiry;
 pub(in crate::store) mod explain;

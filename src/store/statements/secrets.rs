@@ -6,16 +6,21 @@ use super::Builder;
 use super::ending::Scene;
 use super::{Conn, count, registry};
 use crate::model::{EventId, IssuerId, Subject};
+use crate::seams::Veil;
 use crate::store::{AuditEntry, Context, Ending, StoreError};
 
 /// Which version is the current one.
-pub(in crate::store) async fn version(conn: &mut Conn, issuer: &IssuerId, sub: &Subject) -> Result<u64, StoreError> {
+pub(in crate::store) async fn version(conn: &mut Conn, veil: &Veil, issuer: &IssuerId, sub: &Subject) -> Result<u64, StoreError> {
+    // Of somebody who was erased the versions are counted on under another name: none comes back.
+    let veiled = veil.at(issuer).map(|veil| veil(sub.as_str()));
     let version: i64 = sqlx::query_scalar(
-        "SELECT 1 + i.secrets_epoch + COALESCE((SELECT s.version FROM subject_secrets AS s WHERE s.issuer_id = i.id AND s.sub = $2), 0)
+        "SELECT 1 + i.secrets_epoch + COALESCE((SELECT CAST(sum(s.version) AS BIGINT) FROM subject_secrets AS s
+                                                 WHERE s.issuer_id = i.id AND s.sub IN ($2, $3)), 0)
            FROM issuers AS i WHERE i.id = $1",
     )
     .bind(issuer.as_str())
     .bind(sub.as_str())
+    .bind(veiled)
     .fetch_one(conn)
     .await?;
     Ok(count(version))
@@ -36,7 +41,7 @@ pub(in crate::store) async fn bump(
     .execute(&mut *conn)
     .await?;
     registry::record(conn, context, audit).await?;
-    Ok(Ending::Keep(version(conn, issuer, sub).await?))
+    Ok(Ending::Keep(version(conn, &context.veil, issuer, sub).await?))
 }
 
 /// Changes those of people an event is about, each once for it, where the issuer's subjects have secrets.

@@ -7,6 +7,7 @@ use crate::model::issuer::{AccessTokens, Age, Expiry, IssuerRecord};
 use crate::model::report::TokenName;
 use crate::model::token::{AccessClaims, GrantFact, Newest, SessionFact, TokenFacts, TokenKind, TokenPolicy, UnknownSession};
 use crate::model::{ClientId, IssuerId, Jti, Sid, Subject, Timestamp};
+use crate::seams::Veil;
 use crate::store::{StoreError, TokenRecord};
 
 /// How a token's name is stored: what kind of name, then the name.
@@ -118,7 +119,7 @@ pub(in crate::store) async fn refresh(
     let Some(row): Option<Row> = sql.build_query_as().fetch_optional(&mut *conn).await? else { return Ok(None) };
     let jti = row.jti().or_else(|| names.iter().find_map(jti_of));
     let denied_jti = denied(conn, &issuer.id, jti.as_ref()).await?;
-    record(conn, issuer, TokenKind::Refresh, None, Row { denied_jti, ..row }).await.map(Some)
+    record(conn, &Veil::default(), issuer, TokenKind::Refresh, None, Row { denied_jti, ..row }).await.map(Some)
 }
 
 /// A registered access token by any of its names.
@@ -131,7 +132,7 @@ pub(in crate::store) async fn access(
     let Some(row): Option<Row> = sql.build_query_as().fetch_optional(&mut *conn).await? else { return Ok(None) };
     let jti = row.jti().or_else(|| names.iter().find_map(jti_of));
     let denied_jti = denied(conn, &issuer.id, jti.as_ref()).await?;
-    let mut record = record(conn, issuer, TokenKind::Access, None, Row { denied_jti, ..row }).await?;
+    let mut record = record(conn, &Veil::default(), issuer, TokenKind::Access, None, Row { denied_jti, ..row }).await?;
     record.jti = jti;
     Ok(Some(record))
 }
@@ -168,7 +169,12 @@ async fn denied(conn: &mut Conn, issuer: &IssuerId, jti: Option<&Jti>) -> Result
 }
 
 /// What is known of an access token that says of itself whose it is, registered or not.
-pub(in crate::store) async fn claimed(conn: &mut Conn, issuer: &IssuerRecord, claims: &AccessClaims) -> Result<TokenRecord, StoreError> {
+pub(in crate::store) async fn claimed(
+    conn: &mut Conn,
+    veil: &Veil,
+    issuer: &IssuerRecord,
+    claims: &AccessClaims,
+) -> Result<TokenRecord, StoreError> {
     let session = match &claims.sid {
         Some(sid) => session_of(conn, &issuer.id, claims, sid).await?,
         None => None,
@@ -209,7 +215,7 @@ pub(in crate::store) async fn claimed(conn: &mut Conn, issuer: &IssuerRecord, cl
         gap_unlisted_ends_at: known.gap_unlisted_ends_at,
         ..session
     };
-    let mut record = record(conn, issuer, TokenKind::Access, claims.sid.as_ref(), row).await?;
+    let mut record = record(conn, veil, issuer, TokenKind::Access, claims.sid.as_ref(), row).await?;
     record.not_before = claims.not_before;
     record.facts.not_before = claims.not_before;
     record.aud.clone_from(&claims.aud);
@@ -352,9 +358,11 @@ fn over_at(expiry: Expiry, age: Age) -> Option<Timestamp> {
     }
 }
 
-/// `own_sid` is what its client calls the session, where the token says it.
+/// `own_sid` is what its client calls the session, where the token says it. What is registered needs no veil: its names were erased with those of its
+/// cut-offs.
 async fn record(
     conn: &mut Conn,
+    veil: &Veil,
     issuer: &IssuerRecord,
     kind: TokenKind,
     own_sid: Option<&Sid>,
@@ -379,7 +387,7 @@ async fn record(
         client_sid: own_sid.filter(|_| says),
         device: row.device_id.as_deref(),
     };
-    let cut_offs = cut_offs::covering(conn, &issuer.id, known, Which::All).await?;
+    let cut_offs = cut_offs::covering(conn, veil, &issuer.id, known, Which::All).await?;
     let denied_until = row.denied_jti.max(row.denied_sid).map(Timestamp::from_millis);
     let facts = TokenFacts {
         issued_at: instant(row.issued_at),
