@@ -72,9 +72,7 @@ async fn head(stage: &Stage) -> String {
 
 /// Some logouts by people with names, sealed two at a time.
 async fn with_history(database: &Database) -> Stage {
-    // The chore of the server itself comes late, so that the test says what is sealed when.
-    let server = Server::start_with(database, logoutd::config::Mode::Dev, &[("LOGOUTD_SCHEDULE__AUDIT", "0 0 0 1 1 *")]).await;
-    let stage = Stage::on(server, &["ES256"]).await;
+    let stage = Stage::set(database).await;
     for n in 0..6 {
         let body = json!({"target": {"sub": format!("person-{n}")}, "reason": "admin", "actor": "desk", "note": "a reason"});
         stage.provider.post("/v1/issuers/main/logouts", body).await.expect(201);
@@ -394,18 +392,8 @@ const ACTS: &[(&str, &str, &str, &str)] = &[
     ("post /v1/issuers", "issuer_created", "/v1/issuers", r#"{"id":"new","issuer":"https://new.example.com","signing_algs":["ES256"]}"#),
     ("patch /v1/issuers/{iss}", "issuer_changed", "/v1/issuers/new", r#"{"session_max_age":3600}"#),
     ("delete /v1/issuers/{iss}", "issuer_deleted", "/v1/issuers/new", ""),
-    (
-        "put /v1/issuers/{iss}/clients/{client_id}",
-        "client_put",
-        "/v1/issuers/main/clients/extra",
-        r#"{"id_token_signed_response_alg":"ES256"}"#,
-    ),
-    (
-        "post /v1/issuers/{iss}/clients",
-        "client_put",
-        "/v1/issuers/main/clients",
-        r#"{"client_id":"more","id_token_signed_response_alg":"ES256"}"#,
-    ),
+    ("put /v1/issuers/{iss}/clients/{client_id}", "client_put", "/v1/issuers/main/clients/extra", r#"{"id_token_signed_response_alg":"ES256"}"#),
+    ("post /v1/issuers/{iss}/clients", "client_put", "/v1/issuers/main/clients", r#"{"client_id":"more","id_token_signed_response_alg":"ES256"}"#),
     ("delete /v1/issuers/{iss}/clients/{client_id}", "client_deleted", "/v1/issuers/main/clients/extra", ""),
     ("post /v1/issuers/{iss}/clients/{client_id}/pause", "client_paused", "/v1/issuers/main/clients/wiki/pause", ""),
     ("post /v1/issuers/{iss}/clients/{client_id}/resume", "client_resumed", "/v1/issuers/main/clients/wiki/resume", ""),
@@ -419,7 +407,7 @@ const ACTS: &[(&str, &str, &str, &str)] = &[
     ("post /v1/audit/keys/rotate", "audit_key_rotated", "/v1/audit/keys/rotate", ""),
     ("post /v1/api-tokens", "api_token_created", "/v1/api-tokens", r#"{"role":"auditor"}"#),
     ("delete /v1/api-tokens/{id}", "api_token_revoked", "/v1/api-tokens/<token>", ""),
-    ("post /v1/issuers/{iss}/cut-offs", "cut_off_ordered", "/v1/issuers/main/cut-offs", r#"{"scope":{"sub":"alice"}}"#),
+    ("post /v1/issuers/{iss}/cut-offs", "cut_off_ordered", "/v1/issuers/main/cut-offs", r#"{"scope":{"sub":"alice"},"not_before":"<now>"}"#),
     ("delete /v1/issuers/{iss}/cut-offs/{id}", "cut_off_lifted", "/v1/issuers/main/cut-offs/<cut-off>", ""),
     ("post /v1/issuers/{iss}/denylist", "token_denied", "/v1/issuers/main/denylist", r#"{"jti":"a","expires_at":"<tomorrow>"}"#),
     ("delete /v1/issuers/{iss}/denylist/{id}", "denial_lifted", "/v1/issuers/main/denylist/<denial>", ""),
@@ -427,16 +415,12 @@ const ACTS: &[(&str, &str, &str, &str)] = &[
     ("post /v1/issuers/{iss}/logouts", "logout_posted", "/v1/issuers/main/logouts", r#"{"target":{"sid":"s-1"},"reason":"admin"}"#),
     ("post /v1/issuers/{iss}/deliveries/{id}/cancel", "delivery_cancelled", "/v1/issuers/main/deliveries/<delivery>/cancel", ""),
     ("post /v1/issuers/{iss}/deliveries/{id}/retry", "delivery_retried", "/v1/issuers/main/deliveries/<delivery>/retry", ""),
-    (
-        "post /v1/issuers/{iss}/deliveries/replay",
-        "deliveries_replayed",
-        "/v1/issuers/main/deliveries/replay",
-        r#"{"client_id":"wiki","state":["rejected"]}"#,
-    ),
+    ("post /v1/issuers/{iss}/deliveries/{id}/cancel", "delivery_cancelled", "/v1/issuers/main/deliveries/<delivery>/cancel", ""),
+    ("post /v1/issuers/{iss}/deliveries/replay", "deliveries_replayed", "/v1/issuers/main/deliveries/replay", r#"{"client_id":"wiki","state":["cancelled"]}"#),
     ("post /v1/issuers/{iss}/logouts/{id}/undo", "logout_undone", "/v1/issuers/main/logouts/<logout>/undo", ""),
+    ("post /{iss}/revoke", "token_revoked", "/main/revoke", "token=rt-2"),
     ("post /v1/issuers/{iss}/sessions/reconcile", "sessions_reconciled", "/v1/issuers/main/sessions/reconcile", r#"{"live":[]}"#),
     ("delete /v1/issuers/{iss}/subjects", "subject_erased", "/v1/issuers/main/subjects", r#"{"sub":"never seen"}"#),
-    ("post /{iss}/revoke", "token_revoked", "/main/revoke", "token=rt-2"),
 ];
 
 struct Acts<'s> {
@@ -456,9 +440,12 @@ impl<'s> Acts<'s> {
         let token = json!({"sid": "s-2", "client_id": "wiki", "token": "rt-2"});
         stage.provider.post("/v1/issuers/main/refresh-tokens", token).await.expect(201);
         let given = BTreeMap::from([
-            ("<pem>".to_owned(), json!({"pem": include_str!("pem/ec8.pem"), "kid": "theirs", "not_published_yet": true}).to_string()),
+            ("<pem>".to_owned(), json!({"pem": include_str!("pem/ed.pem")}).to_string()),
+            ("<now>".to_owned(), at(stage)),
             ("<tomorrow>".to_owned(), (stage.server.clock.now().plus(Duration::from_hours(24))).to_string()),
         ]);
+        // What began a minute ago is spared by no list.
+        stage.server.advance(Duration::from_secs(120));
         Self { stage, given: tokio::sync::Mutex::new(given), _wiki: wiki }
     }
 
@@ -494,11 +481,7 @@ impl<'s> Acts<'s> {
         assert_eq!(record["act"], act, "{operation}: {record}");
         assert!(record["caller"].is_string() && record["role"].is_string() && record["remote"] == "127.0.0.1", "{operation}: {record}");
         if path != "/main/revoke" {
-            assert_eq!(
-                (&record["actor"], &record["detail"]["note"]),
-                (&json!("carol@desk"), &json!("by the book")),
-                "{operation}: {record}"
-            );
+            assert_eq!((&record["actor"], &record["detail"]["note"]), (&json!("carol@desk"), &json!("by the book")), "{operation}: {record}");
         }
         self.learn(act, &answer.body).await;
     }
@@ -508,7 +491,10 @@ impl<'s> Acts<'s> {
         let text = |value: &Value| value.as_str().unwrap().to_owned();
         let mut given = self.given.lock().await;
         match act {
-            "key_created" => drop(given.insert("<key>".to_owned(), text(&answer["keys"][0]["kid"]))),
+            "key_created" => {
+                let next = answer["keys"].as_array().unwrap().iter().find(|key| key["state"] == "next").unwrap();
+                given.insert("<key>".to_owned(), text(&next["kid"]));
+            }
             "api_token_created" => drop(given.insert("<token>".to_owned(), text(&answer["id"]))),
             "cut_off_ordered" => drop(given.insert("<cut-off>".to_owned(), text(&answer["id"]))),
             "token_denied" => drop(given.insert("<denial>".to_owned(), text(&answer["id"]))),

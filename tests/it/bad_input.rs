@@ -179,6 +179,7 @@ fn full_bodies() -> Vec<(Method, &'static str, Value)> {
         (Method::POST, CUT_OFFS, json!({"scope": {"sid": "s-1"}, "not_before": t})),
         (Method::POST, CUT_OFFS, json!({"scope": {"everyone": true}, "not_before": t})),
         (Method::POST, DENYLIST, json!({"jti": "j", "expires_at": t})),
+        (Method::DELETE, "/v1/issuers/main/subjects", json!({"sub": "nobody-here"})),
         (Method::POST, DENYLIST, json!({"sid": "s", "expires_at": t})),
         (Method::PUT, CLIENT, client.clone()),
         (Method::POST, "/v1/issuers/main/clients", client),
@@ -536,6 +537,8 @@ on_both_engines! {
             (LOGOUTS, "since=yesterday", "?since"), (LOGOUTS, "client_id=a%00b", "?client_id"), ("/v1/issuers/main/deliveries", "state=live", "?state"),
             ("/v1/issuers/main/clients", "order=youngest", "?order"),
             ("/v1/audit", "act=theft", "?act"), ("/v1/audit", "issuer=NO", "?issuer"),
+            ("/v1/audit/export", "issuer=NO", "?issuer"), ("/v1/audit/export", "since=soon", "?since"), ("/v1/audit/export", "until=late", "?until"),
+            ("/v1/audit/export", "after=-1", "?after"), ("/v1/audit/export", "after=9999999999999999999", "?after"),
         ] {
             assert_eq!(place(&stage.admin.get(&format!("{list}?{query}")).await.problem(400, "invalid-parameter")), parameter, "{list}?{query}");
         }

@@ -1,6 +1,6 @@
 //! Cut-offs, found by the scopes that could cover something.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Builder, Conn, corrupt, dialect, listed, push_list, push_page};
 use crate::model::cut_off::{CutOff, CutOffScope, ORDERED_MAX, OrderedCutOff, Origin};
@@ -101,9 +101,10 @@ pub(super) struct Known<'a> {
 }
 
 impl Known<'_> {
-    /// Those that name it, and those that named it before the name was erased.
-    fn all_scopes(self, veil: &Veil, issuer: &IssuerId) -> Vec<String> {
-        let mut scopes = self.scopes();
+    /// Every scope that covers it, by the text it is stored under: those that name it, and those that named it before the name was erased.
+    fn all_scopes(self, veil: &Veil, issuer: &IssuerId) -> BTreeMap<String, String> {
+        let plain = self.scopes();
+        let mut scopes: BTreeMap<String, String> = plain.iter().map(|scope| (scope.clone(), scope.clone())).collect();
         let Some(veil) = veil.at(issuer) else { return scopes };
         let sub = |sub: Option<&Subject>| sub.map(|sub| Subject::stored(veil(sub.as_str())));
         let sid = |sid: Option<&Sid>| sid.map(|sid| Sid::stored(veil(sid.as_str())));
@@ -114,10 +115,11 @@ impl Known<'_> {
             client: self.client,
             client_sub: client_sub.as_ref(),
             client_sid: client_sid.as_ref(),
-            device: None,
+            device: self.device,
             origin_sid: None,
         };
-        scopes.extend(veiled.scopes());
+        // The same members in the same order.
+        scopes.extend(veiled.scopes().into_iter().zip(plain));
         scopes
     }
 
@@ -182,8 +184,8 @@ pub(super) async fn covering_each(
     known: &[Known<'_>],
     which: Which,
 ) -> Result<Vec<Vec<CutOff>>, StoreError> {
-    let scopes: Vec<Vec<String>> = known.iter().map(|known| known.all_scopes(veil, issuer)).collect();
-    let all: BTreeSet<&str> = scopes.iter().flatten().map(String::as_str).collect();
+    let scopes: Vec<BTreeMap<String, String>> = known.iter().map(|known| known.all_scopes(veil, issuer)).collect();
+    let all: BTreeSet<&str> = scopes.iter().flat_map(BTreeMap::keys).map(String::as_str).collect();
     let all: Vec<&str> = all.into_iter().collect();
     let mut rows: Vec<Row> = Vec::new();
     for chunk in all.chunks(super::ROWS_MAX) {
@@ -191,10 +193,10 @@ pub(super) async fn covering_each(
         push_latest(&mut sql, issuer, chunk, which);
         rows.extend(sql.build_query_as::<Row>().fetch_all(&mut *conn).await?);
     }
-    let of = |known: &Known<'_>, scopes: &Vec<String>| {
+    let of = |known: &Known<'_>, scopes: &BTreeMap<String, String>| {
         let own_sid = known.sid.or(known.origin_sid).map(Sid::as_str);
         let excepted = |row: &Row| row.except_sid.is_some() && row.except_sid.as_deref() == own_sid;
-        let in_scope = rows.iter().filter(|row| scopes.contains(&row.scope) && !excepted(row)).map(Row::cut_off);
+        let in_scope = rows.iter().filter(|row| !excepted(row)).filter_map(|row| Some(row.cut_off(scopes.get(&row.scope)?)));
         let spared = |cut_off: &CutOff| cut_off.except.spares(known.sub, known.client);
         in_scope.filter(|cut_off| !cut_off.as_ref().is_ok_and(spared)).collect()
     };
@@ -224,9 +226,10 @@ pub(super) fn push_latest(sql: &mut Builder, issuer: &IssuerId, scopes: &[&str],
 }
 
 impl Row {
-    fn cut_off(&self) -> Result<CutOff, StoreError> {
+    /// With its scope as it is called by whom it was found for.
+    fn cut_off(&self, scope: &str) -> Result<CutOff, StoreError> {
         Ok(CutOff {
-            scope: read_scope(&self.scope, self.except_sid.clone())?,
+            scope: read_scope(scope, self.except_sid.clone())?,
             except: read_except(self.except_names.as_deref())?,
             not_before: Timestamp::from_millis(self.not_before),
             origin: if self.ordered {

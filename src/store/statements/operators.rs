@@ -527,7 +527,7 @@ fn with_counts(audit: &AuditEntry, replay: &Replay, replayed: &Replayed) -> Audi
         "filter": filter_json(replay), "matched": replayed.matched, "reopened": replayed.reopened, "remaining": replayed.remaining,
         "work": replayed.work.as_ref().map(WorkId::as_str),
     });
-    AuditEntry { detail: detail.to_string(), ..audit.clone() }
+    audit.with(detail)
 }
 
 /// Opens those that still match and whose client could be told. Whoever replays the same at the same time waits here, and finds them pending.

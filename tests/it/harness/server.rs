@@ -155,6 +155,8 @@ fn config(database: &Database, mode: Mode, variables: &[(&str, &str)]) -> Config
         ("LOGOUTD_DELIVERY__POLL_MS", "20"),
         ("LOGOUTD_DELIVERY__IDLE_POLL_MS", "20"),
         ("LOGOUTD_DATABASE__MAX_CONNECTIONS", "4"),
+        // What a start finds is sealed, and the rest when a test says so: two looks at the trail are alike.
+        ("LOGOUTD_SCHEDULE__AUDIT", "0 0 0 1 1 *"),
     ];
     let kept = own.iter().filter(|(name, _)| !variables.iter().any(|(given, _)| given == name));
     let variables = kept.chain(variables).map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
