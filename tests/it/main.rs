@@ -21,6 +21,7 @@ mod cut_offs;
 mod declared;
 mod denylist;
 mod egress;
+mod erasure;
 mod expiry;
 mod faults;
 mod forwarded;
