@@ -6,7 +6,9 @@ import { join, relative } from 'node:path';
 import { checkNames } from './names.mjs';
 import { walk } from './walk.mjs';
 
-const [work, root, ...only] = process.argv.slice(2);
+const [work, root, ...words] = process.argv.slice(2);
+const only = words.filter((word) => word !== '--print');
+const print = words.includes('--print') ? (text) => process.stdout.write(text) : () => {};
 let [passed, failed] = [0, 0];
 
 function say(what, complaints, detail = '') {
@@ -26,7 +28,7 @@ for (const name of pages()) {
   number += 1;
   const place = join(work, String(number));
   mkdirSync(place);
-  const { ran, notRun, complaints } = await walk(join(root, name), place, root);
+  const { ran, notRun, complaints } = await walk(join(root, name), place, root, print);
   say(relative(root, join(root, name)), complaints, `: ${ran} blocks run${notRun > 0 ? `, ${notRun} marked` : ''}`);
 }
 

@@ -23,15 +23,15 @@ const LOGOUTD = `#!/bin/sh
 exec "${process.env.LOGOUTD_BIN}" "$@"
 `;
 
-/** Runs a page: `{ ran, notRun, complaints }`. */
-export async function walk(path, work, root) {
+/** Runs a page: `{ ran, notRun, complaints }`. What it prints is handed to `print`. */
+export async function walk(path, work, root, print) {
   const page = read(path);
   const blocks = [...before(page), ...page.blocks.filter((block) => block.kind === 'sh')];
   const complaints = [...page.complaints];
   const marked = blocks.filter((block) => block.notRun);
   const runs = blocks.filter((block) => !block.notRun);
   if (runs.length > 0) {
-    const reader = await sitDown(work, root, blocks);
+    const reader = await sitDown(work, root, blocks, print);
     try {
       for (const block of runs) {
         const wrong = await reader.follow(block);
@@ -55,7 +55,7 @@ function before(page) {
   return blocks;
 }
 
-async function sitDown(work, root, blocks) {
+async function sitDown(work, root, blocks, print) {
   const [directory, files] = [join(work, 'reader'), join(work, 'files')];
   for (const made of [directory, files]) mkdirSync(made, { recursive: true });
   // The reader sits in a checkout, as far as the pages use one.
@@ -92,7 +92,9 @@ async function sitDown(work, root, blocks) {
       return staying.get(block.staysRunning).stay(text, ports.get(block.staysRunning));
     }
     const { printed, failures } = await terminal.run(text);
-    return verdict(block, failures, restore(printed, ports, directory));
+    const shown = restore(printed, ports, directory);
+    print(`--- ${block.line}\n${block.text}\n---\n${shown}`);
+    return verdict(block, failures, shown);
   }
 
   async function leave() {
