@@ -5,7 +5,7 @@
 // It verifies each logout token by Back-Channel Logout 1.0, 2.6, step by step, and says what an application would do. A real application looks up the
 // sessions it keeps by (`iss`, `sub`, `sid`) instead, in a store that all its instances share.
 
-import { createPublicKey, verify } from 'node:crypto';
+import { constants, createPublicKey, verify } from 'node:crypto';
 import { createServer } from 'node:http';
 import { parseArgs } from 'node:util';
 
@@ -23,6 +23,15 @@ const { values: settings } = parseArgs({
 });
 /** What this application is registered with as `id_token_signed_response_alg`. */
 const alg = settings.alg ?? 'RS256';
+const pss = { padding: constants.RSA_PKCS1_PSS_PADDING, saltLength: constants.RSA_PSS_SALTLEN_DIGEST };
+const ec = { dsaEncoding: 'ieee-p1363' };
+/** How each algorithm is verified: the hash, the type of key, and what else (RFC 7518 3, RFC 8037 3.1). */
+const ALGORITHMS = {
+  RS256: ['sha256', 'rsa'], RS384: ['sha384', 'rsa'], RS512: ['sha512', 'rsa'],
+  PS256: ['sha256', 'rsa', pss], PS384: ['sha384', 'rsa', pss], PS512: ['sha512', 'rsa', pss],
+  ES256: ['sha256', 'ec', ec], ES384: ['sha384', 'ec', ec], EdDSA: [null, 'ed25519'],
+};
+const [hash, keyType, how] = ALGORITHMS[alg];
 
 let keys = { fetchedAt: -Infinity, byKid: new Map() };
 /** The `jti` of each token that was obeyed, until it has expired anyhow. */
@@ -71,8 +80,7 @@ async function check(token, now) {
   const [header, claims] = parts.slice(0, 2).map((part) => JSON.parse(Buffer.from(part, 'base64url').toString()));
   if (header.alg !== alg) throw new Error(`alg is ${header.alg}, not ${alg}`); // (3): never what the token chooses
   const key = await keyFor(header.kid); // (2)
-  const options = alg.startsWith('ES') ? { key, dsaEncoding: 'ieee-p1363' } : key;
-  if (!verify('sha256', Buffer.from(`${parts[0]}.${parts[1]}`), options, Buffer.from(parts[2], 'base64url'))) throw new Error('the signature is wrong');
+  if (!isSignedWith(key, parts)) throw new Error('the signature is wrong');
   // Not of the specification, but what keeps other JWTs of the provider out (RFC 8725 3.11).
   if (header.typ !== undefined && header.typ.toLowerCase() !== 'logout+jwt') throw new Error('typ is not logout+jwt');
   if (claims.iss !== settings.issuer) throw new Error('iss is somebody else'); // (4), to the letter
@@ -85,6 +93,11 @@ async function check(token, now) {
   for (const [jti, until] of seen) if (until < now - LEEWAY_S) seen.delete(jti);
   if (typeof claims.jti !== 'string' || seen.has(claims.jti)) throw new Error('the jti is missing, or was used'); // (8)
   return claims;
+}
+
+function isSignedWith(key, [header, payload, signature]) {
+  if (key.asymmetricKeyType !== keyType) return false;
+  return verify(hash, Buffer.from(`${header}.${payload}`), { key, ...how }, Buffer.from(signature, 'base64url'));
 }
 
 const named = (value) => typeof value === 'string' && value !== '';
