@@ -141,9 +141,22 @@ function members(openapi) {
 function unknownSettings(page, settings, registered) {
   const sections = new Set([...settings].filter((name) => name.includes('.')).map((name) => name.split('.')[0]));
   const said = [...prose(page).matchAll(/`([a-z_]+)\.([a-z0-9_]+)`/g)].filter(([, section]) => sections.has(section) || section === 'tokens');
-  return said.map(([, section, name]) => `${section}.${name}`)
+  const files = page.blocks.filter((block) => block.kind === 'toml').flatMap((block) => settingsIn(block.text));
+  const written = files.filter((name) => !settings.has(name)).map((name) => `there is no setting ${name}`);
+  return written.concat(said.map(([, section, name]) => `${section}.${name}`)
     .filter((name) => !settings.has(name) && !registered.has(name) && !existsSync(join(dirname(page.path), name)))
-    .map((name) => `there is no setting ${name}`);
+    .map((name) => `there is no setting ${name}`));
+}
+
+/** What a file of settings sets, but for what has names of the reader's own. */
+function settingsIn(text) {
+  let section = [];
+  return text.split('\n').flatMap((line) => {
+    const [, table] = /^\[([\w.-]+)\]/.exec(line) ?? [];
+    const [, key] = /^#?([a-z_]+) = /.exec(line) ?? [];
+    if (table) section = table.split('.');
+    return key && !['check', 'issuers'].includes(section[0]) ? [[...section, key].join('.')] : [];
+  });
 }
 
 function variables(page, settings, root) {
