@@ -35,19 +35,19 @@
 //! | Room | What it is |
 //! |---|---|
 //! | [`model`] | the nouns, and which of their states are legal |
-//! | [`token`] | logout tokens written and read, signing keys, key sets, sealing |
+//! | [`token`] | logout tokens written and read, signing keys, key sets, sealing; the audit chain and signed receipts |
 //! | [`plan`] | every decision |
 //! | [`store`] | the vault: every SQL statement, on SQLite and PostgreSQL |
 //! | [`egress`] | the only way out, and its guard |
 //! | [`issuers`] | the address book: what providers publish about themselves, their keys, what they say of their tokens; and the keys of clients |
-//! | [`observe`] | the names of everything that happens; metrics and logs |
-//! | [`http`] | the façade: router, authentication, limits, problem documents |
+//! | [`observe`] | the names of everything that happens; metrics, traces and logs |
+//! | [`http`] | the façade: router, authentication, where a request comes from, limits, problem documents |
 //! | [`receive`] | the doors: reports, lists of what lives, tokens and their rotation and revocation, logouts and their undoing, providers' logout tokens, and what is said about deliveries |
 //! | [`answer`] | the windows: receipts, progress, deliveries, sessions, introspection and forward-auth, metadata, keys, health |
-//! | [`registry`] | the desk: issuers, clients and what holds them, keys, API tokens, cut-offs and denials by order, secrets of subjects, the audit trail |
+//! | [`registry`] | the desk: issuers, clients and what holds them, by API or as the configuration declares them, keys, API tokens, cut-offs and denials by order, gaps, secrets of subjects, erasure, the audit trail |
 //! | [`deliver`] | the courier: whose turn it is, attempts, probes |
-//! | [`upkeep`] | the chores: works, expiry, horizons, lanes, retention, keys, the ends of certificates; and the company of other replicas |
-//! | [`cli`] | the command line, a client of the HTTP API |
+//! | [`upkeep`] | the chores: works, expiry, horizons, lanes, retention, keys, the ends of certificates, alarms, the clock, the sealing of the audit trail; and the company of other replicas |
+//! | [`cli`] | the command line, a client of the HTTP API; the store itself only for migrations, backups, restores and moves |
 //! | [`config`], [`lifecycle`], [`bells`], [`seams`], [`app`] | settings; start and stop; who wakes whom; clock and chance; the wiring |
 //!
 //! Direction: `main → cli → app → {receive, answer, registry, deliver, upkeep} → http → issuers → {token, plan, store, egress, observe} → model`. Nothing
@@ -76,6 +76,11 @@
 //! is a compromise · *ordered*, of a cut-off that somebody asked for: it ends tokens and no session · *denial*, a name on the denylist · *asker*, who wants
 //! to know whether a token is good · *assertion*, a JWT by which a client says who it is · *profile*, what forward-auth demands in one place · *residual*,
 //! what may still work elsewhere after an end · *token event*, something noticed about a token that should not happen.
+//!
+//! *declared*, of an issuer or a client: registered by the configuration and changed nowhere else; *released*, when it is not declared any more · *overlap*,
+//! how long a secret is good beside its successor · *gap*, a stretch of time of which a restored database knows nothing, *open* until somebody answers for it ·
+//! *trail*, the audit records in the order in which they were *linked* to their chain; *head*, its signed end; *checkpoint*, the signed end of what was forgotten ·
+//! *alarm*, a trouble that somebody outside is told of, *open* until it is over · *account*, the durable sum of what was written, forgotten and is there.
 //!
 //! *relay*, a provider's logout token for one of its clients, and its passing on: *verbatim* as it came, or one of *ours* in its place · *cascade*, a
 //! provider's logout token for this server · *join*, of tokens about one session in one receipt · *echo*, a token that says what is being told already.
