@@ -23,6 +23,7 @@ export async function checkNames(paths, work, root) {
     ['every metric is one that is scraped', within((page) => known(page, METRIC, metricsOf(metrics, root)))],
     ['every setting is one that check-config shows', within((page) => unknownSettings(page, settings, members(openapi)))],
     ['every variable is read', within((page) => variables(page, settings, root))],
+    ['every alert is in the runbook', alerts(root)],
     ['every test is there', within((page) => tests(page, root))],
     ['every command and option is one that --help shows', within(commands)],
   ];
@@ -169,6 +170,15 @@ function variables(page, settings, root) {
 
 function sources(directory) {
   return readdirSync(directory, { recursive: true }).filter((name) => name.endsWith('.rs')).map((name) => readFileSync(join(directory, name), 'utf8'));
+}
+
+// Alerts: whoever gets one finds it.
+
+function alerts(root) {
+  const runbook = readFileSync(join(root, 'examples/operating/README.md'), 'utf8');
+  const rules = readFileSync(join(root, 'examples/observability/alerts.yml'), 'utf8');
+  const missing = [...rules.matchAll(/- alert: (\w+)/g)].map(([, name]) => name).filter((name) => !runbook.includes(`\`${name}\``));
+  return missing.map((name) => `examples/operating/README.md: nothing about ${name}`);
 }
 
 // Tests, as `file::name` below tests/it, or `src/room::name`.

@@ -10,6 +10,8 @@ const MARKS = [
   [/^stops: (\d+)$/, (port) => ({ stops: port })],
   [/^register (issuer|client)$/, () => ({ registered: true })],
 ];
+/** What a block must not be called, since nobody could tell whether it is to be run. */
+const NO_KINDS = new Set(['', 'bash', 'shell', 'console']);
 const CONTINUES = /^continues (\S+)#(\S+)$/;
 
 /** Reads a page: `{ text, headings, blocks, continues, complaints }`. */
@@ -28,6 +30,7 @@ export function read(path) {
       const text = lines.slice(at + 1, end).map((inner) => inner.slice(Math.min(fence[1].length, inner.search(/\S|$/)))).join('\n');
       const block = { line: at + 1, kind: fence[2], text, section, ...marks };
       page.blocks.push(block);
+      if (NO_KINDS.has(block.kind)) page.complaints.push(`${at + 1}: a block is \`sh\`, which is run, or something else; never \`${block.kind}\``);
       if (adjacent && (block.kind === 'json' || block.kind === 'text')) adjacent.prints = block;
       adjacent = block.kind === 'sh' ? block : null;
       marks = {};
