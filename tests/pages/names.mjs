@@ -216,7 +216,7 @@ function commands(page) {
 }
 
 function complain(line) {
-  const called = /(?:^|\s)(?:logoutd|cargo run (?:-q )?--) ([a-z].*)$/.exec(line.replace(/\s#.*$/, ''));
+  const called = /^\s*(?:[A-Z_]+=\S* )*(?:logoutd|cargo run (?:-q )?--) ([a-z].*)$/.exec(line.replace(/\s#.*$/, ''));
   if (!called) return [];
   const words = called[1].replace(/\s[>&|).].*$/, '').split(/\s+/).map((word) => word.replace(/[)"']+$/, ''));
   const path = [];
