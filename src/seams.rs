@@ -3,8 +3,8 @@
 //! Everything below a door or a loop takes `now: Timestamp` and ids as values, so that a decision can be tested without waiting and a run can be
 //! repeated from a seed. This file owns the two sources; it never decides anything with them.
 
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use crate::model::{Id, IssuerId, Timestamp};

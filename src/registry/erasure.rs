@@ -15,9 +15,9 @@ use crate::http::needs::Erase;
 use crate::http::problem::ProblemDocument;
 use crate::http::wire::text;
 use crate::http::{AppState, At, Code, Problem, Reply, Routes, StrictJson, Text};
+use crate::model::IssuerId;
 use crate::model::audit::{Act, AuditRecord, TrailRecord};
 use crate::model::page::{PAGE_ITEMS_MAX, Page};
-use crate::model::IssuerId;
 use crate::store::{AuditEntry, AuditFilter, Erased, Erasing, Erasure, InTheWay, Sight};
 use crate::token::audit::{erase, written};
 
@@ -58,16 +58,7 @@ pub struct ErasedShape {
 impl From<Erased> for ErasedShape {
     fn from(erased: Erased) -> Self {
         let Erased { sessions, participants, logouts, deliveries, cut_offs, tokens, audit_records, protected_until } = erased;
-        Self {
-            sessions,
-            participants,
-            logouts,
-            deliveries,
-            tokens,
-            cut_offs,
-            protected_until: protected_until.map(Text),
-            audit_records,
-        }
+        Self { sessions, participants, logouts, deliveries, tokens, cut_offs, protected_until: protected_until.map(Text), audit_records }
     }
 }
 
@@ -151,7 +142,8 @@ const BY_HAND: [&str; 3] = ["/detail/note", "/detail/reason_detail", "/detail/co
 /// Takes the names out of a record, and what was written by hand out of one that had them; answers how many values went.
 fn without(one: &mut TrailRecord, names: &BTreeSet<String>) -> u64 {
     let mut record = written(&one.record);
-    let is_name = |place: &str, text: &str| names.contains(text) && place != "/remote" && place != "/detail/reason" && !place.ends_with("/client_id");
+    let is_name =
+        |place: &str, text: &str| names.contains(text) && place != "/remote" && place != "/detail/reason" && !place.ends_with("/client_id");
     let mut values = erase(&mut record, one.link.as_mut(), &is_name);
     if values > 0 {
         values += erase(&mut record, one.link.as_mut(), &|place, _| BY_HAND.contains(&place));
@@ -164,4 +156,3 @@ fn put_back(record: &mut AuditRecord, written: &Map<String, Value>) {
     record.actor = written.get("actor").and_then(Value::as_str).map(str::to_owned);
     record.detail = written.get("detail").map_or_else(|| "{}".to_owned(), Value::to_string);
 }
-

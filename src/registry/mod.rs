@@ -58,7 +58,12 @@ pub fn routes() -> Routes {
         .merge(audit_keys::routes())
         .merge(lanes::routes())
         .merge(trial::routes());
-    registered.merge(cut_offs::routes()).merge(gaps::routes()).merge(denylist::routes()).merge(subject_secrets::routes()).merge(erasure::routes())
+    registered
+        .merge(cut_offs::routes())
+        .merge(gaps::routes())
+        .merge(denylist::routes())
+        .merge(subject_secrets::routes())
+        .merge(erasure::routes())
 }
 
 /// What registrations are judged by, whether a request asks for them or the configuration declares them.

@@ -392,8 +392,18 @@ const ACTS: &[(&str, &str, &str, &str)] = &[
     ("post /v1/issuers", "issuer_created", "/v1/issuers", r#"{"id":"new","issuer":"https://new.example.com","signing_algs":["ES256"]}"#),
     ("patch /v1/issuers/{iss}", "issuer_changed", "/v1/issuers/new", r#"{"session_max_age":3600}"#),
     ("delete /v1/issuers/{iss}", "issuer_deleted", "/v1/issuers/new", ""),
-    ("put /v1/issuers/{iss}/clients/{client_id}", "client_put", "/v1/issuers/main/clients/extra", r#"{"id_token_signed_response_alg":"ES256"}"#),
-    ("post /v1/issuers/{iss}/clients", "client_put", "/v1/issuers/main/clients", r#"{"client_id":"more","id_token_signed_response_alg":"ES256"}"#),
+    (
+        "put /v1/issuers/{iss}/clients/{client_id}",
+        "client_put",
+        "/v1/issuers/main/clients/extra",
+        r#"{"id_token_signed_response_alg":"ES256"}"#,
+    ),
+    (
+        "post /v1/issuers/{iss}/clients",
+        "client_put",
+        "/v1/issuers/main/clients",
+        r#"{"client_id":"more","id_token_signed_response_alg":"ES256"}"#,
+    ),
     ("delete /v1/issuers/{iss}/clients/{client_id}", "client_deleted", "/v1/issuers/main/clients/extra", ""),
     ("post /v1/issuers/{iss}/clients/{client_id}/pause", "client_paused", "/v1/issuers/main/clients/wiki/pause", ""),
     ("post /v1/issuers/{iss}/clients/{client_id}/resume", "client_resumed", "/v1/issuers/main/clients/wiki/resume", ""),
@@ -407,7 +417,12 @@ const ACTS: &[(&str, &str, &str, &str)] = &[
     ("post /v1/audit/keys/rotate", "audit_key_rotated", "/v1/audit/keys/rotate", ""),
     ("post /v1/api-tokens", "api_token_created", "/v1/api-tokens", r#"{"role":"auditor"}"#),
     ("delete /v1/api-tokens/{id}", "api_token_revoked", "/v1/api-tokens/<token>", ""),
-    ("post /v1/issuers/{iss}/cut-offs", "cut_off_ordered", "/v1/issuers/main/cut-offs", r#"{"scope":{"sub":"alice"},"not_before":"<now>"}"#),
+    (
+        "post /v1/issuers/{iss}/cut-offs",
+        "cut_off_ordered",
+        "/v1/issuers/main/cut-offs",
+        r#"{"scope":{"sub":"alice"},"not_before":"<now>"}"#,
+    ),
     ("delete /v1/issuers/{iss}/cut-offs/{id}", "cut_off_lifted", "/v1/issuers/main/cut-offs/<cut-off>", ""),
     ("post /v1/issuers/{iss}/denylist", "token_denied", "/v1/issuers/main/denylist", r#"{"jti":"a","expires_at":"<tomorrow>"}"#),
     ("delete /v1/issuers/{iss}/denylist/{id}", "denial_lifted", "/v1/issuers/main/denylist/<denial>", ""),
@@ -416,7 +431,12 @@ const ACTS: &[(&str, &str, &str, &str)] = &[
     ("post /v1/issuers/{iss}/deliveries/{id}/cancel", "delivery_cancelled", "/v1/issuers/main/deliveries/<delivery>/cancel", ""),
     ("post /v1/issuers/{iss}/deliveries/{id}/retry", "delivery_retried", "/v1/issuers/main/deliveries/<delivery>/retry", ""),
     ("post /v1/issuers/{iss}/deliveries/{id}/cancel", "delivery_cancelled", "/v1/issuers/main/deliveries/<delivery>/cancel", ""),
-    ("post /v1/issuers/{iss}/deliveries/replay", "deliveries_replayed", "/v1/issuers/main/deliveries/replay", r#"{"client_id":"wiki","state":["cancelled"]}"#),
+    (
+        "post /v1/issuers/{iss}/deliveries/replay",
+        "deliveries_replayed",
+        "/v1/issuers/main/deliveries/replay",
+        r#"{"client_id":"wiki","state":["cancelled"]}"#,
+    ),
     ("post /v1/issuers/{iss}/logouts/{id}/undo", "logout_undone", "/v1/issuers/main/logouts/<logout>/undo", ""),
     ("post /{iss}/revoke", "token_revoked", "/main/revoke", "token=rt-2"),
     ("post /v1/issuers/{iss}/sessions/reconcile", "sessions_reconciled", "/v1/issuers/main/sessions/reconcile", r#"{"live":[]}"#),
@@ -481,7 +501,11 @@ impl<'s> Acts<'s> {
         assert_eq!(record["act"], act, "{operation}: {record}");
         assert!(record["caller"].is_string() && record["role"].is_string() && record["remote"] == "127.0.0.1", "{operation}: {record}");
         if path != "/main/revoke" {
-            assert_eq!((&record["actor"], &record["detail"]["note"]), (&json!("carol@desk"), &json!("by the book")), "{operation}: {record}");
+            assert_eq!(
+                (&record["actor"], &record["detail"]["note"]),
+                (&json!("carol@desk"), &json!("by the book")),
+                "{operation}: {record}"
+            );
         }
         self.learn(act, &answer.body).await;
     }

@@ -22,8 +22,18 @@ const TOKENS: &str = "/v1/issuers/main/refresh-tokens";
 /// Whom it is about, and every name of theirs.
 const ALICE: &str = "sub-of-alice-7f3a";
 const NAMES: [&str; 12] = [
-    ALICE, "sid-of-alice-1", "sid-of-alice-2", "sid-of-alice-3", "own-sid-at-wiki", "pairwise-at-wiki", "198.51.100.77", "Alice's own browser", "laptop of alice",
-    "device-of-alice", "email:alice@example.org", "written by hand about her",
+    ALICE,
+    "sid-of-alice-1",
+    "sid-of-alice-2",
+    "sid-of-alice-3",
+    "own-sid-at-wiki",
+    "pairwise-at-wiki",
+    "198.51.100.77",
+    "Alice's own browser",
+    "laptop of alice",
+    "device-of-alice",
+    "email:alice@example.org",
+    "written by hand about her",
 ];
 
 /// Every value of every column of every table, as text.
@@ -32,26 +42,34 @@ async fn dump(database: &Database) -> String {
         Engine::Sqlite => {
             let mut connection = sqlx::SqliteConnection::connect(&database.url).await.unwrap();
             let tables: Vec<String> =
-                sqlx::query_scalar("SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'").fetch_all(&mut connection).await.unwrap();
+                sqlx::query_scalar("SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'")
+                    .fetch_all(&mut connection)
+                    .await
+                    .unwrap();
             let mut text = String::new();
             for table in tables {
                 let columns: Vec<String> =
                     sqlx::query_scalar("SELECT name FROM pragma_table_info($1)").bind(&table).fetch_all(&mut connection).await.unwrap();
                 let all = columns.iter().map(|column| format!("quote({column})")).collect::<Vec<_>>().join(" || ' ' || ");
-                let rows: Vec<String> = sqlx::query_scalar(sqlx::AssertSqlSafe(format!("SELECT {all} FROM {table}"))).fetch_all(&mut connection).await.unwrap();
+                let rows: Vec<String> =
+                    sqlx::query_scalar(sqlx::AssertSqlSafe(format!("SELECT {all} FROM {table}"))).fetch_all(&mut connection).await.unwrap();
                 rows.iter().for_each(|row| text.push_str(&format!("{table}: {row}\n")));
             }
             text
         }
         Engine::Postgres => {
             let mut connection = sqlx::PgConnection::connect(&database.url).await.unwrap();
-            let tables: Vec<String> = sqlx::query_scalar("SELECT table_name::text FROM information_schema.tables WHERE table_schema = current_schema()")
-                .fetch_all(&mut connection)
-                .await
-                .unwrap();
+            let tables: Vec<String> =
+                sqlx::query_scalar("SELECT table_name::text FROM information_schema.tables WHERE table_schema = current_schema()")
+                    .fetch_all(&mut connection)
+                    .await
+                    .unwrap();
             let mut text = String::new();
             for table in tables {
-                let rows = sqlx::query(sqlx::AssertSqlSafe(format!("SELECT row_to_json(t)::text FROM {table} AS t"))).fetch_all(&mut connection).await.unwrap();
+                let rows = sqlx::query(sqlx::AssertSqlSafe(format!("SELECT row_to_json(t)::text FROM {table} AS t")))
+                    .fetch_all(&mut connection)
+                    .await
+                    .unwrap();
                 rows.iter().for_each(|row| text.push_str(&format!("{table}: {}\n", row.get::<String, _>(0))));
             }
             text

@@ -92,7 +92,9 @@ async fn events(conn: &mut Conn, issuer: &IssuerId, sight: &Sight) -> Result<Vec
         }
     }
     for chunk in sight.sessions.chunks(ROWS_MAX) {
-        for (column, table, of) in [("ended_by", "sessions", "id"), ("ended_by", "participants", "session_id"), ("event_id", "deliveries", "session_id")] {
+        for (column, table, of) in
+            [("ended_by", "sessions", "id"), ("ended_by", "participants", "session_id"), ("event_id", "deliveries", "session_id")]
+        {
             let mut sql = Builder::new(format!("SELECT DISTINCT {column} FROM {table} WHERE {column} IS NOT NULL AND {of} IN "));
             push_list(&mut sql, chunk.iter().map(String::as_str));
             found.extend(sql.build_query_scalar::<String>().fetch_all(&mut *conn).await?);
@@ -186,7 +188,8 @@ pub(in crate::store) async fn erase(conn: &mut Conn, context: &Context, order: &
 
 /// When the last of the cut-offs that are there now goes.
 async fn kept_until(conn: &mut Conn, issuer: &IssuerId, now: Timestamp) -> Result<Timestamp, StoreError> {
-    let max_age: i64 = sqlx::query_scalar("SELECT session_max_age_ms FROM issuers WHERE id = $1").bind(issuer.as_str()).fetch_one(conn).await?;
+    let max_age: i64 =
+        sqlx::query_scalar("SELECT session_max_age_ms FROM issuers WHERE id = $1").bind(issuer.as_str()).fetch_one(conn).await?;
     Ok(Timestamp::from_millis(now.millis() + CUT_OFFS_KEPT_MS.max(CUT_OFFS_KEPT_MS / 2 + max_age)))
 }
 
@@ -262,7 +265,9 @@ async fn of_sessions(conn: &mut Conn, person: Person<'_>, table: &str, of: &str,
 
 async fn deliveries(conn: &mut Conn, person: Person<'_>) -> Result<u64, StoreError> {
     for chunk in person.sight.sessions.chunks(ROWS_MAX) {
-        let mut excerpts = Builder::new("UPDATE attempts SET excerpt = NULL WHERE excerpt IS NOT NULL AND delivery_id IN (SELECT id FROM deliveries WHERE session_id IN ");
+        let mut excerpts = Builder::new(
+            "UPDATE attempts SET excerpt = NULL WHERE excerpt IS NOT NULL AND delivery_id IN (SELECT id FROM deliveries WHERE session_id IN ",
+        );
         push_list(&mut excerpts, chunk.iter().map(String::as_str));
         excerpts.push(")").build().execute(&mut *conn).await?;
         let mut relayed = Builder::new("DELETE FROM relayed_tokens WHERE delivery_id IN (SELECT id FROM deliveries WHERE session_id IN ");
@@ -339,7 +344,8 @@ async fn cut_offs(conn: &mut Conn, person: Person<'_>) -> Result<u64, StoreError
     type Row = (String, String, Option<String>, Option<String>);
     let names: Vec<&String> = person.sight.names.iter().collect();
     for chunk in names.chunks(ROWS_MAX / 4) {
-        let scopes: Vec<String> = chunk.iter().flat_map(|name| ["subject", "session", "device"].map(|kind| format!("{kind}{PART}{name}"))).collect();
+        let scopes: Vec<String> =
+            chunk.iter().flat_map(|name| ["subject", "session", "device"].map(|kind| format!("{kind}{PART}{name}"))).collect();
         let mut sql = Builder::new("SELECT id, scope, except_sid, except_names FROM cut_offs WHERE issuer_id = ");
         sql.push_bind(person.issuer.as_str().to_owned()).push(" AND scope IN ");
         push_list(&mut sql, scopes.iter().map(String::as_str));
@@ -348,7 +354,9 @@ async fn cut_offs(conn: &mut Conn, person: Person<'_>) -> Result<u64, StoreError
     }
     let mut sql = Builder::new("SELECT id, scope, except_sid, except_names FROM cut_offs WHERE issuer_id = ");
     sql.push_bind(person.issuer.as_str().to_owned());
-    sql.push(" AND (except_names IS NOT NULL OR scope LIKE 'subject at client%' OR scope LIKE 'session at client%' OR scope LIKE 'client s%')");
+    sql.push(
+        " AND (except_names IS NOT NULL OR scope LIKE 'subject at client%' OR scope LIKE 'session at client%' OR scope LIKE 'client s%')",
+    );
     let found: Vec<Row> = sql.build_query_as().fetch_all(&mut *conn).await?;
     rows.extend(found.into_iter().map(|(id, scope, sid, names)| (id, (scope, sid, names))));
     let mut rewritten = 0;
@@ -408,7 +416,9 @@ async fn leave_cut_offs(conn: &mut Conn, context: &Context, person: Person<'_>, 
         }
     }
     for rows in left.chunks(ROWS_MAX) {
-        let mut sql = Builder::new("INSERT INTO cut_offs (id, issuer_id, scope, not_before, event_id, compromise, offline, created_at, ordered, expires_at) ");
+        let mut sql = Builder::new(
+            "INSERT INTO cut_offs (id, issuer_id, scope, not_before, event_id, compromise, offline, created_at, ordered, expires_at) ",
+        );
         sql.push_values(rows, |mut row, one| {
             let expires_at = one.by_age.then(|| person.now.millis() + ACCESS_TOKEN_MAX_MS);
             row.push_bind(context.entropy.id::<CutOffId>(person.now).as_str().to_owned())
@@ -439,7 +449,8 @@ async fn tokens(conn: &mut Conn, person: Person<'_>) -> Result<u64, StoreError> 
         }
     }
     for chunk in person.sight.grants.chunks(ROWS_MAX) {
-        let mut sql = Builder::new("UPDATE refresh_tokens SET sealed = NULL, sealed_until = NULL WHERE sealed IS NOT NULL AND grant_id IN ");
+        let mut sql =
+            Builder::new("UPDATE refresh_tokens SET sealed = NULL, sealed_until = NULL WHERE sealed IS NOT NULL AND grant_id IN ");
         push_list(&mut sql, chunk.iter().map(String::as_str));
         sql.build().execute(&mut *conn).await?;
     }

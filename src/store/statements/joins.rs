@@ -486,7 +486,8 @@ pub(super) async fn token(
         return Ok(known.map(|known| TokenStanding { active: known.active && !suspended, ..known }));
     }
     let Some(capped) = capped(desk, owner, &policy, details) else { return Ok(Err(ReportRefused::LifetimeOverLimit)) };
-    let cut_offs: Vec<CutOff> = cut_offs::covering_each(conn, &desk.context.veil, desk.issuer, names, Which::OfEvents).await?.into_iter().flatten().collect();
+    let cut_offs: Vec<CutOff> =
+        cut_offs::covering_each(conn, &desk.context.veil, desk.issuer, names, Which::OfEvents).await?.into_iter().flatten().collect();
     let decision = (desk.rules.token)(&TokenReportFacts {
         session_end: owner.session.and_then(|session| session.end.as_ref()),
         session_live: owner.session.is_some_and(|session| session.end.is_none()),

@@ -174,7 +174,8 @@ async fn session(conn: &mut Conn, desk: Desk<'_>, issuer: &IssuerRecord, report:
         SessionName::Key(_) | SessionName::Subject(_) => None,
     };
     let names = Known { sub: Some(&report.sub), sid, ..Known::default() };
-    let cut_offs = if live.is_some() { Vec::new() } else { cut_offs::covering(conn, &desk.context.veil, desk.issuer, names, Which::OfEvents).await? };
+    let cut_offs =
+        if live.is_some() { Vec::new() } else { cut_offs::covering(conn, &desk.context.veil, desk.issuer, names, Which::OfEvents).await? };
     let live_sub = live.as_ref().and_then(|row| row.sub.clone()).map(Subject::stored);
     let ended_fact = ended.as_ref().and_then(|row| {
         let sub = row.sub.clone().map(Subject::stored);
