@@ -336,7 +336,6 @@ mod tests {
                 client_suspended_at: None,
                 newest: Newest::NotAsked,
                 grant: GrantFact::Bound(SessionFact::Live { started_at: T, epoch: 0, over_at: None }),
-                gap: None,
                 cut_offs: Vec::new(),
                 gap: None,
             },

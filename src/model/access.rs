@@ -81,6 +81,7 @@ impl Permission {
             | Self::ReadRegistry
             | Self::Administer
             | Self::ManageApiTokens
+            | Self::Erase
             | Self::ReadAudit
             | Self::ReadMetrics => Load::Other,
         }
