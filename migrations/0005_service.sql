@@ -52,7 +52,7 @@ CREATE TABLE audit_checkpoints (
     jws   TEXT   NOT NULL
 );
 
--- Whom erasing made nobody.
+-- Whom erasing made nobody needs no table: where a name stood, its digest stands.
 
 -- What a restored database cannot know: what happened between its backup and its first start. While one is open, tokens from before its end are not
 -- good unless their session was reported since, or, with a sid, was in a list of the provider's that was made since.

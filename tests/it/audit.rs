@@ -440,6 +440,8 @@ const ACTS: &[(&str, &str, &str, &str)] = &[
     ("post /v1/issuers/{iss}/logouts/{id}/undo", "logout_undone", "/v1/issuers/main/logouts/<logout>/undo", ""),
     ("post /{iss}/revoke", "token_revoked", "/main/revoke", "token=rt-2"),
     ("post /v1/issuers/{iss}/sessions/reconcile", "sessions_reconciled", "/v1/issuers/main/sessions/reconcile", r#"{"live":[]}"#),
+    ("post /v1/issuers/{iss}/gaps", "gap_opened", "/v1/issuers/main/gaps", r#"{"since":"<then>"}"#),
+    ("post /v1/issuers/{iss}/gaps/{id}/close", "gap_closed", "/v1/issuers/main/gaps/<gap>/close", ""),
     ("delete /v1/issuers/{iss}/subjects", "subject_erased", "/v1/issuers/main/subjects", r#"{"sub":"never seen"}"#),
 ];
 
@@ -462,6 +464,7 @@ impl<'s> Acts<'s> {
         let given = BTreeMap::from([
             ("<pem>".to_owned(), json!({"pem": include_str!("pem/ed.pem")}).to_string()),
             ("<now>".to_owned(), at(stage)),
+            ("<then>".to_owned(), at(stage)),
             ("<tomorrow>".to_owned(), (stage.server.clock.now().plus(Duration::from_hours(24))).to_string()),
         ]);
         // What began a minute ago is spared by no list.
@@ -520,6 +523,7 @@ impl<'s> Acts<'s> {
                 given.insert("<key>".to_owned(), text(&next["kid"]));
             }
             "api_token_created" => drop(given.insert("<token>".to_owned(), text(&answer["id"]))),
+            "gap_opened" => drop(given.insert("<gap>".to_owned(), text(&answer["id"]))),
             "cut_off_ordered" => drop(given.insert("<cut-off>".to_owned(), text(&answer["id"]))),
             "token_denied" => drop(given.insert("<denial>".to_owned(), text(&answer["id"]))),
             "logout_posted" => {
