@@ -9,8 +9,10 @@ use crate::http::shapes::ParticipantShape;
 use crate::http::wire::{text, value};
 use crate::http::{AppState, At, Code, List, Path, Problem, ProblemDocument, Query, Reply, Routes, StrictJson, Text, needs, page};
 use crate::model::Sid;
+use crate::model::gap::OpenGaps;
 use crate::model::session::{Device, Life, SessionName, SessionView};
 use crate::model::token::TokenEventView;
+use crate::plan::activity::is_session_in_gap;
 use crate::store::{SessionFilter, SessionSearch};
 
 /// The session windows.
@@ -36,6 +38,10 @@ pub struct SessionShape {
     created_at: text::Timestamp,
     ended_at: Option<text::Timestamp>,
     participants: Vec<ParticipantShape>,
+    /// True where nobody knows whether it still lives, since the database was restored: its tokens are inactive until it is reported again. Absent
+    /// otherwise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    in_gap: Option<bool>,
     /// What was noticed about its tokens, such as the reuse of a replaced one; only where one session is shown.
     #[serde(skip_serializing_if = "Option::is_none")]
     token_events: Option<Vec<TokenEventShape>>,
@@ -88,9 +94,16 @@ impl From<SessionView> for SessionShape {
             created_at: Text(view.created_at),
             ended_at: view.ended_at.map(Text),
             participants: view.participants.into_iter().map(ParticipantShape::from).collect(),
+            in_gap: None,
             token_events: None,
         }
     }
+}
+
+/// A session as it stands: also whether a gap hides how it does.
+pub(super) fn standing(view: SessionView, gaps: Option<OpenGaps>) -> SessionShape {
+    let in_gap = gaps.is_some_and(|open| is_session_in_gap(&view, open)).then_some(true);
+    SessionShape { in_gap, ..view.into() }
 }
 
 /// Which sessions.
@@ -125,9 +138,10 @@ pub async fn list_sessions(
     Query(query): Query<SessionQuery>,
 ) -> Result<Reply<List<SessionShape>>, Problem> {
     let by = value(query.client_id).map(SessionSearch::Client);
+    let gaps = app.store.open_gaps_at(&at.0.issuer.id).await?;
     let filter = SessionFilter { issuer: at.0.issuer.id, state: value(query.state), by };
     let listed = app.store.sessions(filter, page(query.limit, query.after)).await?;
-    Ok(Reply::ok(List::of(listed, SessionShape::from)))
+    Ok(Reply::ok(List::of(listed, |view| standing(view, gaps))))
 }
 
 /// Show a session: the live one of that `sid`, else the latest.
@@ -146,7 +160,8 @@ pub async fn get_session(
     let name = SessionName::Sid(Sid::parse(sid).map_err(|_| unknown())?);
     let view = app.store.session(&at.0.issuer.id, &name).await?.ok_or_else(unknown)?;
     let events = app.store.token_events(&view.id).await?.into_iter().map(TokenEventShape::from).collect();
-    Ok(Reply::ok(SessionShape { token_events: Some(events), ..view.into() }))
+    let gaps = app.store.open_gaps_at(&at.0.issuer.id).await?;
+    Ok(Reply::ok(SessionShape { token_events: Some(events), ..standing(view, gaps) }))
 }
 
 /// What is known of the sessions looked for: exactly one of its members.
@@ -197,9 +212,10 @@ pub async fn search_sessions(
     Query(query): Query<PageQuery>,
     StrictJson(body): StrictJson<SearchBody>,
 ) -> Result<Reply<List<SessionShape>>, Problem> {
+    let gaps = app.store.open_gaps_at(&at.0.issuer.id).await?;
     let filter = SessionFilter { issuer: at.0.issuer.id, state: value(query.state), by: Some(body.search()?) };
     let listed = app.store.sessions(filter, page(query.limit, query.after)).await?;
-    Ok(Reply::ok(List::of(listed, SessionShape::from)))
+    Ok(Reply::ok(List::of(listed, |view| standing(view, gaps))))
 }
 
 /// Which page of what was found.
@@ -257,6 +273,7 @@ mod tests {
             aliases: Vec::new(),
             device: Device::default(),
             created_at: t,
+            reported_at: t,
             ended_at: Some(t),
             ended_by: Some(event.clone()),
             participants: Vec::new(),

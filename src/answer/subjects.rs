@@ -5,9 +5,10 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::routes;
 
-use super::sessions::SessionShape;
+use super::sessions::{SessionShape, standing};
 use crate::http::wire::text;
 use crate::http::{AppState, At, Problem, ProblemDocument, Reply, Routes, StrictJson, Text, needs};
+use crate::model::gap::OpenGaps;
 use crate::store::{OpenWhy, StillOpen, SubjectRecord};
 
 /// The subject windows.
@@ -77,10 +78,10 @@ impl From<StillOpen> for StillOpenShape {
     }
 }
 
-impl From<SubjectRecord> for SubjectShape {
-    fn from(record: SubjectRecord) -> Self {
+impl SubjectShape {
+    fn of(record: SubjectRecord, gaps: Option<OpenGaps>) -> Self {
         Self {
-            sessions: record.sessions.into_iter().map(SessionShape::from).collect(),
+            sessions: record.sessions.into_iter().map(|view| standing(view, gaps)).collect(),
             still_open: record.still_open.into_iter().map(StillOpenShape::from).collect(),
         }
     }
@@ -100,7 +101,8 @@ pub async fn subject_status(
     StrictJson(body): StrictJson<SubjectBody>,
 ) -> Result<Reply<SubjectShape>, Problem> {
     let record = app.store.subject_record(&at.0.issuer.id, &body.sub.0).await?;
-    Ok(Reply::ok(record.into()))
+    let gaps = app.store.open_gaps_at(&at.0.issuer.id).await?;
+    Ok(Reply::ok(SubjectShape::of(record, gaps)))
 }
 
 #[cfg(test)]

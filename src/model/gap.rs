@@ -44,13 +44,20 @@ pub struct Gap {
     pub closed: Option<(Timestamp, GapClosedBy)>,
 }
 
-/// What an open gap means for a token: how long it lasted, and what was said since.
+/// How long the open gaps of an issuer lasted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct GapFact {
-    /// When the last of its issuer's open gaps ended.
+pub struct OpenGaps {
+    /// When the last of them ended.
     pub ends_at: Timestamp,
     /// The same of those after which the provider has not listed what lives.
     pub unlisted_ends_at: Option<Timestamp>,
+}
+
+/// What an open gap means for a token: how long it lasted, and what was said since.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GapFact {
+    /// The open gaps of its issuer.
+    pub open: OpenGaps,
     /// When it, or its family, was known first: the earlier of issued and registered; none where nobody knows.
     pub known_at: Option<Timestamp>,
     /// What was said of its session.

@@ -60,8 +60,10 @@ pub struct SessionView {
     pub aliases: Vec<Alias>,
     /// Where it was begun.
     pub device: Device,
-    /// When it was reported.
+    /// When it was reported first.
     pub created_at: Timestamp,
+    /// When a report last spoke of it.
+    pub reported_at: Timestamp,
     /// When it ended, by the clock of what ended it.
     pub ended_at: Option<Timestamp>,
     /// What ended it.

@@ -9,7 +9,8 @@ use std::time::Duration;
 use super::time::{Coverage, covers, gravity_of};
 use crate::model::Timestamp;
 use crate::model::cut_off::{CutOff, Ends, Origin};
-use crate::model::gap::{GapFact, Said};
+use crate::model::gap::{GapFact, OpenGaps, Said};
+use crate::model::session::SessionView;
 use crate::model::token::{GrantFact, Newest, SessionFact, TokenFacts, UnknownSession};
 
 /// How far a provider's clock may be ahead of ours before a token of its is too young to be good (RFC 7519 4.1.5).
@@ -109,12 +110,19 @@ fn applies(why: Why, facts: &TokenFacts, now: Timestamp) -> bool {
     }
 }
 
+/// Whether a session lives here of which nobody knows whether it does: what hangs on it is inactive.
+pub fn is_session_in_gap(session: &SessionView, open: OpenGaps) -> bool {
+    let said = if session.sid.is_some() { Said::Named } else { Said::Nameless };
+    let gap = GapFact { open, known_at: Some(session.created_at), session: said(session.reported_at) };
+    session.ended_at.is_none() && is_in_gap(&gap)
+}
+
 /// What was known before a gap's end may have ended in it, unless its session was reported since, or listed since where a list would name it. What is
 /// of the very instant of its end counts as before: providers' times have whole seconds.
 fn is_in_gap(gap: &GapFact) -> bool {
     let ends_at = match gap.session {
-        Said::Named(_) => gap.unlisted_ends_at,
-        Said::Nameless(_) | Said::Nothing => Some(gap.ends_at),
+        Said::Named(_) => gap.open.unlisted_ends_at,
+        Said::Nameless(_) | Said::Nothing => Some(gap.open.ends_at),
     };
     let Some(ends_at) = ends_at else { return false };
     let reported = match gap.session {
@@ -227,7 +235,7 @@ mod tests {
         GrantFact::Bound(SessionFact::Live { started_at, epoch: 0, over_at: None })
     }
 
-    const GAP: GapFact = GapFact { ends_at: T, unlisted_ends_at: Some(T), known_at: None, session: Said::Nothing };
+    const GAP: GapFact = GapFact { open: OpenGaps { ends_at: T, unlisted_ends_at: Some(T) }, known_at: None, session: Said::Nothing };
 
     fn in_gap(gap: GapFact) -> TokenFacts {
         TokenFacts { gap: Some(gap), ..NOTHING_AGAINST_IT }
@@ -351,13 +359,14 @@ mod tests {
                 assert!(!is_active(GapFact { known_at, session, ..GAP }), "{session:?} {known_at:?}");
             }
             assert!(is_active(GapFact { known_at: after, session, ..GAP }), "known since: {session:?}");
-            let listed = GapFact { unlisted_ends_at: None, known_at: before, session, ..GAP };
+            let listed = GapFact { open: OpenGaps { unlisted_ends_at: None, ..GAP.open }, known_at: before, session };
             assert_eq!(is_active(listed), matches!(session, Said::Named(_)), "a list speaks of what it names: {session:?}");
         }
         for session in [Said::Nameless(T), Said::Named(T)] {
             assert!(is_active(GapFact { known_at: before, session, ..GAP }), "reported since: {session:?}");
         }
-        let twice = GapFact { ends_at: at(5), unlisted_ends_at: Some(at(5)), known_at: before, session: Said::Named(at(1)) };
+        let open = OpenGaps { ends_at: at(5), unlisted_ends_at: Some(at(5)) };
+        let twice = GapFact { open, known_at: before, session: Said::Named(at(1)) };
         assert!(!is_active(twice), "what was said between two gaps is not said after the second");
     }
 

@@ -47,7 +47,7 @@ use crate::model::delivery::{DeliveryView, Lane, Leased};
 use crate::model::denial::{Denial, Denied};
 use crate::model::effects::{OpeningRule, Reach, ReportRules, WorkRules};
 use crate::model::event::Receipt;
-use crate::model::gap::Gap;
+use crate::model::gap::{Gap, OpenGaps};
 use crate::model::issuer::{IssuerRecord, ProviderDocument};
 use crate::model::key::{KeyRecord, Sighting};
 use crate::model::lane::{Deal, LaneRecord};
@@ -440,6 +440,11 @@ impl Store {
     /// Gaps of an issuer, open and closed, newest first.
     pub async fn gaps(&self, issuer: &IssuerId, page: Page) -> Result<Listed<Gap>, StoreError> {
         read!(self, gaps::listed(issuer, &page))
+    }
+
+    /// How long the open gaps of an issuer lasted; none where none is open.
+    pub async fn open_gaps_at(&self, issuer: &IssuerId) -> Result<Option<OpenGaps>, StoreError> {
+        read!(self, gaps::open_at(issuer))
     }
 
     /// How many gaps are open at all issuers together.

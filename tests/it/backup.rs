@@ -121,6 +121,9 @@ on_both_engines! {
         assert_eq!(active(&stage, &ALL).await, [""; 0]);
         assert_eq!(stage.server.nobody().get("/readyz").await.expect(200)["open_gaps"], 1);
 
+        let session = stage.admin.get("/v1/issuers/main/sessions/s-2").await.expect(200);
+        assert_eq!((&session["state"], &session["in_gap"]), (&json!("live"), &json!(true)), "{session}");
+
         // A refresh is refused, and nobody is taken for a thief.
         let refresh = json!({"client_id": "wiki", "token": "rt-s-2", "successor": "rt-s-2-next"});
         let answer = stage.provider.post(&format!("{TOKENS}/rotate"), refresh).await.expect(400);
@@ -132,6 +135,8 @@ on_both_engines! {
         assert!(is_active(&stage.provider, "rt-s-3").await);
         stage.provider.put("/v1/issuers/main/sessions/s-1", json!({"sub": "s-1"})).await.expect(200);
         assert_eq!(active(&stage, &ALL).await, ["rt-s-1", "at-s-1"]);
+        let status = stage.admin.post("/v1/issuers/main/subjects/status", json!({"sub": "s-1"})).await.expect(200);
+        assert!(status["sessions"][0].get("in_gap").is_none(), "{status}");
 
         let closed = stage.admin.post(&format!("{gap}/close"), json!(null)).await.expect(200);
         assert_eq!(closed["closed_by"], "operator", "{closed}");

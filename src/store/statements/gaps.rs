@@ -3,7 +3,7 @@
 use super::{Builder, Conn, corrupt, dialect, instant, listed as cut, push_page, registry, word};
 use crate::model::access::Caller;
 use crate::model::audit::Act;
-use crate::model::gap::{Gap, GapCause, GapClosedBy};
+use crate::model::gap::{Gap, GapCause, GapClosedBy, OpenGaps};
 use crate::model::page::{Cursor, Listed, Page};
 use crate::model::{GapId, IssuerId, Timestamp};
 use crate::store::{AuditEntry, BACKUP_TAKEN_AT, Context, Ending, GapOrder, OPEN_GAPS_MAX, StoreError};
@@ -141,6 +141,17 @@ const OPEN: &str = "SELECT CAST(count(*) AS BIGINT) FROM gaps WHERE closed_at IS
 /// How many are open, at all issuers.
 pub(in crate::store) async fn open_now(conn: &mut Conn) -> Result<u64, StoreError> {
     Ok(super::count(sqlx::query_scalar(OPEN).fetch_one(conn).await?))
+}
+
+/// How long the open gaps of an issuer lasted; none where none is open.
+pub(in crate::store) async fn open_at(conn: &mut Conn, issuer: &IssuerId) -> Result<Option<OpenGaps>, StoreError> {
+    let (ends_at, unlisted_ends_at): (Option<i64>, Option<i64>) = sqlx::query_as(
+        "SELECT max(ends_at), max(CASE WHEN listed_at IS NULL THEN ends_at END) FROM gaps WHERE issuer_id = $1 AND closed_at IS NULL",
+    )
+    .bind(issuer.as_str())
+    .fetch_one(conn)
+    .await?;
+    Ok(instant(ends_at).map(|ends_at| OpenGaps { ends_at, unlisted_ends_at: instant(unlisted_ends_at) }))
 }
 
 /// What no list of sessions speaks of, at an issuer and from before a gap's end: sessions without a `sid`, and families that hang on no session that

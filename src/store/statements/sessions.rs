@@ -11,7 +11,7 @@ use crate::store::{Context, OpenWhy, SessionFilter, SessionSearch, StillOpen, St
 
 pub(super) const SESSION: &str = "id, issuer_id, sid, provider_key, sub, started_at, expires_at, idle_expires_at, device_id, device_label, \
                                   device_ip, device_agent, created_at, ended_at, ended_by, ended_offline, ended_grave, \
-                                  ended_target";
+                                  ended_target, reported_at";
 
 #[derive(Clone, sqlx::FromRow)]
 pub(super) struct SessionRow {
@@ -34,6 +34,7 @@ pub(super) struct SessionRow {
     pub(super) ended_grave: bool,
     /// What the end named; none while it lives, and when the end's record is no longer kept.
     pub(super) ended_target: Option<String>,
+    pub(super) reported_at: i64,
 }
 
 impl SessionRow {
@@ -50,6 +51,7 @@ impl SessionRow {
             aliases,
             device: Device { id: self.device_id, label: self.device_label, ip: self.device_ip, user_agent: self.device_agent },
             created_at: Timestamp::from_millis(self.created_at),
+            reported_at: Timestamp::from_millis(self.reported_at),
             ended_at: instant(self.ended_at),
             ended_by: self.ended_by.map(EventId::stored),
             participants,

@@ -2,7 +2,7 @@
 
 use super::cut_offs::{self, Known, Which};
 use super::{Builder, Conn, instant, policies, push_list};
-use crate::model::gap::{GapFact, Said};
+use crate::model::gap::{GapFact, OpenGaps, Said};
 use crate::model::issuer::{AccessTokens, Age, Expiry, IssuerRecord};
 use crate::model::report::TokenName;
 use crate::model::token::{AccessClaims, GrantFact, Newest, SessionFact, TokenFacts, TokenKind, TokenPolicy, UnknownSession};
@@ -317,8 +317,7 @@ impl Row {
             (Some(at), Some(_)) => Said::Named(at),
         };
         Some(GapFact {
-            ends_at: instant(self.gap_ends_at)?,
-            unlisted_ends_at: instant(self.gap_unlisted_ends_at),
+            open: OpenGaps { ends_at: instant(self.gap_ends_at)?, unlisted_ends_at: instant(self.gap_unlisted_ends_at) },
             known_at: instant([self.issued_at, self.known_at, self.family_at].into_iter().flatten().min()),
             session,
         })
