@@ -89,7 +89,7 @@ pub(super) fn forwarding(reader: &mut Reader) -> Forwarding {
     let trusted = reader.or("http.trusted_proxies", Vec::new(), proxies, |all| listed(all));
     let words = ForwardedBy::ALL.iter().map(|by| (by.as_str(), *by)).collect::<Vec<_>>();
     let by = reader.word("http.forwarded", ForwardedBy::XForwardedFor, &words);
-    if trusted.is_empty() && reader.is_given("http.forwarded") {
+    if trusted.is_empty() && by != ForwardedBy::XForwardedFor {
         reader.contradiction("http.forwarded", "http.trusted_proxies", "nobody is believed who could write that header");
     }
     Forwarding { trusted, by }
@@ -115,7 +115,7 @@ fn pace(reader: &mut Reader, prefix: &str) -> Option<Pace> {
     let (rate, burst) = (format!("{prefix}_per_s"), format!("{prefix}_burst"));
     let per_s = reader.number(&rate, 0_u16, 0..=u16::MAX);
     let at_once = reader.number(&burst, per_s.saturating_mul(BURST_S), 0..=u16::MAX);
-    if per_s == 0 && reader.is_given(&burst) {
+    if per_s == 0 && at_once > 0 {
         reader.contradiction(&burst, &rate, "without a rate nothing is limited");
     }
     if per_s > 0 && at_once == 0 {
