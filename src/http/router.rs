@@ -25,7 +25,7 @@ use super::problem::{Code, Fault, FieldError, Problem, ProblemDocument};
 use super::state::AppState;
 use crate::lifecycle::Tasks;
 use crate::model::trace::TraceContext;
-use crate::observe::traces::{Scope, SpanKind, Tracer, within};
+use crate::observe::traces::{Scope, Span, SpanKind, Tracer, within};
 use crate::observe::{Method, RequestFailed, RequestServed};
 use crate::seams::{Clock, Entropy};
 
@@ -157,7 +157,7 @@ async fn surround(State(around): State<Around>, request: Request, next: Next) ->
     let method = Method::named(request.method().as_str());
     let route = request.extensions().get::<MatchedPath>().cloned();
     let begun = around.clock.instant();
-    let mut span = around.tracer.begin(SpanKind::Server, span_name(method, route.as_ref()), given_trace(request.headers()));
+    let mut span = begin_span(&around.tracer, method, route.as_ref(), request.headers());
     let scope = Scope { tracer: around.tracer.clone(), trace: span.context(), request: Some(around.entropy.id(around.clock.now())) };
     let answered_within = scope.clone();
     let heard = CancellationToken::new();
@@ -186,6 +186,13 @@ async fn surround(State(around): State<Around>, request: Request, next: Next) ->
     }
     span.end();
     response
+}
+
+/// The span of a request. Where monitoring asks by itself, every few seconds, no trace begins.
+fn begin_span(tracer: &Tracer, method: Method, route: Option<&MatchedPath>, headers: &HeaderMap) -> Span {
+    let (name, given) = (span_name(method, route), given_trace(headers));
+    let is_polled = route.is_some_and(|route| matches!(route.as_str(), "/healthz" | "/readyz" | "/metrics"));
+    if is_polled { tracer.go_on(SpanKind::Server, name, given) } else { tracer.begin(SpanKind::Server, name, given) }
 }
 
 /// The method and the template of the route, never its values.
