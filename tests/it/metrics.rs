@@ -328,7 +328,8 @@ on_both_engines! {
         assert!(dashboard["panels"].as_array().is_some_and(|panels| panels.len() > 10));
         until("something was delivered and counted", || async {
             let samples = scrape(&stage.admin).await;
-            let seen = ["logoutd_pinned_client_pending", "logoutd_delivery_settled_age_seconds_bucket", "logoutd_lanes"];
+            let seen =
+                ["logoutd_pinned_client_pending", "logoutd_delivery_settled_age_seconds_bucket", "logoutd_lanes", "logoutd_audit_unsealed_seconds"];
             seen.iter().all(|name| samples.iter().any(|sample| sample.name == *name)).then_some(())
         })
         .await;

@@ -61,7 +61,7 @@ const RAISE: &str = "
            due_at = CASE WHEN a.message = excluded.message THEN a.due_at ELSE excluded.due_at END
     RETURNING first_at";
 
-pub(in crate::store) async fn raise(conn: &mut Conn, context: &Context, raised: &Vec<Raised>) -> Result<Ending<u64>, StoreError> {
+pub(in crate::store) async fn raise(conn: &mut Conn, context: &Context, raised: &[Raised]) -> Result<Ending<u64>, StoreError> {
     let now = dialect::now(conn, &context.clock).await?;
     let mut new = 0;
     // In one order, whoever raises several at once.
