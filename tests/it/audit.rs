@@ -285,7 +285,7 @@ on_both_engines! {
         let kept = head(&stage).await;
         stage.provider.post("/v1/issuers/main/logouts", json!({"target": {"sub": "unsealed"}, "reason": "admin"})).await.expect(201);
         stage.server.stop().await;
-        let server = Server::start(database).await;
+        let server = Server::start_with(database, logoutd::config::Mode::Dev, &[("LOGOUTD_SCHEDULE__AUDIT", "* * * * * *")]).await;
         let admin = server.admin();
         until("the new process has sealed what the old one left", || async {
             (admin.get("/v1/audit/head").await.expect(200)["unsealed"] == 0).then_some(())
