@@ -112,6 +112,9 @@ impl Entropy {
 /// What stands for the name of somebody who was erased: by issuer and name.
 type Veiling = dyn Fn(&str, &str) -> String + Send + Sync;
 
+/// The same at one issuer.
+pub type VeilHere<'v> = Box<dyn Fn(&str) -> String + Send + Sync + 'v>;
+
 /// Turns names into what nobody without the key can read back, and nobody without it can compare with a guess.
 ///
 /// A seam, since it takes a key, and where names are kept and looked up there are none. Empty until it is given one.
@@ -125,7 +128,7 @@ impl Veil {
     }
 
     /// What stands for names at an issuer; none without a key.
-    pub fn at<'v>(&'v self, issuer: &'v IssuerId) -> Option<Box<dyn Fn(&str) -> String + Send + Sync + 'v>> {
+    pub fn at<'v>(&'v self, issuer: &'v IssuerId) -> Option<VeilHere<'v>> {
         let veiling = self.0.get()?;
         Some(Box::new(move |name| veiling(issuer.as_str(), name)))
     }

@@ -171,7 +171,7 @@ on_both_engines! {
         execute(database, "DELETE FROM audit_heads WHERE seq > 7").await;
         let lines = exported(&stage.admin, "").await;
         assert_eq!(check(&lines, &trusted, &[]).unwrap().verified, 7);
-        assert_eq!(check(&lines, &trusted, &[kept.clone()]).unwrap_err(), Broken { seq: Some((8, 9)), why: Why::CutShort });
+        assert_eq!(check(&lines, &trusted, std::slice::from_ref(&kept)).unwrap_err(), Broken { seq: Some((8, 9)), why: Why::CutShort });
         // What is sealed after that does not lead to the head that was kept.
         stage.provider.post("/v1/issuers/main/logouts", json!({"target": {"sub": "x"}, "reason": "admin"})).await.expect(201);
         stage.provider.post("/v1/issuers/main/logouts", json!({"target": {"sub": "y"}, "reason": "admin"})).await.expect(201);

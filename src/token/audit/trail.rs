@@ -441,8 +441,8 @@ mod tests {
         let lines = six();
         let Line::Head { jws } = &lines[8] else { panic!("a head") };
         assert!(check(&lines[..6], &[]).is_ok());
-        assert_eq!(check(&lines[..6], &[jws.clone()]).unwrap_err(), Broken { seq: Some((5, 6)), why: Why::CutShort });
-        assert!(check(&lines, &[jws.clone()]).is_ok());
+        assert_eq!(check(&lines[..6], std::slice::from_ref(jws)).unwrap_err(), Broken { seq: Some((5, 6)), why: Why::CutShort });
+        assert!(check(&lines, std::slice::from_ref(jws)).is_ok());
         assert_eq!(why(&lines[..7]), (Some((5, 5)), Why::NoHead));
         // A head without its records.
         assert_eq!(why(&[&lines[..6], &lines[8..]].concat()), (Some((5, 6)), Why::Missing));
