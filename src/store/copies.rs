@@ -246,9 +246,9 @@ impl Part {
 
     /// Brings it to the disk and gives it its name, which nothing may have by now.
     fn name(self, to: &Path) -> Result<(), CopyError> {
-        let failed = |error: std::io::Error| match error.kind() {
-            std::io::ErrorKind::AlreadyExists => CopyError::Exists(to.to_owned()),
-            _ => CopyError::File(to.to_owned(), error),
+        let failed = |error: std::io::Error| {
+            let exists = error.kind() == std::io::ErrorKind::AlreadyExists;
+            if exists { CopyError::Exists(to.to_owned()) } else { CopyError::File(to.to_owned(), error) }
         };
         File::open(&self.0).and_then(|file| file.sync_all()).map_err(failed)?;
         // Unlike a renamed file, a linked one takes no other's place. The first name goes when this value does.

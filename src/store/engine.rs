@@ -109,9 +109,12 @@ pub(super) async fn open_sqlite(settings: &StoreSettings) -> Result<OpenedSqlite
     refuse_lazy_sqlite(&mut write).await?;
     let journal_mode: String = sqlx::query_scalar("PRAGMA journal_mode").fetch_one(&mut write).await?;
     let durability = vec![("synchronous", "full".to_owned()), ("journal_mode", journal_mode)];
-    MIGRATIONS.run(&mut write).await.map_err(|error| match error {
-        MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => of_file(&file, error),
-        other => of_migration(other),
+    MIGRATIONS.run(&mut write).await.map_err(|error| {
+        if let MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) = error {
+            of_file(&file, error)
+        } else {
+            of_migration(error)
+        }
     })?;
     refuse_read_only(&mut write).await.map_err(|error| of_file(&file, error))?;
     let marks = sqlx::query_as(MARKS).fetch_all(&mut write).await?;
@@ -167,11 +170,8 @@ pub(super) async fn migrate_postgres(connection: &mut PgConnection) -> Result<()
 }
 
 fn of_migration(error: MigrateError) -> OpenError {
-    match error {
-        // One that was applied and is not ours.
-        MigrateError::VersionMissing(version) => OpenError::Newer(version),
-        other => OpenError::Migration(other),
-    }
+    // One that was applied and is not ours.
+    if let MigrateError::VersionMissing(version) = error { OpenError::Newer(version) } else { OpenError::Migration(error) }
 }
 
 /// The first migration of a database that this version does not know.
@@ -261,9 +261,9 @@ pub(super) fn lock_beside(database: &Path) -> Result<File, OpenError> {
     let mut path = database.as_os_str().to_owned();
     path.push(".lock");
     let path = PathBuf::from(path);
-    let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => OpenError::NoDirectory(database.to_owned()),
-        _ => OpenError::File(path.clone(), error),
+    let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(|error| {
+        let nowhere = error.kind() == std::io::ErrorKind::NotFound;
+        if nowhere { OpenError::NoDirectory(database.to_owned()) } else { OpenError::File(path.clone(), error) }
     })?;
     match file.try_lock() {
         Ok(()) => Ok(file),
