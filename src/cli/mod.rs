@@ -70,7 +70,7 @@ enum Command {
     /// Where is this person still in? Sessions, and applications with why and until when
     Status(Lone<session::StatusArgs>),
     /// End sessions, or somebody's part at an application, and tell everybody who must know
-    Kill(Lone<kill::KillArgs>),
+    Kill(Box<Lone<kill::KillArgs>>),
     /// Logouts: their receipts, their progress, their undoing
     Logout(Family<logout::Command>),
     /// Sessions as they stand

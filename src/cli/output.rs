@@ -149,7 +149,7 @@ pub(super) fn to_the_second(instant: &str) -> String {
     }
 }
 
-/// What a program would print: a number and what it counts, in the singular where it is one.
+/// A number and what it counts, in the singular where it is one.
 pub(super) fn count(number: u64, one: &str, many: &str) -> String {
     if number == 1 { format!("1 {one}") } else { format!("{number} {many}") }
 }

@@ -110,26 +110,8 @@ async fn stream(server: &Server, place: &mut Place, teller: &Teller) -> Result<O
 
 /// Whether asking again may help.
 fn is_passing(error: &Error) -> bool {
-    match error {
-        Error::Unreachable { .. } => true,
-        Error::Refused(refusal) => matches!(refusal.status, 429 | 502..=504),
-        Error::Config(_)
-        | Error::App(_)
-        | Error::Variable { .. }
-        | Error::Misunderstood
-        | Error::TooMuch { .. }
-        | Error::File { .. }
-        | Error::Misuse { .. }
-        | Error::Declined
-        | Error::Unknown { .. }
-        | Error::Unconfirmed { .. }
-        | Error::LeftOff { .. }
-        | Error::Trial { .. }
-        | Error::NotFound { .. }
-        | Error::Left { .. }
-        | Error::NotWhole { .. }
-        | Error::Output(_) => false,
-    }
+    let is_refused_for_now = |error: &Error| matches!(error, Error::Refused(refusal) if matches!(refusal.status, 429 | 502..=504));
+    matches!(error, Error::Unreachable { .. }) || is_refused_for_now(error)
 }
 
 /// Tells of events as they come.

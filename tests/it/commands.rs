@@ -361,6 +361,28 @@ on_both_engines! {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_stops_watching_leaves_the_logout_going_on() {
+    use std::io::BufRead as _;
+    let database = Database::fresh(Engine::Sqlite).await.unwrap();
+    let stage = Stage::set(&database).await;
+    let (_wiki, _mail) = (stage.party("wiki", json!({})).await, stage.party("mail", json!({})).await);
+    let shell = Shell::at(&stage.server.base);
+    shell.done(&["client", "pause", "main", "mail"]);
+    stage.login("s-1", "alice", &["wiki", "mail"]).await;
+    let mut watching = shell.begin(&["kill", "main", "--sid", "s-1", "--watch"]);
+    let mut line = String::new();
+    std::io::BufReader::new(watching.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    assert!(line.contains("wiki (s-1) delivered"), "{line}");
+    assert!(Command::new("kill").args(["-INT", &watching.id().to_string()]).status().unwrap().success());
+    let ran = Ran::from(watching.wait_with_output().unwrap());
+    let id = stage.admin.items("/v1/issuers/main/logouts").await[0]["id"].clone();
+    let again = format!("the logout goes on; follow it again with: logoutd logout watch main {}", id.as_str().unwrap());
+    assert!(ran.status == 1 && ran.err.contains(&again), "{ran:?}");
+    shell.done(&["client", "resume", "main", "mail"]);
+    assert_eq!(settled(&stage, &id).await["deliveries"]["delivered"], 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refresh_token_is_killed_from_a_file_and_never_shown() {
     let database = Database::fresh(Engine::Sqlite).await.unwrap();
     let stage = Stage::set(&database).await;
