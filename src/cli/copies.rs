@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Error, Variables, print};
 use crate::app::copies;
@@ -63,10 +63,7 @@ pub(super) async fn back_up(args: BackupArgs, variables: Variables) -> Result<()
     let taken = copies::back_up(&config, &args.to).await?;
     let (to, key_file) = (args.to.display().to_string(), taken.key_file.map(|path| path.display().to_string()));
     if args.at.json {
-        let mut told = told(&taken.copied);
-        told["file"] = json!(to);
-        told["key_file"] = json!(key_file);
-        return print(&told.to_string());
+        return print(&told(&taken.copied, [("file", json!(to)), ("key_file", json!(key_file))]));
     }
     tell("backup", &to, &taken.copied)?;
     let key = key_file.unwrap_or_else(|| "which is in the configuration".to_owned());
@@ -79,10 +76,7 @@ pub(super) async fn restore(args: RestoreArgs, variables: Variables) -> Result<(
     let restored = copies::restore(&config, &args.file, args.taken_at, existing).await?;
     let (to, aside) = (config.database.url.to_string(), restored.aside.map(|path| path.display().to_string()));
     if args.at.json {
-        let mut told = told(&restored.copied);
-        told["database"] = json!(to);
-        told["aside"] = json!(aside);
-        return print(&told.to_string());
+        return print(&told(&restored.copied, [("database", json!(to)), ("aside", json!(aside))]));
     }
     tell("restored", &to, &restored.copied)?;
     if let Some(aside) = aside {
@@ -93,9 +87,11 @@ pub(super) async fn restore(args: RestoreArgs, variables: Variables) -> Result<(
     )
 }
 
-fn told(copied: &Copied) -> serde_json::Value {
+fn told(copied: &Copied, more: [(&str, Value); 2]) -> String {
     let Copied { taken_at, bytes, sessions, events } = copied;
-    json!({ "taken_at": taken_at.to_string(), "bytes": bytes, "sessions": sessions, "logouts": events })
+    let known =
+        [("taken_at", json!(taken_at.to_string())), ("bytes", json!(bytes)), ("sessions", json!(sessions)), ("logouts", json!(events))];
+    Value::Object(known.into_iter().chain(more).map(|(name, value)| (name.to_owned(), value)).collect()).to_string()
 }
 
 fn tell(what: &str, place: &str, copied: &Copied) -> Result<(), Error> {
