@@ -354,7 +354,7 @@ fn what_is_declared_is_json_as_it_would_be_posted_and_knows_where_each_member_st
     assert_eq!(main.clients[0].body, client);
     let line = |declaration: &Declaration, pointer: &str| match declaration.source(pointer) {
         Source::File { line, .. } => line,
-        other => panic!("{other}"),
+        other @ (Source::Default | Source::Variable(_) | Source::Argument(_)) => panic!("{other}"),
     };
     let lines = ["", "/id", "/allow_networks/1", "/revocation/client_secret", "/provider_logout/body/ratio", "/nowhere"]
         .map(|at| line(&main.registration, at));

@@ -12,12 +12,13 @@ use super::{Step, Tools, store_failed};
 use crate::lifecycle::Stop;
 use crate::model::Timestamp;
 use crate::model::access::{Behalf, Caller, Role};
+use crate::model::alarm::{AlarmKind, Raised};
 use crate::model::audit::{Act, AuditKey, AuditKeyState, AuditRecord, Checkpoint, Head, Link, Tip, TrailRecord};
 use crate::model::key::SigningAlg;
 use crate::observe::{AuditHeadSigned, AuditStanding};
 use crate::seams::Entropy;
 use crate::store::{AuditEntry, Sealing, Store, StoreError};
-use crate::token::audit::{genesis, link, sign_checkpoint, sign_head};
+use crate::token::audit::{first_broken, genesis, link, sign_checkpoint, sign_head};
 use crate::token::{SealingKey, SigningKey, generate};
 
 /// How many records one head is signed over at most.
@@ -65,11 +66,25 @@ pub async fn step(tools: &Tools) -> Result<Step, StoreError> {
         return Ok(Step::More);
     };
     let next = in_state(&keys, AuditKeyState::Next).map(|key| key.kid.clone());
+    let gone = state.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.tip.seq);
     let before = state.head.map_or_else(genesis, |head| head.tip);
+    prove(tools, gone, &before).await?;
     let order = batch(tools, records, &before, active, next).await?;
     // A batch that is not kept was somebody else's, or one of its records was changed meanwhile: the next look finds what is left.
     let kept = tools.store.seal_records(order).await?;
     Ok(if full && kept { Step::More } else { Step::Dry })
+}
+
+/// Looks at the newest of what is sealed before more is linked to it: who changed it is most likely to have done so lately. All of it is for
+/// `logoutd audit verify`.
+async fn prove(tools: &Tools, gone: u64, tip: &Tip) -> Result<(), StoreError> {
+    let after = gone.max(tip.seq.saturating_sub(u64::from(BATCH)));
+    let records = tools.store.sealed_records(after, BATCH).await?;
+    if let Some(seq) = first_broken(after, &records, tip) {
+        let message = format!("record {seq} of the audit trail is not what it was when it was sealed: `logoutd audit verify` says more");
+        tools.store.raise_alarms(vec![Raised::once(AlarmKind::AuditBroken, None, "audit trail", message)]).await?;
+    }
+    Ok(())
 }
 
 fn in_state(keys: &[AuditKey], state: AuditKeyState) -> Option<&AuditKey> {

@@ -135,6 +135,18 @@ on_both_engines! {
         }
     }
 
+    async fn whoever_seals_raises_an_alarm_about_a_record_that_was_changed_lately(database) {
+        let stage = with_history(database).await;
+        let alarms = async || stage.admin.get("/v1/alarms?state=open").await.expect(200)["items"].clone();
+        assert_eq!(alarms().await, json!([]));
+        execute(database, "UPDATE audit SET caller = 'nobody' WHERE seq = 7").await;
+        stage.provider.post("/v1/issuers/main/logouts", json!({"target": {"sub": "person-7"}, "reason": "admin"})).await.expect(201);
+        seal(&stage).await;
+        let raised = alarms().await;
+        assert_eq!((raised[0]["kind"].as_str(), raised.as_array().unwrap().len()), (Some("audit_broken"), 1), "{raised}");
+        assert!(raised[0]["message"].as_str().unwrap().contains("record 7 "), "{raised}");
+    }
+
     async fn what_was_removed_put_in_swapped_or_cut_off_is_found(database) {
         let stage = with_history(database).await;
         let (kept, trusted) = (head(&stage).await, keys(&stage).await);
@@ -416,6 +428,7 @@ const ACTS: &[(&str, &str, &str, &str)] = &[
     ("post /v1/keys/reseal", "secrets_resealed", "/v1/keys/reseal", ""),
     ("post /v1/audit/keys/rotate", "audit_key_rotated", "/v1/audit/keys/rotate", ""),
     ("post /v1/api-tokens", "api_token_created", "/v1/api-tokens", r#"{"role":"auditor"}"#),
+    ("post /v1/api-tokens/{id}/rotate", "api_token_rotated", "/v1/api-tokens/<token>/rotate", r#"{"overlap_s":60}"#),
     ("delete /v1/api-tokens/{id}", "api_token_revoked", "/v1/api-tokens/<token>", ""),
     (
         "post /v1/issuers/{iss}/cut-offs",

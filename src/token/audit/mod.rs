@@ -10,6 +10,6 @@ mod record;
 mod signed;
 mod trail;
 
-pub use record::{Unsound, digest_of, erase, genesis, link, next_in_chain, written};
+pub use record::{Unsound, digest_of, erase, first_broken, genesis, link, next_in_chain, written};
 pub use signed::{CHECKPOINT_TYP, HEAD_TYP, Misread, RECEIPT_TYP, SignedHead, sign_checkpoint, sign_head, sign_receipt, verify_receipt};
 pub use trail::{Broken, Line, Report, Trail, Why};

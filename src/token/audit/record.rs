@@ -7,7 +7,7 @@
 use base64::Engine as _;
 use serde_json::{Map, Value, json};
 
-use crate::model::audit::{AuditRecord, Link, Places, Tip};
+use crate::model::audit::{AuditRecord, Link, Places, Tip, TrailRecord};
 use crate::model::{Digest, EventId, IssuerId};
 use crate::seams::Entropy;
 use crate::token::BASE64URL;
@@ -46,6 +46,25 @@ pub fn link(before: &Tip, record: &AuditRecord, entropy: &Entropy) -> Result<Lin
     let digest = digest_of(&record, &salts, &Places::new())?;
     let Tip { seq, chain } = next_in_chain(before, &digest);
     Ok(Link { seq, digest, chain, salts, erased: Places::new() })
+}
+
+/// The first record beyond a number that is not what it was when it was linked, where the chain is said to end at `tip`.
+pub fn first_broken(after: u64, records: &[TrailRecord], tip: &Tip) -> Option<u64> {
+    let mut before: Option<Tip> = None;
+    for (seq, TrailRecord { record, link }) in (after + 1..).zip(records) {
+        let digest = link.as_ref().and_then(|link| digest_of(&written(record), &link.salts, &link.erased).ok());
+        let is_whole = link.as_ref().is_some_and(|link| {
+            let follows = before.is_none_or(|before| next_in_chain(&before, &link.digest).chain == link.chain);
+            link.seq == seq && digest == Some(link.digest) && follows
+        });
+        match link {
+            Some(link) if is_whole => before = Some(Tip { seq, chain: link.chain }),
+            Some(_) | None => return Some(seq),
+        }
+    }
+    let end = before.map_or(after, |end| end.seq);
+    let ends_there = before.map_or(after == tip.seq, |end| end == *tip);
+    (!ends_there).then_some(tip.seq.min(end + 1))
 }
 
 fn salt(entropy: &Entropy) -> String {
