@@ -102,6 +102,7 @@ on_both_engines! {
         let _parties = parties(&stage).await;
         let tools = Tools { keep: Keep { settled: DAY, ..stage.server.tools().keep }, ..stage.server.tools() };
         let (admin, enough) = (stage.server.admin(), tokio_util::sync::CancellationToken::new());
+        #[expect(clippy::disallowed_methods, reason = "whoever scrapes is another program; its runtime ends with the test")]
         let watching = {
             let (admin, enough) = (admin.clone(), enough.clone());
             tokio::spawn(async move {
