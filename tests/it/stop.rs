@@ -3,15 +3,13 @@
 use std::sync::Arc;
 
 use serde_json::json;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::Notify;
-use tokio::task::JoinSet;
 
 use crate::harness::DEADLINE;
 use crate::harness::api::Api;
 use crate::harness::database::{Database, Engine, on_both_engines};
-use crate::harness::party::{Party, Reply};
+use crate::harness::party::{Party, Reply, slow_party};
 use crate::harness::process::{Process, SEALING_KEY};
 use crate::harness::server::{ADMIN_TOKEN, ISSUER};
 use crate::harness::until;
@@ -47,23 +45,6 @@ async fn settled(provider: &Api, receipt: &str) -> serde_json::Value {
         (receipt["state"] == "settled").then_some(receipt)
     })
     .await
-}
-
-/// A relying party that answers its only request when it is told to, and is gone with the set.
-async fn slow_party(arrived: Arc<Notify>, answer: Arc<Notify>) -> (String, JoinSet<()>) {
-    let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let uri = format!("http://{}/logout", socket.local_addr().unwrap());
-    let mut party = JoinSet::new();
-    party.spawn(async move {
-        let (mut stream, _) = socket.accept().await.unwrap();
-        drop(socket);
-        let mut request = vec![0; 16 * 1024];
-        assert!(stream.read(&mut request).await.unwrap() > 0);
-        arrived.notify_one();
-        answer.notified().await;
-        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
-    });
-    (uri, party)
 }
 
 on_both_engines! {

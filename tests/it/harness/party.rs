@@ -11,6 +11,7 @@ use jsonwebtoken::{DecodingKey, Validation};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use super::api::http_client;
@@ -302,4 +303,21 @@ async fn keys_with(kid: &str, shared: &Shared) -> Result<JwkSet, String> {
             Ok(keys)
         }
     }
+}
+
+/// A relying party that answers its only request when it is told to, and is gone with the set.
+pub(crate) async fn slow_party(arrived: Arc<Notify>, answer: Arc<Notify>) -> (String, JoinSet<()>) {
+    let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let uri = format!("http://{}/logout", socket.local_addr().unwrap());
+    let mut party = JoinSet::new();
+    party.spawn(async move {
+        let (mut stream, _) = socket.accept().await.unwrap();
+        drop(socket);
+        let mut request = vec![0; 16 * 1024];
+        assert!(stream.read(&mut request).await.unwrap() > 0);
+        arrived.notify_one();
+        answer.notified().await;
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+    });
+    (uri, party)
 }
