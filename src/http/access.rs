@@ -19,6 +19,7 @@ use super::line::{Line, Note};
 use super::origin::origin;
 use super::problem::{Challenge, Code, Problem};
 use super::state::AppState;
+use super::throttle::{Judged, Suspect};
 use super::uses::note;
 use super::wire::Written;
 use crate::model::access::{ApiTokenRecord, Behalf, Caller, Edition, Permission, Role, ShownApiToken};
@@ -261,7 +262,13 @@ pub(super) async fn identify(
             let own_rate = shown.record.rate_per_s;
             (caller(shown.record, address), own_rate)
         }
-        Err(why) => return Err(refuse(why, remote, challenge)),
+        // A good token is good however many were not: they are too many to be guessed, and one old token must not lock out all behind one address.
+        Err(why) => {
+            return Err(match app.throttle.judge(Suspect::api_token(remote), app.clock.now(), || false) {
+                Judged::Unheard(wait) => Problem::throttled(wait),
+                Judged::Right | Judged::Wrong => refuse(why, remote, challenge),
+            });
+        }
     };
     app.limiter.credential(&caller.identity, own_rate, load, app.clock.now())?;
     Ok(caller)

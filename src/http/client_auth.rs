@@ -87,7 +87,7 @@ impl<N: Door> FromRequest<AppState> for OauthAt<N> {
         let of = |asker, issuer, form| Self { asker, issuer, form, remote, need: PhantomData };
         match shown(app, &parts.headers)? {
             Shown::ApiToken(token, challenge) => {
-                let caller = api_caller(app, &token, remote, (challenge, N::PERMISSION.load())).await?;
+                let caller = identify(app, &token, remote, challenge, N::PERMISSION.load()).await?;
                 let Seat { caller, issuer } = seat(caller, app, N::PERMISSION, &iss).await?;
                 let form = Form::of(&parts.headers, body).await?;
                 check_sole(&form)?;
@@ -159,19 +159,6 @@ fn basic(user: &str, password: &str) -> Shown {
 fn is_api_token(app: &AppState, password: &str) -> bool {
     let is_bootstrap = |admin| digests_match(&admin, &digest_of_token(password.as_bytes()));
     password.starts_with(ApiTokenRecord::PREFIX) || app.settings.admin_token.is_some_and(is_bootstrap)
-}
-
-/// A good token is good however many were not: they are too many to be guessed, and one gateway's old token must not lock out all behind one address.
-async fn api_caller(app: &AppState, token: &str, remote: Option<IpAddr>, (challenge, load): (Challenge, Load)) -> Result<Caller, Problem> {
-    match identify(app, token, remote, challenge, load).await {
-        Err(problem) if problem.code() == Code::Unauthorized => {
-            match app.throttle.judge(Suspect::api_token(remote), app.clock.now(), || false) {
-                Judged::Unheard(wait) => Err(Problem::throttled(wait)),
-                Judged::Right | Judged::Wrong => Err(problem),
-            }
-        }
-        identified => identified,
-    }
 }
 
 /// RFC 6749 2.3: one method of authentication a request, beside the header none.
