@@ -252,5 +252,12 @@ pub struct IssuerRecord {
     pub version: i64,
 }
 
+impl IssuerRecord {
+    /// Whether an access token that nobody registered can be good: one that the provider signed, or that it answers for.
+    pub const fn believes_its_provider_s_tokens(&self) -> bool {
+        self.source.is_known() || self.access_tokens.introspect_upstream.is_some()
+    }
+}
+
 /// How long a session without `expires_at` lives unless its issuer says otherwise.
 pub const SESSION_MAX_AGE_DEFAULT: Duration = Duration::from_secs(30 * 24 * 3600);

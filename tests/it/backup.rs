@@ -11,6 +11,7 @@ use sqlx::Connection as _;
 use crate::harness::api::Api;
 use crate::harness::database::{Database, Engine, on_both_engines};
 use crate::harness::process::{Process, SEALING_KEY};
+use crate::harness::provider::Provider;
 use crate::harness::server::{ISSUER, Stage};
 use crate::harness::until;
 
@@ -186,6 +187,43 @@ on_both_engines! {
         assert!(listed["listed_at"].is_string() && listed["closed_at"].is_null(), "{listed}");
         stage.admin.post(&format!("{gap}/close"), json!(null)).await.expect(200);
         assert_eq!(active(&stage, &tokens).await, tokens);
+    }
+
+    async fn a_list_brings_no_token_back_that_is_good_by_the_provider_s_word(database) {
+        let stage = Stage::set(database).await;
+        signed_in(&stage).await;
+        let provider = Provider::open(&stage, json!({})).await;
+        // Of a session that is listed, of one that was forgotten, and of none.
+        let tokens = [json!({"sub": "s-1", "sid": "s-1"}), json!({"sub": "bob", "sid": "forgotten"}), json!({"sub": "carol"})]
+            .map(|about| provider.access_token("wiki", &about));
+        let standing = async || {
+            let mut standing = Vec::new();
+            for token in &tokens {
+                standing.push(is_active(&stage.provider, token).await);
+            }
+            standing
+        };
+        let gap = open_gap(&stage).await;
+        assert_eq!(standing().await, [false; 3]);
+        let list = json!({"live": ["s-1", "s-2"], "as_of": stage.server.clock.now().to_string()});
+        assert!(stage.provider.post("/v1/issuers/main/sessions/reconcile", list).await.is_success());
+        assert_eq!(standing().await, [true, false, false]);
+        assert!(stage.admin.items(GAPS).await.remove(0)["closed_at"].is_null());
+        stage.admin.post(&format!("{gap}/close"), json!(null)).await.expect(200);
+        assert_eq!(standing().await, [true; 3]);
+    }
+
+    async fn a_list_closes_no_gap_that_hides_an_access_token_without_a_session(database) {
+        let stage = Stage::set(database).await;
+        signed_in(&stage).await;
+        let token = json!({"sub": "carol", "client_id": "wiki", "token": "at-carol", "expires_at": later(&stage)});
+        stage.provider.post("/v1/issuers/main/access-tokens", token).await.expect(201);
+        stage.server.advance(Duration::from_secs(5));
+        open_gap(&stage).await;
+        let list = json!({"live": ["s-1", "s-2"], "as_of": stage.server.clock.now().to_string()});
+        assert!(stage.provider.post("/v1/issuers/main/sessions/reconcile", list).await.is_success());
+        assert_eq!(active(&stage, &["at-s-1", "at-carol"]).await, ["at-s-1"]);
+        assert!(stage.admin.items(GAPS).await.remove(0)["closed_at"].is_null());
     }
 
     async fn so_many_gaps_are_open_and_no_more(database) {

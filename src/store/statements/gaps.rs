@@ -154,17 +154,21 @@ pub(in crate::store) async fn open_at(conn: &mut Conn, issuer: &IssuerId) -> Res
     Ok(instant(ends_at).map(|ends_at| OpenGaps { ends_at, unlisted_ends_at: instant(unlisted_ends_at) }))
 }
 
-/// What no list of sessions speaks of, at an issuer and from before a gap's end: sessions without a `sid`, and families that hang on no session that
-/// lives and has one.
+/// What no list of sessions speaks of, at an issuer and from before a gap's end: sessions without a `sid`, families that hang on no session that lives and
+/// has one, and access tokens without a session.
 const BEYOND_LISTS: &str =
-    "SELECT 1 FROM sessions AS s WHERE s.issuer_id = $1 AND s.ended_at IS NULL AND s.sid IS NULL AND s.reported_at < $2
+    "SELECT 1 FROM access_tokens AS t
+     WHERE t.issuer_id = $1 AND t.session_id IS NULL AND t.revoked_at IS NULL AND t.created_at < $2 AND t.expires_at > $3
+     UNION ALL
+    SELECT 1 FROM sessions AS s WHERE s.issuer_id = $1 AND s.ended_at IS NULL AND s.sid IS NULL AND s.reported_at < $2
      UNION ALL
     SELECT 1 FROM grants AS g LEFT JOIN sessions AS s ON s.id = COALESCE(g.session_id, g.origin_session_id)
      WHERE g.issuer_id = $1 AND g.revoked_at IS NULL AND g.created_at < $2 AND (s.id IS NULL OR s.ended_at IS NOT NULL OR s.sid IS NULL)
      LIMIT 1";
 
 /// The provider's whole list of what lives was taken, and what it did not name has ended: the gaps that ended before it was made hide nothing that has a
-/// `sid` any more. Where that is all there is, they are closed.
+/// `sid` any more. Where that is all there is, they are closed: not where access tokens are good by the provider's word alone, since such a token may be of a
+/// session that began and ended in the gap, or of none, and what cut it off or denied it was forgotten. Nobody here knows how long they last.
 pub(super) async fn take_list(
     conn: &mut Conn,
     context: &Context,
@@ -178,9 +182,18 @@ pub(super) async fn take_list(
             .bind(as_of.millis())
             .fetch_all(&mut *conn)
             .await?;
+    if open.is_empty() {
+        return Ok(());
+    }
+    let by_its_word = registry::issuer(conn, issuer).await?.is_none_or(|issuer| issuer.believes_its_provider_s_tokens());
     for (id, ends_at) in open {
-        let beyond: Option<i32> = sqlx::query_scalar(BEYOND_LISTS).bind(issuer.as_str()).bind(ends_at).fetch_optional(&mut *conn).await?;
-        let closed_at = beyond.is_none().then(|| now.millis());
+        let beyond: Option<i32> = sqlx::query_scalar(BEYOND_LISTS)
+            .bind(issuer.as_str())
+            .bind(ends_at)
+            .bind(now.millis())
+            .fetch_optional(&mut *conn)
+            .await?;
+        let closed_at = (beyond.is_none() && !by_its_word).then(|| now.millis());
         sqlx::query(
             "UPDATE gaps SET listed_at = COALESCE(listed_at, $2), closed_at = $3, closed_by = $4 WHERE id = $1 AND closed_at IS NULL",
         )
