@@ -58,7 +58,7 @@ pub struct OpenGaps {
 pub struct GapFact {
     /// The open gaps of its issuer.
     pub open: OpenGaps,
-    /// When it, or its family, was known first: the earlier of issued and registered; none where nobody knows.
+    /// When it, its family or its session was known first: the earliest of issued and registered; none where nobody knows.
     pub known_at: Option<Timestamp>,
     /// What was said of its session.
     pub session: Said,

@@ -1,8 +1,10 @@
 //! Gaps: stretches of time of which a restored database knows nothing.
 //!
 //! A database that was restored from a backup has forgotten the logouts that were acknowledged after it. Its first start opens a gap at every issuer;
-//! whoever restores by other means opens one here. While a gap is open, tokens from before its end are inactive, unless their session was reported since.
-//! A provider's list of what lives, made after the end, settles what has a `sid`; an operator who knows that nothing is missing closes the gap.
+//! whoever restores by other means opens one here. While a gap is open, tokens from before its end are inactive, and those of sessions from before it,
+//! unless their session was reported since.
+//! A provider's list of what lives, made after the end, settles what has a `sid`, and closes the gap where tokens hang on such sessions alone; an operator
+//! who knows that nothing is missing closes any.
 
 use axum::extract::State;
 use serde::{Deserialize, Serialize};

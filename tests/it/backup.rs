@@ -226,6 +226,17 @@ on_both_engines! {
         assert!(stage.admin.items(GAPS).await.remove(0)["closed_at"].is_null());
     }
 
+    async fn a_token_of_a_session_from_before_a_gap_is_as_unsure_as_the_session_however_young_it_is(database) {
+        let stage = Stage::set(database).await;
+        signed_in(&stage).await;
+        let provider = Provider::open(&stage, json!({})).await;
+        open_gap(&stage).await;
+        let token = provider.access_token("wiki", &json!({"sub": "s-1", "sid": "s-1"}));
+        assert!(!is_active(&stage.provider, &token).await);
+        stage.provider.put("/v1/issuers/main/sessions/s-1", json!({"sub": "s-1"})).await.expect(200);
+        assert!(is_active(&stage.provider, &token).await);
+    }
+
     async fn so_many_gaps_are_open_and_no_more(database) {
         let stage = Stage::set(database).await;
         let since = json!({"since": stage.server.clock.now().minus(Duration::from_secs(60)).to_string()});

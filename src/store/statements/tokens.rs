@@ -55,18 +55,21 @@ struct Row {
     known_at: Option<i64>,
     family_at: Option<i64>,
     session_reported_at: Option<i64>,
+    /// When its session was registered.
+    session_known_at: Option<i64>,
 }
 
 /// Of a session `s`, for a token `t` of a client.
 const SESSION: &str = "s.id AS session_id, s.sid, s.sub AS session_sub, s.started_at, s.expires_at AS session_expires_at, \
-                       s.idle_expires_at AS session_idle_at, s.device_id, s.epoch AS session_epoch, s.ended_at, s.reported_at AS session_reported_at";
+                       s.idle_expires_at AS session_idle_at, s.device_id, s.epoch AS session_epoch, s.ended_at, s.reported_at AS session_reported_at, \
+                       s.created_at AS session_known_at";
 
 /// A refresh token with its grant, its client and its session. A token's grant is what its session's end revokes, so that a session found ended here and
 /// a grant found revoked say the same thing; both are looked at.
 const REFRESH: &str = "SELECT t.name, g.client_id, g.sub, g.offline, t.scope, t.issued_at, t.expires_at, t.superseded_at, g.revoked_at,
        COALESCE(c.suspended_at, c.deleted_at) AS suspended_at, c.tokens AS policy, g.epoch AS token_epoch, g.session_id, s.sid, s.sub AS session_sub, s.started_at,
        s.expires_at AS session_expires_at, s.idle_expires_at AS session_idle_at, s.device_id, s.epoch AS session_epoch, s.ended_at,
-       s.reported_at AS session_reported_at, t.created_at AS known_at, g.created_at AS family_at,
+       s.reported_at AS session_reported_at, s.created_at AS session_known_at, t.created_at AS known_at, g.created_at AS family_at,
        (SELECT max(q.ends_at) FROM gaps AS q WHERE q.issuer_id = g.issuer_id AND q.closed_at IS NULL) AS gap_ends_at,
        (SELECT max(q.ends_at) FROM gaps AS q WHERE q.issuer_id = g.issuer_id AND q.closed_at IS NULL AND q.listed_at IS NULL) AS gap_unlisted_ends_at,
        (SELECT n.name FROM newest_tokens AS n WHERE n.issuer_id = g.issuer_id AND n.client_id = g.client_id AND n.sub = g.sub AND n.kind = 'refresh') AS newest,
@@ -81,7 +84,7 @@ const REFRESH: &str = "SELECT t.name, g.client_id, g.sub, g.offline, t.scope, t.
 const ACCESS: &str = "SELECT t.name, t.client_id, t.sub, t.scope, t.aud, t.issued_at, t.expires_at, t.revoked_at AS token_revoked_at, g.revoked_at,
        COALESCE(c.suspended_at, c.deleted_at) AS suspended_at, c.tokens AS policy, t.session_id, s.sid, s.sub AS session_sub, s.started_at,
        s.expires_at AS session_expires_at, s.idle_expires_at AS session_idle_at, s.device_id, s.epoch AS session_epoch, s.ended_at,
-       s.reported_at AS session_reported_at, t.created_at AS known_at,
+       s.reported_at AS session_reported_at, s.created_at AS session_known_at, t.created_at AS known_at,
        (SELECT max(q.ends_at) FROM gaps AS q WHERE q.issuer_id = t.issuer_id AND q.closed_at IS NULL) AS gap_ends_at,
        (SELECT max(q.ends_at) FROM gaps AS q WHERE q.issuer_id = t.issuer_id AND q.closed_at IS NULL AND q.listed_at IS NULL) AS gap_unlisted_ends_at,
        (SELECT CASE WHEN count(*) = count(p.ended_by) THEN max(p.ended_at) END FROM participants AS p
@@ -318,7 +321,7 @@ impl Row {
         };
         Some(GapFact {
             open: OpenGaps { ends_at: instant(self.gap_ends_at)?, unlisted_ends_at: instant(self.gap_unlisted_ends_at) },
-            known_at: instant([self.issued_at, self.known_at, self.family_at].into_iter().flatten().min()),
+            known_at: instant([self.issued_at, self.known_at, self.family_at, self.session_known_at].into_iter().flatten().min()),
             session,
         })
     }
