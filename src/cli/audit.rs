@@ -40,7 +40,7 @@ pub(super) struct VerifyArgs {
     /// A file with the trusted public keys, as `logoutd audit keys` prints them
     #[arg(long, value_name = "FILE")]
     keys: Option<PathBuf>,
-    /// A file with a head that was kept elsewhere; may be given several times
+    /// A file with a head that was kept elsewhere, which the trail must lead to; may be given several times
     #[arg(long, value_name = "FILE")]
     head: Vec<PathBuf>,
 }
@@ -136,6 +136,7 @@ async fn verify(args: VerifyArgs, asking: &Asking, variables: &Variables) -> Res
     match &args.file {
         Some(file) => read_lines(file, &mut trail)?,
         None => {
+            trail = trail.of_everything();
             let mut pages = Pages::new(server()?, &ExportArgs { issuer: None, since: None, until: None })?;
             while let Some(items) = pages.next().await? {
                 for item in items {

@@ -335,6 +335,9 @@ on_both_engines! {
         std::fs::write(path("trail.jsonl"), cut[..cut.len() - 1].join("\n")).unwrap();
         let (code, _, told) = command(&offline, &stage).await;
         assert!(code == Some(1) && told.contains("records 8 to 9: missing: the trail ends before a head"), "{told}");
+        std::fs::write(path("trail.jsonl"), format!("{}\n{{\"type\":\"until\"}}", cut[..cut.len() - 1].join("\n"))).unwrap();
+        let (code, _, told) = command(&offline, &stage).await;
+        assert!(code == Some(1) && told.contains("records 8 to 9: missing: the trail ends before a head"), "{told}");
         execute(database, "UPDATE audit SET caller = 'nobody' WHERE seq = 5").await;
         let (code, _, told) = command(&["audit", "verify"], &stage).await;
         assert!(code == Some(1) && told.contains("record 5"), "{told}");

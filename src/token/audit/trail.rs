@@ -10,7 +10,7 @@ use super::record::{Unsound, digest_of, genesis, next_in_chain};
 use super::signed::{Misread, SignedHead, verify_checkpoint, verify_head};
 use crate::model::audit::{Act, Places, Tip};
 use crate::model::{Digest, Timestamp};
-use crate::token::{JwkSet, PublicJwk};
+use crate::token::{JwkSet, PublicJwk, json};
 
 /// One line of an exported trail.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -92,6 +92,10 @@ pub enum Why {
     NoHead,
     /// The trail ends before a head that was noted elsewhere.
     CutShort,
+    /// The trail begins after a head that was noted elsewhere, so that nobody can say whether it leads there.
+    BeginsLater,
+    /// All of it was asked for, and a part is what it says it is.
+    NotAsked,
     /// More values are erased than records tell of.
     ErasedUntold,
 }
@@ -114,6 +118,8 @@ impl fmt::Display for Broken {
             Why::KeyNotAnnounced => f.write_str("a head is signed with a key that no head before it announced"),
             Why::NoHead => f.write_str("sealed, and no signed head covers it"),
             Why::CutShort => f.write_str("missing: the trail ends before a head that was noted elsewhere"),
+            Why::BeginsLater => f.write_str("not there: the trail begins after a head that was noted elsewhere"),
+            Why::NotAsked => f.write_str("all of the trail was asked for, and this says that it is a part"),
             Why::ErasedUntold => f.write_str("more values are erased than records tell of"),
         }
     }
@@ -144,13 +150,25 @@ pub struct Report {
     pub unsealed_since: Option<Timestamp>,
 }
 
+/// How much of a trail is to be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Extent {
+    /// What a file holds, which may be a part.
+    AsItSays,
+    /// All that is kept.
+    Everything,
+}
+
 /// A trail that is being read.
 #[derive(Debug)]
 pub struct Trail {
+    extent: Extent,
     trusted: Vec<PublicJwk>,
     offered: BTreeMap<String, PublicJwk>,
     /// The last link, once anything says where the trail begins.
     tip: Option<Tip>,
+    /// The number before the first record.
+    begins_after: u64,
     /// What the head before covers.
     covered: u64,
     noted: Vec<SignedHead>,
@@ -164,18 +182,30 @@ impl Trail {
         let noted = noted.iter().map(|head| verify_head(head.trim(), &keys.keys)).collect::<Result<_, _>>();
         let noted = noted.map_err(|misread| Broken { seq: None, why: Why::Signed(misread) })?;
         let trusted = keys.keys.clone();
-        Ok(Self { trusted, offered: BTreeMap::new(), tip: None, covered: 0, noted, erasures_told: 0, report: Report::default() })
+        let report = Report::default();
+        let extent = Extent::AsItSays;
+        Ok(Self { extent, trusted, offered: BTreeMap::new(), tip: None, begins_after: 0, covered: 0, noted, erasures_told: 0, report })
+    }
+
+    /// The same of whoever was asked for everything: that it is a part is no excuse.
+    #[must_use]
+    pub fn of_everything(self) -> Self {
+        Self { extent: Extent::Everything, ..self }
     }
 
     /// Reads the next line.
     pub fn read(&mut self, text: &str) -> Result<(), Broken> {
-        let line = serde_json::from_str(text).map_err(|_| self.broken(Why::Unreadable))?;
-        self.take(line)
+        // Of a member that is named twice two readers could read two things.
+        let line = json::object(text.as_bytes()).and_then(|line| serde_json::from_value(Value::Object(line)).ok());
+        self.take(line.ok_or_else(|| self.broken(Why::Unreadable))?)
     }
 
     /// Takes the next line.
     pub fn take(&mut self, line: Line) -> Result<(), Broken> {
         match line {
+            // Nothing comes after where it was asked to end.
+            _ if self.report.goes_on => Err(self.broken(Why::OutOfOrder)),
+            Line::Start { .. } | Line::Until {} if self.extent == Extent::Everything => Err(self.broken(Why::NotAsked)),
             Line::Key { jwk } => {
                 let key = PublicJwk::parse(&jwk.to_string()).map_err(|_| self.broken(Why::Unreadable))?;
                 self.offered.insert(key.thumbprint(), key);
@@ -215,8 +245,13 @@ impl Trail {
         if at > self.covered {
             return Err(Broken { seq: Some((self.covered + 1, at)), why: Why::NoHead });
         }
-        if let (false, Some(missing)) = (self.report.goes_on, self.noted.iter().map(|head| head.tip.seq).filter(|seq| *seq > at).max()) {
+        // Whoever notes a head asks whether the trail still leads there: of a part that does not reach it nobody can say so.
+        let noted = || self.noted.iter().map(|head| head.tip.seq);
+        if let Some(missing) = noted().filter(|seq| *seq > at).max() {
             return Err(Broken { seq: Some((at + 1, missing)), why: Why::CutShort });
+        }
+        if let Some(first) = noted().filter(|seq| *seq < self.begins_after).min() {
+            return Err(Broken { seq: Some((first, self.begins_after)), why: Why::BeginsLater });
         }
         // The records that tell of an erasure are younger than what it erased. Of a part of the trail, or of what is withheld, nobody can say.
         let all_told = self.report.withheld == 0 && !self.report.goes_on;
@@ -235,8 +270,17 @@ impl Trail {
         if self.tip.is_some() {
             return Err(self.broken(Why::OutOfOrder));
         }
-        (self.tip, self.covered) = (Some(tip), tip.seq);
-        Ok(())
+        (self.tip, self.begins_after, self.covered) = (Some(tip), tip.seq, tip.seq);
+        self.meet(&tip)
+    }
+
+    /// A head that was noted for this number vouches for the same chain.
+    fn meet(&self, tip: &Tip) -> Result<(), Broken> {
+        let is_other = |noted: &SignedHead| noted.tip.seq == tip.seq && noted.tip.chain != tip.chain;
+        match self.noted.iter().any(is_other) {
+            true => Err(Broken { seq: Some(((self.covered + 1).min(tip.seq), tip.seq)), why: Why::OtherChain }),
+            false => Ok(()),
+        }
     }
 
     fn record(
@@ -272,12 +316,7 @@ impl Trail {
         self.tip = Some(tip);
         self.report.verified += 1;
         self.report.erased += u64::try_from(erased.len()).unwrap_or(u64::MAX);
-        for noted in &self.noted {
-            if noted.tip.seq == seq && noted.tip.chain != tip.chain {
-                return Err(Broken { seq: Some((self.covered + 1, seq)), why: Why::OtherChain });
-            }
-        }
-        Ok(())
+        self.meet(&tip)
     }
 
     fn head(&mut self, jws: &str) -> Result<(), Broken> {
@@ -444,6 +483,13 @@ mod tests {
         assert_eq!(check(&lines[..6], std::slice::from_ref(jws)).unwrap_err(), Broken { seq: Some((5, 6)), why: Why::CutShort });
         assert!(check(&lines, std::slice::from_ref(jws)).is_ok());
         assert_eq!(why(&lines[..7]), (Some((5, 5)), Why::NoHead));
+        // That it is a part is no excuse where a head says how far it goes, nor where all of it was asked for; nothing follows where it ends.
+        let part = [&lines[..6], &[Line::Until {}]].concat();
+        assert!(check(&part, &[]).unwrap().goes_on);
+        assert_eq!(check(&part, std::slice::from_ref(jws)).unwrap_err(), Broken { seq: Some((5, 6)), why: Why::CutShort });
+        let mut everything = Trail::new(&trusted(), &[]).unwrap().of_everything();
+        assert_eq!(part.iter().find_map(|line| everything.take(line.clone()).err()).unwrap().why, Why::NotAsked);
+        assert_eq!(why(&[&part[..], &lines[6..]].concat()), (Some((5, 5)), Why::OutOfOrder));
         // A head without its records.
         assert_eq!(why(&[&lines[..6], &lines[8..]].concat()), (Some((5, 6)), Why::Missing));
     }
@@ -484,6 +530,31 @@ mod tests {
         assert!(check(&[&[Line::Checkpoint { jws: jws.clone() }], &lines[3..]].concat(), &[]).is_err());
         let report = check(&[&[Line::Start { jws: jws.clone() }], &lines[3..]].concat(), &[]).unwrap();
         assert_eq!((report.began_after, report.verified), (Some(2), 4));
+    }
+
+    #[test]
+    fn of_a_trail_that_begins_after_a_head_that_was_noted_nobody_can_say_that_it_leads_there() {
+        let lines = six();
+        let heads = [2, 5].map(|at| match &lines[at] {
+            Line::Head { jws } => jws.clone(),
+            other => panic!("{other:?}"),
+        });
+        let later = [&[Line::Start { jws: heads[1].clone() }], &lines[6..]].concat();
+        assert_eq!(check(&later, &heads[1..]).unwrap().began_after, Some(4));
+        assert_eq!(check(&later, &heads[..1]).unwrap_err(), Broken { seq: Some((2, 4)), why: Why::BeginsLater });
+        // Another chain of the same length.
+        let (_, key) = key_pair(SigningAlg::Es256);
+        let other = Tip { seq: 4, chain: genesis().chain };
+        let noted = sign_head(&other, &genesis(), None, T, key).unwrap();
+        assert_eq!(check(&later, &[noted]).unwrap_err(), Broken { seq: Some((4, 4)), why: Why::OtherChain });
+    }
+
+    #[test]
+    fn a_member_that_is_named_twice_is_no_line_of_a_trail() {
+        let first = serde_json::to_string(&six()[0]).unwrap();
+        let twice = first.replacen("\"target\":", "\"target\":{\"sub\":\"mallory\"},\"target\":", 1);
+        assert_ne!(first, twice);
+        assert_eq!(Trail::new(&trusted(), &[]).unwrap().read(&twice).unwrap_err().why, Why::Unreadable);
     }
 
     #[test]
