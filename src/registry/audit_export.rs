@@ -70,7 +70,13 @@ pub async fn export(
     let limit = page(query.limit, None).limit;
     let (mut items, after) = match value(query.after) {
         Some(after) => (Vec::new(), after.0),
-        None => beginning(&app, value(query.since)).await?,
+        None => {
+            let (mut items, after) = beginning(&app, value(query.since)).await?;
+            // In no place of the chain, and so in none of the pages: whoever verifies is to see them.
+            let strays = app.store.stray_records(limit).await?;
+            items.extend(strays.into_iter().map(|stray| line(stray, issuer.as_ref())));
+            (items, after)
+        }
     };
     // Read before the records: every record it covers is there, or was taken away.
     let covered = app.store.trail_state().await?.head.map_or(0, |head| head.tip.seq);

@@ -1071,6 +1071,11 @@ impl Store {
         read!(self, audit::unsealed(limit))
     }
 
+    /// Audit records with a number that none was ever given, none unless somebody wrote beside the server.
+    pub async fn stray_records(&self, limit: u16) -> Result<Vec<TrailRecord>, StoreError> {
+        read!(self, audit::strays(limit))
+    }
+
     /// Sealed records beyond a number, in the order of sealing.
     pub async fn sealed_records(&self, after: u64, limit: u16) -> Result<Vec<TrailRecord>, StoreError> {
         read!(self, audit::sealed(after, limit))

@@ -191,6 +191,21 @@ on_both_engines! {
         assert_eq!(check(&exported(&stage.admin, "").await, &trusted, &[kept]).unwrap_err(), Broken { seq: Some((8, 9)), why: Why::OtherChain });
     }
 
+    async fn a_record_with_a_number_that_none_was_given_and_a_member_named_twice_are_found(database) {
+        let stage = with_history(database).await;
+        for seq in [0, -5] {
+            execute(database, &format!(
+                "INSERT INTO audit (id, at, act, caller, role, detail, seq, digest, chain)
+                 SELECT 'zz', at, act, caller, role, detail, {seq}, digest, chain FROM audit WHERE seq = 7"
+            )).await;
+            assert_eq!(verified(&stage).await.unwrap_err(), Broken { seq: Some((0, 0)), why: Why::OutOfOrder });
+            execute(database, "DELETE FROM audit WHERE id = 'zz'").await;
+        }
+        assert!(verified(&stage).await.is_ok());
+        execute(database, "UPDATE audit SET detail = '{\"target\":{\"sub\":\"mallory\"},' || substr(detail, 2) WHERE seq = 7").await;
+        assert_eq!(verified(&stage).await.unwrap_err().seq, Some((7, 7)));
+    }
+
     async fn who_has_the_database_and_another_key_cannot_forge_a_trail(database) {
         let stage = with_history(database).await;
         let trusted = keys(&stage).await;

@@ -25,6 +25,10 @@ pub(super) const UNSEALED: &str =
 pub(super) const SEALED: &str =
     "SELECT id, at, act, caller, role, actor, remote, issuer_id, event_id, detail, seq, digest, chain, salts, erased
                                    FROM audit WHERE seq IS NOT NULL AND seq > $1 ORDER BY seq LIMIT $2";
+/// With numbers that no record was ever given.
+pub(super) const STRAYS: &str =
+    "SELECT id, at, act, caller, role, actor, remote, issuer_id, event_id, detail, seq, digest, chain, salts, erased
+                                   FROM audit WHERE seq IS NOT NULL AND seq < 1 ORDER BY seq LIMIT $1";
 /// How many are not sealed.
 pub(super) const COUNTED: &str = "SELECT CAST(count(*) AS BIGINT), min(at) FROM audit WHERE seq IS NULL";
 
@@ -73,7 +77,7 @@ impl Row {
         let places =
             |text: &Option<String>| -> Places { text.as_deref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default() };
         Ok(Some(Link {
-            seq: number(seq, "audit", "seq")?,
+            seq: u64::try_from(seq).unwrap_or(0),
             digest: digest(&self.digest),
             chain: digest(&self.chain),
             salts: places(&self.salts),
@@ -114,6 +118,11 @@ pub(in crate::store) async fn unsealed(conn: &mut Conn, limit: u16) -> Result<Ve
 /// Sealed records beyond a number, in the order of sealing.
 pub(in crate::store) async fn sealed(conn: &mut Conn, after: u64, limit: u16) -> Result<Vec<TrailRecord>, StoreError> {
     records(sqlx::query_as(SEALED).bind(stored(after)).bind(i64::from(limit)).fetch_all(conn).await?)
+}
+
+/// Records with a number that none was ever given: somebody wrote them beside the server.
+pub(in crate::store) async fn strays(conn: &mut Conn, limit: u16) -> Result<Vec<TrailRecord>, StoreError> {
+    records(sqlx::query_as(STRAYS).bind(i64::from(limit)).fetch_all(conn).await?)
 }
 
 fn stored(seq: u64) -> i64 {

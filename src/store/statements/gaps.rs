@@ -156,8 +156,7 @@ pub(in crate::store) async fn open_at(conn: &mut Conn, issuer: &IssuerId) -> Res
 
 /// What no list of sessions speaks of, at an issuer and from before a gap's end: sessions without a `sid`, families that hang on no session that lives and
 /// has one, and access tokens without a session.
-const BEYOND_LISTS: &str =
-    "SELECT 1 FROM access_tokens AS t
+const BEYOND_LISTS: &str = "SELECT 1 FROM access_tokens AS t
      WHERE t.issuer_id = $1 AND t.session_id IS NULL AND t.revoked_at IS NULL AND t.created_at < $2 AND t.expires_at > $3
      UNION ALL
     SELECT 1 FROM sessions AS s WHERE s.issuer_id = $1 AND s.ended_at IS NULL AND s.sid IS NULL AND s.reported_at < $2
@@ -187,12 +186,8 @@ pub(super) async fn take_list(
     }
     let by_its_word = registry::issuer(conn, issuer).await?.is_none_or(|issuer| issuer.believes_its_provider_s_tokens());
     for (id, ends_at) in open {
-        let beyond: Option<i32> = sqlx::query_scalar(BEYOND_LISTS)
-            .bind(issuer.as_str())
-            .bind(ends_at)
-            .bind(now.millis())
-            .fetch_optional(&mut *conn)
-            .await?;
+        let beyond: Option<i32> =
+            sqlx::query_scalar(BEYOND_LISTS).bind(issuer.as_str()).bind(ends_at).bind(now.millis()).fetch_optional(&mut *conn).await?;
         let closed_at = (beyond.is_none() && !by_its_word).then(|| now.millis());
         sqlx::query(
             "UPDATE gaps SET listed_at = COALESCE(listed_at, $2), closed_at = $3, closed_by = $4 WHERE id = $1 AND closed_at IS NULL",
