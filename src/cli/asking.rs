@@ -18,6 +18,7 @@ pub(super) const AFTER_HELP: &str = "Environment:
   LOGOUTD_TOKEN       the API token to present there, or
   LOGOUTD_TOKEN_FILE  a file that holds it; never an argument, since others see arguments
   LOGOUTD_CA_FILE     certificates in PEM to trust beside the system's
+  LOGOUTD_ALLOW_HTTP  1 allows http to other machines, where everybody between can read the token
 
 Exit status: 0 done, 1 failed, 2 used wrongly.";
 

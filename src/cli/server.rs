@@ -64,7 +64,7 @@ impl Server {
     /// The server the command is to ask.
     pub(super) fn of(asking: &Asking, variables: &Variables) -> Result<Self, Error> {
         let variable = |name: &str| variables.iter().find(|(key, value)| key == name && !value.is_empty()).map(|(_, value)| value.as_str());
-        let base = base(asking.url.as_deref(), variable("LOGOUTD_URL"))?;
+        let base = base(asking.url.as_deref(), variable("LOGOUTD_URL"), Clear::said(variable("LOGOUTD_ALLOW_HTTP")))?;
         let (token, token_from) = token(variable("LOGOUTD_TOKEN"), variable("LOGOUTD_TOKEN_FILE"))?;
         let http = http_client(variable("LOGOUTD_CA_FILE"))?;
         Ok(Self { base, token, token_from, http })
@@ -98,6 +98,11 @@ impl Server {
 
     pub(super) async fn delete(&self, path: &str) -> Result<Answer, Error> {
         self.ask(Call { method: &Method::DELETE, path, body: None, headers: &[] }).await
+    }
+
+    /// A DELETE of what must not stand in a URL.
+    pub(super) async fn delete_with(&self, path: &str, body: &Value) -> Result<Answer, Error> {
+        self.ask(Call { method: &Method::DELETE, path, body: Some(body), headers: &[] }).await
     }
 
     /// A list as far as it is wanted: one page as it came, several as one.
@@ -188,9 +193,10 @@ impl Server {
 
     pub(super) fn unreachable(&self, source: reqwest::Error) -> Error {
         let base = &self.base;
-        let advice = match source.is_connect() {
-            true => format!("  is it running? {base} is where it was looked for: LOGOUTD_URL or --url says another place"),
-            false => format!("  {base} took the request, and no whole answer came back: ask again"),
+        let advice = match (misspoken(&source), source.is_connect()) {
+            (Some(why), _) => format!("  {why}"),
+            (None, true) => format!("  is it running? {base} is where it was looked for: LOGOUTD_URL or --url says another place"),
+            (None, false) => format!("  {base} took the request, and no whole answer came back: ask again"),
         };
         Error::Unreachable { base: base.clone(), advice, source: source.without_url() }
     }
@@ -222,14 +228,42 @@ impl Server {
     }
 }
 
+/// Whether the API token may travel in the clear beyond this machine.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Clear {
+    Refused,
+    Allowed,
+}
+
+impl Clear {
+    /// Only when it is said aloud.
+    fn said(variable: Option<&str>) -> Self {
+        if variable == Some("1") { Self::Allowed } else { Self::Refused }
+    }
+}
+
 /// The server's URL without a slash at its end.
-fn base(argument: Option<&str>, variable: Option<&str>) -> Result<String, Error> {
+fn base(argument: Option<&str>, variable: Option<&str>, clear: Clear) -> Result<String, Error> {
     let url = argument.or(variable).unwrap_or("http://127.0.0.1:8080").trim_end_matches('/');
     let is_good = |url: &url::Url| matches!(url.scheme(), "http" | "https") && url.query().is_none() && url.fragment().is_none();
     match (url::Url::parse(url).ok().filter(is_good), argument) {
+        (Some(parsed), _) if parsed.scheme() == "http" && !is_here(&parsed) && clear == Clear::Refused => {
+            Err(Error::misuse(format!("{url} would show the API token to the network: use https, or allow it with LOGOUTD_ALLOW_HTTP=1")))
+        }
         (Some(_), _) => Ok(url.to_owned()),
         (None, Some(_)) => Err(Error::misuse("--url must be an http(s) URL")),
         (None, None) => Err(Error::Variable { name: "LOGOUTD_URL", why: "must be an http(s) URL" }),
+    }
+}
+
+/// Whether what is sent there stays on this machine.
+fn is_here(url: &url::Url) -> bool {
+    match url.host() {
+        Some(url::Host::Ipv4(address)) => address.is_loopback(),
+        Some(url::Host::Ipv6(address)) => address.is_loopback(),
+        // RFC 6761 6.3
+        Some(url::Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+        None => false,
     }
 }
 
@@ -250,19 +284,41 @@ fn token(value: Option<&str>, file: Option<&str>) -> Result<(Zeroizing<String>, 
 
 /// What a file holds, or the standard input where it is `-`.
 pub(super) fn content(path: &Path) -> Result<Zeroizing<String>, Error> {
+    content_within(path, FILE_BYTES_MAX)
+}
+
+/// What a file holds that has so many octets at most: of a longer one nothing is taken, since the first part of it may mean something else.
+pub(super) fn content_within(path: &Path, bytes_max: u64) -> Result<Zeroizing<String>, Error> {
     use std::io::Read as _;
     let mut text = Zeroizing::new(String::new());
     let opened: std::io::Result<Box<dyn std::io::Read>> = match path.to_str() {
         Some("-") => Ok(Box::new(std::io::stdin())),
         _ => std::fs::File::open(path).map(|file| Box::new(file) as _),
     };
-    let read = opened.and_then(|reader| reader.take(FILE_BYTES_MAX).read_to_string(&mut text));
-    read.map(|_| text).map_err(|source| Error::File { path: path.to_owned(), source })
+    let read = opened.and_then(|reader| reader.take(bytes_max + 1).read_to_string(&mut text));
+    match read.map(|octets| u64::try_from(octets).is_ok_and(|octets| octets <= bytes_max)) {
+        Ok(true) => Ok(text),
+        Ok(false) => Err(Error::misuse(format!("{} has more than {bytes_max} octets", path.display()))),
+        Err(source) => Err(Error::File { path: path.to_owned(), source }),
+    }
 }
 
 /// The JSON object a file holds.
 pub(super) fn object_in(path: &Path) -> Result<Map<String, Value>, Error> {
     serde_json::from_str(&content(path)?).map_err(|error| Error::misuse(format!("{} holds no JSON object: {error}", path.display())))
+}
+
+/// What is wrong where both sides speak, and not the same. The libraries say it in words alone.
+fn misspoken(error: &reqwest::Error) -> Option<&'static str> {
+    let mut causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source()).map(ToString::to_string);
+    causes.find_map(|cause| match cause {
+        cause if cause.contains("InvalidContentType") => Some("it answers, but not by TLS: is it http:// and not https://?"),
+        cause if cause.contains("invalid HTTP version parsed") => Some("it answers, but not by HTTP: is it https:// and not http://?"),
+        cause if cause.contains("invalid peer certificate") => {
+            Some("its certificate is not trusted here: LOGOUTD_CA_FILE names certificates to trust beside the system's")
+        }
+        _ => None,
+    })
 }
 
 #[expect(
@@ -384,6 +440,31 @@ mod tests {
             assert!(matches!(of(wrong), Err(Error::Variable { .. })), "{wrong:?}");
         }
         assert!(matches!(of(&[("LOGOUTD_TOKEN_FILE", "/nowhere/at/all")]), Err(Error::File { .. })));
+    }
+
+    #[test]
+    fn the_token_is_shown_to_no_network_unless_that_is_said_aloud() {
+        let of = |url: &str, more: &[(&str, &str)]| {
+            let asking = Asking { url: Some(url.to_owned()), json: false };
+            Server::of(&asking, &variables(&[&[("LOGOUTD_TOKEN", "ldt_x")], more].concat())).map(|server| server.base)
+        };
+        for here in ["http://127.0.0.1:8080", "http://127.9.9.9", "http://[::1]:1", "http://localhost:8080", "https://logout.example.com"] {
+            assert_eq!(of(here, &[]).unwrap(), here);
+        }
+        for away in ["http://10.1.2.3:8080", "http://logout.example.com", "http://localhost.example.com", "http://[::ffff:10.1.2.3]"] {
+            assert!(matches!(of(away, &[]), Err(Error::Misuse { .. })), "{away}");
+            assert!(matches!(of(away, &[("LOGOUTD_ALLOW_HTTP", "0")]), Err(Error::Misuse { .. })), "{away}");
+            assert_eq!(of(away, &[("LOGOUTD_ALLOW_HTTP", "1")]).unwrap(), away);
+        }
+    }
+
+    #[test]
+    fn of_a_file_that_is_too_long_nothing_is_taken() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("list");
+        std::fs::write(&path, "s-1\ns-2").unwrap();
+        assert_eq!(*content_within(&path, 7).unwrap(), "s-1\ns-2");
+        assert!(matches!(content_within(&path, 6), Err(Error::Misuse { .. })));
     }
 
     #[test]

@@ -466,6 +466,16 @@ async fn a_server_that_is_away_is_looked_for_where_the_message_says() {
     );
     let told = Shell::at("http://nowhere.invalid").fails(1, &["session", "list", "main", "--url", "http://127.0.0.1:2"]);
     assert!(told.contains("http://127.0.0.1:2"), "{told}");
+    let told = Shell::at("http://nowhere.invalid").fails(2, &["session", "list", "main"]);
+    assert!(told.contains("would show the API token to the network: use https"), "{told}");
+    // Both sides speak, and not the same.
+    let (base, _tasks) = answering(http("400 Bad Request", "")).await;
+    let told = Shell::at(&base.replace("http://", "https://")).fails(1, &["session", "list", "main"]);
+    assert!(told.contains("not by TLS: is it http://") && !told.contains("is it running?"), "{told}");
+    // What a server that wants TLS says of a request in clear: an alert (RFC 8446 6).
+    let (base, _tasks) = answering(b"\x15\x03\x03\x00\x02\x02\x32".to_vec()).await;
+    let told = Shell::at(&base).fails(1, &["session", "list", "main"]);
+    assert!(told.contains("not by HTTP: is it https://"), "{told}");
     // A logout that was never sent was not taken, and nothing says otherwise.
     let told = Shell::at("http://127.0.0.1:1").fails(1, &["kill", "main", "--sid", "s"]);
     assert!(told.contains("is it running?") && !told.contains("nobody knows"), "{told}");
