@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use super::asking::Bound;
 use super::consent::consent;
 use super::output::{Column, text, time};
+use super::registered::registered;
 use super::server::{Listing, body, route};
 use super::when::When;
 use super::words::{client_id, issuer_id};
@@ -47,7 +48,7 @@ pub(super) struct OrderArgs {
     #[arg(long, conflicts_with = "everyone")]
     sid: Option<String>,
     /// All tokens
-    #[arg(long, required_unless_present_any = ["sub", "client", "sid"])]
+    #[arg(long)]
     everyone: bool,
     /// Those issued before this instant; now unless said
     #[arg(long, value_name = "TIME", value_parser = When::parse)]
@@ -84,6 +85,12 @@ pub(super) async fn run(command: Command, Desk { server, out }: &Desk) -> Result
             out.list(&server.list(&path(&issuer, &[])?, Listing::All, bound.limit).await?, &COLUMNS)
         }
         Command::Order(args) => {
+            if args.is_of_nobody() {
+                return Err(Error::misuse("say exactly one of: --sub, --client, --sub --client, --sid, --everyone"));
+            }
+            if let Some(client) = &args.client {
+                registered(server, &args.issuer, client).await?;
+            }
             if !args.yes && args.is_of_many() {
                 consent("this makes the tokens of many people inactive", "yes")?;
             }
@@ -96,6 +103,10 @@ pub(super) async fn run(command: Command, Desk { server, out }: &Desk) -> Result
 impl OrderArgs {
     fn is_of_many(&self) -> bool {
         self.sub.is_none() && self.sid.is_none()
+    }
+
+    fn is_of_nobody(&self) -> bool {
+        self.sub.is_none() && self.client.is_none() && self.sid.is_none() && !self.everyone
     }
 
     fn request(&self, clock: &Clock) -> Value {

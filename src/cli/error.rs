@@ -3,9 +3,11 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use super::output::count;
 use super::refusal::Refusal;
 use crate::app;
 use crate::config::Mistakes;
+use crate::model::{ClientId, IssuerId};
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +62,16 @@ pub enum Error {
         /// In which way.
         why: String,
     },
+    /// A client that is named is not registered.
+    #[error("nothing was done: no client {client} is registered at {issuer} ({there})")]
+    NoClient {
+        /// As it was written.
+        client: ClientId,
+        /// Where it was looked for.
+        issuer: IssuerId,
+        /// Which ones are.
+        there: String,
+    },
     /// The person at the terminal thought better of it.
     #[error("nothing was done")]
     Declined,
@@ -96,7 +108,7 @@ pub enum Error {
         why: String,
     },
     /// Not everything was sealed anew.
-    #[error("{left} secrets are not sealed with the current key: repeat, and keep the previous key")]
+    #[error("{} not sealed with the current key: repeat, and keep the previous key", count(*left, "secret is", "secrets are"))]
     Left {
         /// How many.
         left: u64,
@@ -132,6 +144,7 @@ impl Error {
             | Self::TooMuch { .. }
             | Self::File { .. }
             | Self::Misuse { .. }
+            | Self::NoClient { .. }
             | Self::Declined
             | Self::Unconfirmed { .. }
             | Self::LeftOff { .. }
@@ -159,6 +172,7 @@ impl Error {
             | Self::Misunderstood
             | Self::TooMuch { .. }
             | Self::File { .. }
+            | Self::NoClient { .. }
             | Self::Declined
             | Self::Unknown { .. }
             | Self::Unconfirmed { .. }

@@ -8,14 +8,15 @@ use serde_json::{Value, json};
 
 use super::consent::consent;
 use super::output::Form;
-use super::receipt::{blast_radius, reach, told};
+use super::receipt::{blast_radius, does_nothing, reach, told};
+use super::registered::registered;
 use super::server::{Answer, Server, body, route};
 use super::target::{Breadth, Named, TargetArgs};
 use super::watch::watch;
 use super::when::When;
 use super::words::{issuer_id, reasons};
 use super::{Desk, Error};
-use crate::model::IssuerId;
+use crate::model::{ClientId, IssuerId};
 use crate::seams::{Clock, Entropy};
 
 #[derive(Debug, Args)]
@@ -84,7 +85,7 @@ const EXAMPLES: &str = "Examples:
 More than one session, or everybody's parts at an application: what would end is shown, and you are asked; a script says --yes. When an answer is lost the
 same logout is posted again under the same key, so it is done once.
 
-Environment: LOGOUTD_URL, LOGOUTD_TOKEN or LOGOUTD_TOKEN_FILE, LOGOUTD_CA_FILE.
+Environment: LOGOUTD_URL, LOGOUTD_TOKEN or LOGOUTD_TOKEN_FILE, LOGOUTD_CA_FILE, LOGOUTD_ALLOW_HTTP.
 Exit status: 0 done (with --watch: everybody confirmed), 1 failed, 2 used wrongly or nobody there to ask.";
 
 pub(super) async fn run(args: KillArgs, desk: &Desk) -> Result<(), Error> {
@@ -92,15 +93,24 @@ pub(super) async fn run(args: KillArgs, desk: &Desk) -> Result<(), Error> {
     let named = args.target.named()?;
     let path = route(&["issuers", args.issuer.as_str(), "logouts"])?;
     let request = request(&args.words, &named, &Clock::system());
-    if args.dry_run {
-        return out.answer(&rehearse(server, &path, &request).await?, |receipt| blast_radius(*out, receipt));
+    for spared in args.target.spared() {
+        registered(server, &args.issuer, spared).await?;
     }
-    if named.breadth == Breadth::Many && args.words.note.is_none() {
-        eprintln!("hint: --note says in the receipt and in the audit trail why so many were logged out");
+    if let Some(client) = args.target.client() {
+        known_there(server, &args.issuer, client, &path, &request).await?;
+    }
+    if args.dry_run {
+        let rehearsed = rehearse(server, &path, &request).await?;
+        out.answer(&rehearsed, |receipt| blast_radius(*out, receipt))?;
+        tell_nobody(&rehearsed.value, "nobody would be logged out", &named, &args.issuer);
+        return Ok(());
     }
     if !args.yes && named.breadth != Breadth::One {
         let rehearsed = rehearse(server, &path, &request).await?.value;
         ask_about(&rehearsed, named.breadth, || blast_radius(*out, &rehearsed))?;
+    }
+    if named.breadth == Breadth::Many && args.words.note.is_none() {
+        eprintln!("hint: --note says in the receipt and in the audit trail why so many were logged out");
     }
     let key = args.idempotency_key.unwrap_or_else(|| format!("cli-{}", Entropy::os().token()));
     let answer = post_surely(server, &path, &key, &request).await?;
@@ -108,6 +118,7 @@ pub(super) async fn run(args: KillArgs, desk: &Desk) -> Result<(), Error> {
     if answer.status == 200 {
         eprintln!("a logout was posted with this key before: this is it");
     }
+    tell_nobody(&answer.value, "nobody was logged out", &named, &args.issuer);
     match (args.watch, out.form) {
         (true, Form::Human) => watch(desk, &args.issuer, id).await,
         (true, Form::Json) => {
@@ -140,7 +151,23 @@ fn request(words: &WordArgs, named: &Named, clock: &Clock) -> Value {
     ])
 }
 
-async fn rehearse(server: &Server, path: &str, request: &Value) -> Result<Answer, Error> {
+/// Refuses a client that is not registered, unless people are still in there from before it was deleted.
+async fn known_there(server: &Server, issuer: &IssuerId, client: &ClientId, path: &str, request: &Value) -> Result<(), Error> {
+    match registered(server, issuer, client).await {
+        Err(unknown @ Error::NoClient { .. }) if does_nothing(&rehearse(server, path, request).await?.value) => Err(unknown),
+        Err(Error::NoClient { .. }) => Ok(()),
+        other => other,
+    }
+}
+
+/// Says that a logout met nobody: who misspelt a name must not take it for done.
+fn tell_nobody(receipt: &Value, what: &str, named: &Named, issuer: &IssuerId) {
+    if does_nothing(receipt) {
+        eprintln!("{what}: no live session, token or part of {} is known at {issuer}; is it spelt as it was reported?", named.in_words());
+    }
+}
+
+pub(super) async fn rehearse(server: &Server, path: &str, request: &Value) -> Result<Answer, Error> {
     let mut rehearsed = request.clone();
     if let Some(members) = rehearsed.as_object_mut() {
         members.insert("dry_run".to_owned(), Value::Bool(true));
@@ -149,7 +176,7 @@ async fn rehearse(server: &Server, path: &str, request: &Value) -> Result<Answer
 }
 
 /// Asks the person at the terminal, unless it ends one session at most.
-fn ask_about(rehearsed: &Value, breadth: Breadth, shown: impl FnOnce() -> String) -> Result<(), Error> {
+pub(super) fn ask_about(rehearsed: &Value, breadth: Breadth, shown: impl FnOnce() -> String) -> Result<(), Error> {
     let number = |name: &str| rehearsed.get(name).and_then(Value::as_u64).ok_or(Error::Misunderstood);
     let (sessions, participations) = (number("sessions_ended")?, number("participations_ended")?);
     if sessions <= 1 && breadth != Breadth::Many {

@@ -23,6 +23,7 @@ mod output;
 mod plain;
 mod receipt;
 mod refusal;
+mod registered;
 mod server;
 mod session;
 mod target;

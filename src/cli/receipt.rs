@@ -65,6 +65,14 @@ pub(super) fn blast_radius(out: Output, receipt: &Value) -> String {
     told
 }
 
+/// Whether it met nobody. What is not expanded yet may still meet somebody.
+pub(super) fn does_nothing(receipt: &Value) -> bool {
+    let is_none = |name: &str| receipt.get(name).and_then(Value::as_u64) == Some(0);
+    let Counts { total, adopted, .. } = Counts::of(receipt);
+    let met_nobody = ["sessions_ended", "participations_ended", "refresh_tokens_revoked"].into_iter().all(is_none);
+    met_nobody && total == 0 && adopted == 0 && receipt.get("state").and_then(Value::as_str) != Some("expanding")
+}
+
 /// What it does, in a clause.
 pub(super) fn reach(receipt: &Value) -> String {
     let number = |name: &str| receipt.get(name).and_then(Value::as_u64).unwrap_or(0);
@@ -96,7 +104,7 @@ fn effects(receipt: &Value) -> String {
 
 fn in_words(counts: &Value) -> String {
     let number = |name: &str| counts.get(name).and_then(Value::as_u64).unwrap_or(0);
-    format!("{} tokens revoked, {} pending, {} given up", number("delivered"), number("pending"), number("gave_up"))
+    format!("{} revoked, {} pending, {} given up", count(number("delivered"), "token", "tokens"), number("pending"), number("gave_up"))
 }
 
 /// Whether the provider knows, and what it means when it does not.
@@ -197,7 +205,7 @@ fn more(receipt: &Value, hint: &str) -> String {
     let shown = u64::try_from(clients(receipt).len()).unwrap_or(u64::MAX);
     match Counts::of(receipt).total.saturating_sub(shown) {
         0 => String::new(),
-        left => format!("\nand {left} more deliveries: {hint}"),
+        left => format!("\nand {}: {hint}", count(left, "more delivery", "more deliveries")),
     }
 }
 

@@ -187,6 +187,11 @@ fn standing(out: Output, sub: &str, status: &Value) -> String {
     let live = sessions.iter().filter(|session| session.get("state").and_then(Value::as_str) == Some("live"));
     let lives = u64::try_from(live.count()).unwrap_or(u64::MAX);
     let sub = plain(sub);
+    if sessions.is_empty() && open.is_empty() {
+        return format!(
+            "{sub} is not known here: no session was ever reported, or all are forgotten; is it spelt as the provider spells it?\n"
+        );
+    }
     let applications: BTreeSet<_> = open.iter().filter_map(|open| open.get("client_id")?.as_str()).collect();
     let mut told = match u64::try_from(applications.len()).unwrap_or(u64::MAX) {
         0 => format!("{sub} is in no application that is known here, and has {}.\n", count(lives, "live session", "live sessions")),

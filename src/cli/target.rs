@@ -6,6 +6,7 @@ use clap::Args;
 use serde_json::{Map, Value, json};
 
 use super::Error;
+use super::plain::plain;
 use super::server::content;
 use super::words::client_id;
 use crate::model::ClientId;
@@ -59,6 +60,19 @@ pub(super) struct Named {
     pub(super) breadth: Breadth,
 }
 
+impl Named {
+    /// As people write it; what is secret is not shown.
+    pub(super) fn in_words(&self) -> String {
+        let members = self.target.as_object().into_iter().flatten().filter(|(name, _)| !name.starts_with("except"));
+        let words = members.map(|(name, value)| match (name.as_str(), value.as_str()) {
+            ("refresh_token", _) => "this refresh token".to_owned(),
+            (name, Some(value)) => format!("{}={}", name.trim_end_matches("_id"), plain(value)),
+            (name, None) => name.to_owned(),
+        });
+        words.collect::<Vec<_>>().join(" ")
+    }
+}
+
 /// How much can end by it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Breadth {
@@ -105,6 +119,16 @@ impl TargetArgs {
             target.insert("except".to_owned(), Value::Object(except));
         }
         Ok(Named { target: Value::Object(target), breadth })
+    }
+
+    /// The client whose parts end.
+    pub(super) fn client(&self) -> Option<&ClientId> {
+        self.client.as_ref()
+    }
+
+    /// The clients that are spared.
+    pub(super) fn spared(&self) -> &[ClientId] {
+        &self.except_client
     }
 
     fn members(&self) -> Result<Map<String, Value>, Error> {
@@ -158,6 +182,14 @@ mod tests {
         assert_eq!(all.named().unwrap(), Named { target, breadth: Breadth::Many });
         let part = TargetArgs { sid: some("s"), client: Some(client("wiki")), ..TargetArgs::default() }.named().unwrap();
         assert_eq!(part, Named { target: json!({"sid": "s", "client_id": "wiki"}), breadth: Breadth::One });
+    }
+
+    #[test]
+    fn what_is_named_is_told_without_what_is_secret() {
+        let named = |target: Value| Named { target, breadth: Breadth::One }.in_words();
+        assert_eq!(named(json!({"sub": "alice", "client_id": "wiki", "except": {"sub": ["bob"]}})), "client=wiki sub=alice");
+        assert_eq!(named(json!({"refresh_token": "secret"})), "this refresh token");
+        assert_eq!(named(json!({"everyone": true})), "everyone");
     }
 
     #[test]

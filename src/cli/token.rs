@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::asking::Bound;
 use super::output::{Column, Form, Output, print, text, time};
 use super::plain::plain;
+use super::registered::registered;
 use super::server::{Answer, Listing, body, query, route};
 use super::{Desk, Error};
 use crate::model::access::Role;
@@ -96,14 +97,22 @@ const LISTED: [Column; 11] = [
     time("created", "/created_at"),
     time("expires", "/expires_at"),
     time("revoked", "/revoked_at"),
-    time("last used", "/used_at"),
+    time("last used, to the hour", "/used_at"),
     time("value before until", "/previous_until"),
     time("and last used", "/previous_used_at"),
 ];
 
 pub(super) async fn run(command: Command, Desk { server, out }: &Desk) -> Result<(), Error> {
     match command {
-        Command::Create(args) => tell_once(out, &server.post(&route(&["api-tokens"])?, &request(&args, &Clock::system())).await?),
+        Command::Create(args) => {
+            tell_once(out, &server.post(&route(&["api-tokens"])?, &request(&args, &Clock::system())).await?)?;
+            if let (Some(issuer), Some(client)) = (&args.issuer, &args.client_id)
+                && let Err(Error::NoClient { there, .. }) = registered(server, issuer, client).await
+            {
+                eprintln!("no client {client} is registered at {issuer} yet ({there}): the token works once it is");
+            }
+            Ok(())
+        }
         Command::Rotate(RotateArgs { id, overlap }) => {
             let path = route(&["api-tokens", &id, "rotate"])?;
             tell_once(out, &server.post(&path, &body([("overlap_s", overlap.map(|seconds| json!(seconds)))])).await?)

@@ -358,6 +358,47 @@ on_both_engines! {
         let ran = shell.run(&["session", "list", "main", "--limit", "3"]);
         assert!(rows(&ran.out).len() == 3 && ran.err.contains("--limit"), "{ran:?}");
     }
+
+    async fn a_name_that_is_misspelt_does_not_read_like_done(database) {
+        let stage = Stage::set(database).await;
+        let _wiki = stage.party("wiki", json!({})).await;
+        let shell = Shell::at(&stage.server.base);
+        stage.login("s-1", "alice", &["wiki", "mail"]).await;
+        let there = "no client nope is registered at main (there are: wiki)";
+        for wrong in [
+            &["kill", "main", "--client", "nope", "--yes"][..],
+            &["kill", "main", "--client", "nope", "--dry-run"],
+            &["kill", "main", "--sub", "alice", "--client", "nope"],
+            &["kill", "main", "--everyone", "--except-client", "nope", "--yes"],
+            &["cut-off", "order", "main", "--client", "nope", "--yes"],
+        ] {
+            let told = shell.fails(1, wrong);
+            assert!(told.contains(there), "{wrong:?}: {told}");
+        }
+        assert!(stage.admin.items("/v1/issuers/main/logouts").await.is_empty() && stage.admin.items("/v1/issuers/main/cut-offs").await.is_empty());
+        for (by, name) in [("--sub", "sub=alcie"), ("--sid", "sid=nope"), ("--device", "device=none")] {
+            let value = name.split_once('=').unwrap().1;
+            let ran = shell.run(&["kill", "main", by, value, "--yes"]);
+            let nobody = format!("nobody was logged out: no live session, token or part of {name} is known at main");
+            assert!(ran.status == 0 && ran.err.contains(&nobody), "{ran:?}");
+            let ran = shell.run(&["kill", "main", by, value, "--dry-run"]);
+            assert!(ran.status == 0 && ran.err.contains("nobody would be logged out"), "{ran:?}");
+        }
+        assert!(shell.done(&["status", "main", "--sub", "alcie"]).starts_with("alcie is not known here"));
+        let ran = shell.run(&["token", "create", "--role", "client", "--issuer", "main", "--client-id", "nope"]);
+        assert!(ran.status == 0 && ran.out.starts_with("ldt_") && ran.err.contains("no client nope is registered at main yet (there are: wiki)"), "{ran:?}");
+
+        // People are still in where a client was deleted.
+        stage.register("mail", "http://127.0.0.1:1/", json!({})).await;
+        stage.login("s-2", "bob", &["mail"]).await;
+        shell.done(&["client", "delete", "main", "mail", "--yes"]);
+        let ran = shell.run(&["kill", "main", "--client", "mail", "--yes", "--json"]);
+        let receipt: Value = serde_json::from_str(&ran.out).unwrap_or_else(|error| panic!("{error}: {ran:?}"));
+        assert!(receipt["participations_ended"] == 2 && !ran.err.contains("nobody"), "{ran:?}");
+        // Who ends something hears nothing of nobody.
+        let ran = shell.run(&["kill", "main", "--sub", "alice"]);
+        assert!(ran.status == 0 && !ran.err.contains("nobody"), "{ran:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
