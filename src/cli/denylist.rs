@@ -40,7 +40,7 @@ pub(super) struct AddArgs {
     #[arg(long)]
     jti: Option<String>,
     /// All tokens of a session, by the provider's `sid`
-    #[arg(long, conflicts_with = "jti", required_unless_present = "jti")]
+    #[arg(long, conflicts_with = "jti")]
     sid: Option<String>,
     /// When the last of them would have expired: 2026-11-22T14:00:00Z, or 2h for in two hours
     #[arg(long, value_name = "TIME", value_parser = When::parse)]
@@ -65,6 +65,7 @@ pub(super) async fn run(command: Command, Desk { server, out }: &Desk) -> Result
         Command::List(ListArgs { issuer, bound }) => {
             out.list(&server.list(&path(&issuer, &[])?, Listing::All, bound.limit).await?, &COLUMNS)
         }
+        Command::Add(args) if args.jti.is_none() && args.sid.is_none() => Err(Error::misuse("say exactly one of: --jti, --sid")),
         Command::Add(args) => out.facts(&server.post(&path(&args.issuer, &[])?, &args.request(&Clock::system())).await?, &COLUMNS),
         Command::Lift(LiftArgs { issuer, id }) => {
             out.answer(&server.delete(&path(&issuer, &[&id])?).await?, |_| "taken off the denylist".to_owned())

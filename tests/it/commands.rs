@@ -399,6 +399,20 @@ on_both_engines! {
         let ran = shell.run(&["kill", "main", "--sub", "alice"]);
         assert!(ran.status == 0 && !ran.err.contains("nobody"), "{ran:?}");
     }
+
+    async fn whoever_says_too_little_is_told_what_there_is_to_say_and_never_to_take_everybody(database) {
+        let stage = Stage::set(database).await;
+        let shell = Shell::at(&stage.server.base);
+        let told = shell.fails(2, &["cut-off", "order", "main"]);
+        assert!(told.contains("say exactly one of: --sub, --client, --sub --client, --sid, --everyone") && !told.contains("required"), "{told}");
+        let told = shell.fails(2, &["denylist", "add", "main", "--expires-at", "2h"]);
+        assert!(told.contains("say exactly one of: --jti, --sid") && !told.contains("required"), "{told}");
+        // The hint is for who goes on.
+        let told = shell.fails(2, &["kill", "main", "--everyone"]);
+        assert!(!told.contains("hint"), "{told}");
+        let ran = shell.run(&["kill", "main", "--everyone", "--yes"]);
+        assert!(ran.status == 0 && ran.err.contains("hint: --note"), "{ran:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
