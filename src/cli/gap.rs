@@ -1,13 +1,17 @@
 //! `logoutd gap …`: what a restored database cannot know, and who answers for it.
 
 use clap::{Args, Subcommand};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::asking::Bound;
+use super::consent::consent;
 use super::output::{Column, text, time};
+use super::plain::plain;
 use super::server::{Listing, body, route};
+use super::when::When;
 use super::{Desk, Error};
-use crate::model::{GapId, IssuerId, Timestamp};
+use crate::model::{GapId, IssuerId};
+use crate::seams::Clock;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -33,12 +37,15 @@ pub(super) struct OpenArgs {
     /// The issuer's short id
     #[arg(value_parser = |text: &str| IssuerId::parse(text))]
     issuer: IssuerId,
-    /// Up to when the database knows what happened: the instant it was restored to (RFC 3339)
-    #[arg(long, value_name = "TIME", value_parser = |text: &str| Timestamp::parse(text))]
-    since: Timestamp,
+    /// Up to when the database knows what happened, the instant it was restored to: 2026-11-22T14:00:00Z, or 2h for two hours ago
+    #[arg(long, value_name = "TIME", value_parser = When::parse)]
+    since: When,
     /// From when on it knows again; now unless said
-    #[arg(long, value_name = "TIME", value_parser = |text: &str| Timestamp::parse(text))]
-    until: Option<Timestamp>,
+    #[arg(long, value_name = "TIME", value_parser = When::parse)]
+    until: Option<When>,
+    /// Do not ask
+    #[arg(long)]
+    yes: bool,
 }
 
 #[derive(Debug, Args)]
@@ -50,6 +57,9 @@ pub(super) struct CloseArgs {
     #[arg(value_parser = |text: &str| GapId::parse(text).ok_or("is no id of a gap"))]
     gap: GapId,
 }
+
+/// How long a gap is felt.
+const UNTIL_WHEN: &str = "until their sessions are reported again or the gap is closed";
 
 const LISTED: [Column; 7] = [
     text("gap", "/id"),
@@ -67,9 +77,23 @@ pub(super) async fn run(command: Command, Desk { server, out }: &Desk) -> Result
             let path = route(&["issuers", issuer.as_str(), "gaps"])?;
             out.list(&server.list(&path, Listing::All, bound.limit).await?, &LISTED)
         }
-        Command::Open(OpenArgs { issuer, since, until }) => {
-            let body = body([("since", Some(json!(since.to_string()))), ("until", until.map(|until| json!(until.to_string())))]);
-            out.facts(&server.post(&route(&["issuers", issuer.as_str(), "gaps"])?, &body).await?, &LISTED)
+        Command::Open(OpenArgs { issuer, since, until, yes }) => {
+            let now = Clock::system().now();
+            let instant = |when: When| json!(when.ago(now).to_string());
+            if !yes {
+                consent(
+                    &format!(
+                        "this makes the tokens of {issuer} inactive that are from before the end of the gap, whoever has them, {UNTIL_WHEN}"
+                    ),
+                    "yes",
+                )?;
+            }
+            let body = body([("since", Some(instant(since))), ("until", until.map(instant))]);
+            let answer = server.post(&route(&["issuers", issuer.as_str(), "gaps"])?, &body).await?;
+            out.facts(&answer, &LISTED)?;
+            let id = answer.value.get("id").and_then(Value::as_str).ok_or(Error::Misunderstood)?;
+            eprintln!("tokens from before its end are inactive, {UNTIL_WHEN}; this closes it: logoutd gap close {issuer} {}", plain(id));
+            Ok(())
         }
         Command::Close(CloseArgs { issuer, gap }) => {
             out.facts(&server.order(&route(&["issuers", issuer.as_str(), "gaps", gap.as_str(), "close"])?).await?, &LISTED)

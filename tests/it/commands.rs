@@ -413,6 +413,20 @@ on_both_engines! {
         let ran = shell.run(&["kill", "main", "--everyone", "--yes"]);
         assert!(ran.status == 0 && ran.err.contains("hint: --note"), "{ran:?}");
     }
+
+    async fn a_gap_is_opened_after_a_question_and_says_how_it_is_closed(database) {
+        let stage = Stage::set(database).await;
+        let shell = Shell::at(&stage.server.base);
+        let told = shell.fails(2, &["gap", "open", "main", "--since", "2h"]);
+        assert!(told.contains("inactive") && told.contains("--yes"), "{told}");
+        assert!(stage.admin.items("/v1/issuers/main/gaps").await.is_empty());
+        let ran = shell.run(&["gap", "open", "main", "--since", "2h", "--until", "1h", "--yes"]);
+        let gap = stage.admin.items("/v1/issuers/main/gaps").await.remove(0);
+        let close = ["gap", "close", "main", gap["id"].as_str().unwrap()];
+        assert!(ran.status == 0 && ran.err.contains(&format!("logoutd {}", close.join(" "))), "{ran:?}");
+        shell.done(&close);
+        assert_eq!(stage.admin.items("/v1/issuers/main/gaps").await[0]["closed_by"], "operator");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
