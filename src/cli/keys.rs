@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
 
-use super::output::{Column, Output, text, time};
+use super::consent::consent;
+use super::output::{Column, Output, count, text, time};
 use super::plain::plain;
 use super::server::{Answer, Listing, body, content, route};
 use super::{Desk, Error};
@@ -20,6 +21,9 @@ pub(super) enum Command {
     Rotate(RotateArgs),
     /// Import the provider's own signing key
     Import(ImportArgs),
+    /// Publish a key no more and destroy its private half; or drop a key of the provider's from the set published here, and believe nothing it signed
+    #[command(visible_alias = "delete")]
+    Drop(DropArgs),
     /// Say whether relying parties find the keys; status 1 when one that signs is not found
     Check(At),
     /// Seal every secret with the current sealing key
@@ -43,6 +47,17 @@ pub(super) struct RotateArgs {
     /// The key may be known to others: replace it now. Relying parties refuse tokens until they fetch the keys again
     #[arg(long)]
     at_once: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct DropArgs {
+    #[command(flatten)]
+    at: At,
+    /// The key's name, as `keys list` shows it, or as the provider publishes it. One that signs is refused: rotate first
+    kid: String,
+    /// Do not ask
+    #[arg(long)]
+    yes: bool,
 }
 
 #[derive(Debug, Args)]
@@ -74,6 +89,12 @@ pub(super) async fn run(command: Command, Desk { server, out }: &Desk) -> Result
             let body = import_body(&args, &content(&args.file)?)?;
             made(*out, &server.post(&path(&args.at.issuer, &["import"])?, &body).await?)
         }
+        Command::Drop(DropArgs { at: At { issuer }, kid, yes }) => {
+            if !yes {
+                consent(&format!("this drops the key {} for good: what it signed is refused", plain(&kid)), "yes")?;
+            }
+            out.answer(&server.delete(&path(&issuer, &[&kid])?).await?, |_| "dropped".to_owned())
+        }
         Command::Check(At { issuer }) => {
             let answer = server.order(&path(&issuer, &["check"])?).await?;
             out.answer(&answer, |value| out.table(keys_of(value), &CHECKED))?;
@@ -89,7 +110,10 @@ pub(super) async fn run(command: Command, Desk { server, out }: &Desk) -> Result
             let answer = server.order(&route(&["keys", "reseal"])?).await?;
             let number = |name: &str| answer.value.get(name).and_then(Value::as_u64).ok_or(Error::Misunderstood);
             let (resealed, left) = (number("resealed")?, number("left")?);
-            out.answer(&answer, |_| format!("{resealed} secrets were sealed anew, {left} are left"))?;
+            out.answer(&answer, |_| {
+                let sealed = count(resealed, "secret was sealed anew", "secrets were sealed anew");
+                format!("{sealed}, {}", count(left, "is left", "are left"))
+            })?;
             if left == 0 { Ok(()) } else { Err(Error::Left { left }) }
         }
     }

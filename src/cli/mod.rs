@@ -3,6 +3,7 @@
 //! Owns the arguments and what is printed. Never decides anything a caller of the HTTP API could not decide, and never opens the database but to migrate
 //! it, copy it, put a copy in its place or move it. Standard output carries the result alone, so that a script can take it; everything else goes to standard error.
 
+mod alarm;
 mod asking;
 mod audit;
 mod check_config;
@@ -26,6 +27,7 @@ mod refusal;
 mod registered;
 mod server;
 mod session;
+mod subject;
 mod target;
 mod token;
 mod watch;
@@ -74,8 +76,12 @@ enum Command {
     Kill(Box<Lone<kill::KillArgs>>),
     /// Logouts: their receipts, their progress, their undoing
     Logout(Family<logout::Command>),
-    /// Sessions as they stand
+    /// Sessions as they stand, and by the provider's list of what lives
     Session(Family<session::Command>),
+    /// Persons: making one nobody
+    Subject(Family<subject::Command>),
+    /// What somebody must look at
+    Alarm(Family<alarm::Command>),
     /// Who is to be told what, and every attempt
     Delivery(Family<delivery::Command>),
     /// Issuers: the providers whose sessions are ended here
@@ -150,6 +156,8 @@ pub async fn run(cli: Cli, variables: Variables) -> Result<(), Error> {
         Command::Kill(lone) => kill::run(lone.args, &desk(&lone.asking)?).await,
         Command::Logout(family) => logout::run(family.command, &desk(&family.asking)?).await,
         Command::Session(family) => session::run(family.command, &desk(&family.asking)?).await,
+        Command::Subject(family) => subject::run(family.command, &desk(&family.asking)?).await,
+        Command::Alarm(family) => alarm::run(family.command, &desk(&family.asking)?).await,
         Command::Delivery(family) => delivery::run(family.command, &desk(&family.asking)?).await,
         Command::Issuer(family) => issuer::run(family.command, &desk(&family.asking)?).await,
         Command::Client(family) => client::run(family.command, &desk(&family.asking)?).await,

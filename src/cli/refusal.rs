@@ -111,6 +111,7 @@ fn advice(status: u16, code: &str, Asked { base, token_from }: Asked<'_>, seen: 
         (404, "unknown-session") => line("`logoutd session list ISSUER` shows those that were reported".to_owned()),
         (404, "unknown-logout") => line("`logoutd logout list ISSUER` shows those there are".to_owned()),
         (404, "unknown-delivery") => line("`logoutd delivery list ISSUER` shows those there are".to_owned()),
+        (404, "unknown-key") => line("`logoutd keys list ISSUER` shows those of ours that are kept".to_owned()),
         (404, "unknown-cut-off") => {
             line("`logoutd cut-off list ISSUER` shows those that were ordered; that of a logout is lifted by its undoing".to_owned())
         }

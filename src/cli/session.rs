@@ -2,17 +2,24 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::asking::Bound;
+use super::kill::{ask_about, rehearse};
 use super::output::{Column, Output, count, facts, text, time};
 use super::plain::plain;
-use super::server::{Listing, body, query, route};
+use super::receipt::{blast_radius, told};
+use super::server::{Listing, body, content_within, query, route};
+use super::target::Breadth;
+use super::when::When;
 use super::words::{client_id, issuer_id, session_states};
 use super::{Desk, Error};
 use crate::model::{ClientId, IssuerId};
+use crate::seams::Clock;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -20,6 +27,8 @@ pub(super) enum Command {
     List(ListArgs),
     /// Show a session: the live one of that `sid`, else the latest
     Show(ShowArgs),
+    /// End what lives here and not at the provider, by the provider's list of what lives
+    Reconcile(ReconcileArgs),
 }
 
 #[derive(Debug, Args)]
@@ -79,6 +88,29 @@ pub(super) struct StatusArgs {
     sub: String,
 }
 
+#[derive(Debug, Args)]
+pub(super) struct ReconcileArgs {
+    /// The issuer's short id
+    #[arg(value_parser = issuer_id)]
+    issuer: IssuerId,
+    /// A file with every `sid` that lives at the provider, one a line; - for standard input
+    file: PathBuf,
+    /// When the list was made: 2026-11-22T14:00:00Z, or 15m for so long ago; a minute ago unless said. What began since is spared
+    #[arg(long, value_name = "TIME", value_parser = When::parse)]
+    as_of: Option<When>,
+    /// Only show what would end; nothing is done
+    #[arg(long)]
+    dry_run: bool,
+    /// Do not ask, however many it ends
+    #[arg(long)]
+    yes: bool,
+}
+
+/// The largest list of what lives, in octets: 100,000 names.
+const LIST_BYTES_MAX: u64 = 32 << 20;
+/// How long a list takes to be made, unless it is said when it was.
+const AGE_OF_LIST: Duration = Duration::from_mins(1);
+
 const LISTED: [Column; 9] = [
     text("sid", "/sid"),
     text("key", "/key"),
@@ -124,7 +156,8 @@ const TOKEN_EVENTS: [Column; 4] =
 
 const OPEN: [Column; 4] = [text("application", "/client_id"), text("why", "/why"), text("times", "/times"), time("until", "/until")];
 
-pub(super) async fn run(command: Command, Desk { server, out }: &Desk) -> Result<(), Error> {
+pub(super) async fn run(command: Command, desk: &Desk) -> Result<(), Error> {
+    let Desk { server, out } = desk;
     match command {
         Command::List(ListArgs { issuer, by, state, bound }) => {
             let all = route(&["issuers", issuer.as_str(), "sessions"])?;
@@ -141,7 +174,28 @@ pub(super) async fn run(command: Command, Desk { server, out }: &Desk) -> Result
             let answer = server.get(&route(&["issuers", issuer.as_str(), "sessions", &sid])?).await?;
             out.answer(&answer, |value| shown(*out, value))
         }
+        Command::Reconcile(args) => reconcile(args, desk).await,
     }
+}
+
+/// What would end is shown and asked about first. A lost answer does no harm: what ended already is not ended again.
+async fn reconcile(args: ReconcileArgs, Desk { server, out }: &Desk) -> Result<(), Error> {
+    let ReconcileArgs { issuer, file, as_of, dry_run, yes } = args;
+    let now = Clock::system().now();
+    let list = content_within(&file, LIST_BYTES_MAX)?;
+    let live: Vec<_> = list.lines().map(str::trim).filter(|sid| !sid.is_empty()).collect();
+    // Said here, or whoever thinks for long before the answer would end what began meanwhile.
+    let as_of = as_of.map_or_else(|| now.minus(AGE_OF_LIST), |when| when.ago(now));
+    let request = json!({ "live": live, "as_of": as_of.to_string() });
+    let path = route(&["issuers", issuer.as_str(), "sessions", "reconcile"])?;
+    if dry_run {
+        return out.answer(&rehearse(server, &path, &request).await?, |receipt| blast_radius(*out, receipt));
+    }
+    if !yes {
+        let rehearsed = rehearse(server, &path, &request).await?.value;
+        ask_about(&rehearsed, Breadth::Some, || blast_radius(*out, &rehearsed))?;
+    }
+    out.answer(&server.post(&path, &request).await?, |receipt| told(*out, receipt))
 }
 
 /// Where is this person still in?

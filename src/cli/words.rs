@@ -2,6 +2,7 @@
 
 use clap::builder::{PossibleValue, PossibleValuesParser};
 
+use crate::model::alarm::{AlarmKind, AlarmState};
 use crate::model::delivery::DeliveryState;
 use crate::model::event::EventState;
 use crate::model::session::Life;
@@ -29,6 +30,16 @@ pub(super) fn logout_states() -> PossibleValuesParser {
 /// The states of sessions.
 pub(super) fn session_states() -> PossibleValuesParser {
     PossibleValuesParser::new(Life::ALL.iter().map(|state| state.as_str()))
+}
+
+/// The kinds of alarms.
+pub(super) fn alarm_kinds() -> PossibleValuesParser {
+    PossibleValuesParser::new(AlarmKind::ALL.iter().map(|kind| kind.as_str()))
+}
+
+/// The states of alarms.
+pub(super) fn alarm_states() -> PossibleValuesParser {
+    PossibleValuesParser::new(AlarmState::ALL.iter().map(|state| state.as_str()))
 }
 
 /// The reasons of logouts, each with what it does.

@@ -427,6 +427,55 @@ on_both_engines! {
         shell.done(&close);
         assert_eq!(stage.admin.items("/v1/issuers/main/gaps").await[0]["closed_by"], "operator");
     }
+
+    async fn what_is_done_at_night_has_a_command(database) {
+        let stage = Stage::set(database).await;
+        let shell = Shell::at(&stage.server.base);
+        let _wiki = stage.party("wiki", json!({})).await;
+
+        // Alarms.
+        assert_eq!(shell.json(&["alarm", "list"]), stage.admin.get("/v1/alarms").await.expect(200));
+        let listed = shell.done(&["alarm", "list", "--state", "open", "--kind", "lane_parked", "--issuer", "main"]);
+        assert!(listed.starts_with("KIND") && rows(&listed).is_empty(), "{listed}");
+
+        // What the provider does not list ends, and is asked about where it is more than one.
+        for sid in ["s-1", "s-2", "s-3"] {
+            stage.login(sid, "alice", &["wiki"]).await;
+        }
+        stage.server.advance(Duration::from_secs(60));
+        let (as_of, list) = (stage.server.clock.now().to_string(), database.directory().join("live"));
+        std::fs::write(&list, "s-3\n\n").unwrap();
+        let reconcile = ["session", "reconcile", "main", list.to_str().unwrap(), "--as-of", &as_of];
+        assert!(shell.done(&[&reconcile[..], &["--dry-run"]].concat()).contains("end 2 sessions"));
+        assert!(shell.fails(2, &reconcile).contains("--yes"));
+        let unsaid = shell.json(&["session", "reconcile", "main", list.to_str().unwrap()]);
+        assert_eq!(unsaid["sessions_ended"], 0, "what is younger than the list is spared");
+        assert!(shell.done(&[&reconcile[..], &["--yes"]].concat()).contains("2 sessions"));
+        let live = stage.admin.items("/v1/issuers/main/sessions?state=live").await;
+        assert!(live.len() == 1 && live[0]["sid"] == "s-3", "{live:?}");
+
+        // Erasure.
+        assert!(shell.fails(1, &["subject", "erase", "main", "--sub", "alice", "--yes"]).contains("409"));
+        let killed = shell.json(&["kill", "main", "--sub", "alice", "--revoke-offline-access"]);
+        settled(&stage, &killed["id"]).await;
+        assert!(shell.fails(2, &["subject", "erase", "main", "--sub", "alice"]).contains("--yes"));
+        let erased = shell.done(&["subject", "erase", "main", "--sub", "alice", "--yes"]);
+        assert!(erased.lines().any(|line| line.split_whitespace().eq(["sessions", "3"])), "{erased}");
+        assert!(shell.done(&["status", "main", "--sub", "alice"]).starts_with("alice is not known here"));
+
+        // Keys.
+        let key = async |state: &str| {
+            let keys = stage.admin.items("/v1/issuers/main/keys").await;
+            keys.iter().find(|key| key["state"] == state).unwrap()["kid"].as_str().unwrap().to_owned()
+        };
+        assert!(shell.fails(1, &["keys", "drop", "main", &key("active").await, "--yes"]).contains("rotate first"));
+        shell.done(&["keys", "rotate", "main"]);
+        let next = key("next").await;
+        assert!(shell.fails(2, &["keys", "drop", "main", &next]).contains("--yes"));
+        assert_eq!(shell.done(&["keys", "delete", "main", &next, "--yes"]), "dropped\n");
+        assert_eq!(key("withdrawn").await, next);
+        assert!(shell.fails(1, &["keys", "drop", "main", "nope", "--yes"]).contains("logoutd keys list"));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -563,9 +612,22 @@ fn every_shell_is_given_completions_and_every_command_has_help() {
     }
     assert!(shell.done(&["kill", "--help"]).contains("Examples:"));
     let nouns = shell.done(&["--help"]);
-    for noun in
-        ["status", "kill", "logout", "session", "delivery", "issuer", "client", "cut-off", "denylist", "token", "keys", "completions"]
-    {
+    for noun in [
+        "status",
+        "kill",
+        "logout",
+        "session",
+        "subject",
+        "alarm",
+        "delivery",
+        "issuer",
+        "client",
+        "cut-off",
+        "denylist",
+        "token",
+        "keys",
+        "completions",
+    ] {
         assert!(nouns.lines().any(|line| line.trim_start().starts_with(&format!("{noun} "))), "{noun}: {nouns}");
         let help = shell.done(&[noun, "--help"]);
         assert!(noun == "completions" || help.contains("LOGOUTD_TOKEN"), "{noun}: {help}");
