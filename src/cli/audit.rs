@@ -9,7 +9,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
 
 use super::asking::Asking;
-use super::output::print;
+use super::output::{count, print};
 use super::plain::{plain, plain_json};
 use super::server::{Server, content, query, route};
 use super::{Error, Variables};
@@ -250,7 +250,7 @@ fn as_json(report: &Report) -> Value {
 }
 
 fn tell(report: &Report) -> Result<(), Error> {
-    print(&format!("the trail is whole: {} records verified", report.verified))?;
+    print(&format!("the trail is whole: {} verified", count(report.verified, "record", "records")))?;
     if let Some(head) = &report.head {
         print(&format!("  signed head: record {} at {}, key {}", head.tip.seq, head.at, head.kid))?;
     }
@@ -264,15 +264,18 @@ fn tell(report: &Report) -> Result<(), Error> {
         print("  it was asked for up to here: nothing is said of what comes after")?;
     }
     if report.withheld > 0 {
-        print(&format!("  of {} records only the digests were there", report.withheld))?;
+        print(&format!("  of {} only the digests were there", count(report.withheld, "record", "records")))?;
     }
     if report.erased > 0 {
-        print(&format!("  {} values were erased, as later records tell", report.erased))?;
+        print(&format!("  {} erased, as later records tell", count(report.erased, "value was", "values were")))?;
     }
     match (report.unsealed, report.unsealed_since) {
         (0, _) => print("  no record waits to be sealed"),
-        (count, Some(since)) => print(&format!("  {count} records wait to be sealed, since {since}: nothing vouches for them yet")),
-        (count, None) => print(&format!("  {count} records wait to be sealed: nothing vouches for them yet")),
+        (unsealed, since) => {
+            let since = since.map_or_else(String::new, |since| format!(", since {since}"));
+            let waiting = count(unsealed, "record waits", "records wait");
+            print(&format!("  {waiting} to be sealed{since}: nothing vouches for what is not sealed"))
+        }
     }
 }
 
@@ -287,12 +290,13 @@ fn tell_receipt(claims: &Map<String, Value>, kid: &str) -> Result<(), Error> {
     print(&format!("genuine: signed by {} at {at}, key {kid}", says("/iss")))?;
     print(&format!("  logout {} at {}: {}", says("/receipt/id"), says("/issuer"), says("/receipt/target")))?;
     print(&format!("  because {}, by {}, at {}", says("/receipt/reason"), says("/receipt/actor"), says("/receipt/occurred_at")))?;
-    print(&format!("  {}: {} sessions ended", says("/receipt/state"), says("/receipt/sessions_ended")))?;
+    let number = |pointer: &str| claims.pointer(pointer).and_then(Value::as_u64).unwrap_or(0);
+    print(&format!("  {}: {} ended", says("/receipt/state"), count(number("/receipt/sessions_ended"), "session", "sessions")))?;
     let counts = ["delivered", "pending", "rejected", "expired", "superseded", "cancelled", "unreachable"];
     let counts: Vec<_> = counts.iter().map(|state| format!("{} {state}", says(&format!("/receipt/deliveries/{state}")))).collect();
     print(&format!("  {} told of: {}", says("/receipt/deliveries/total"), counts.join(", ")))?;
     if claims.pointer("/truncated").is_some_and(|truncated| !truncated.is_null()) {
-        print(&format!("  {} of {} deliveries are listed in it", says("/truncated/listed"), says("/truncated/total")))?;
+        print(&format!("  {} of {} deliveries listed in it", says("/truncated/listed"), says("/truncated/total")))?;
     }
-    print(&format!("  the audit trail had {} sealed records", says("/audit/seq")))
+    print(&format!("  the audit trail had {}", count(number("/audit/seq"), "sealed record", "sealed records")))
 }

@@ -96,7 +96,7 @@ on_both_engines! {
         let offline = ["receipt", "verify", &path("receipt.jws"), "--keys", &path("jwks.json")];
         let (code, said, told) = run(&offline, &[]);
         assert_eq!(code, Some(0), "{told}");
-        assert!(said.starts_with(&format!("genuine: signed by {}", stage.server.base)) && said.contains(&id) && said.contains("1 sessions ended"), "{said}");
+        assert!(said.starts_with(&format!("genuine: signed by {}", stage.server.base)) && said.contains(&id) && said.contains("1 session ended"), "{said}");
         let (_, said, _) = run(&[&offline[..], &["--json"]].concat(), &[]);
         assert_eq!(serde_json::from_str::<Value>(&said).unwrap()["receipt"]["id"], json!(id));
 
