@@ -70,7 +70,7 @@ pub struct ApiTokenView {
     /// How many requests it may send in a second, where that is not what all may.
     #[serde(skip_serializing_if = "Option::is_none")]
     rate_per_s: Option<u16>,
-    /// The last hour in which its value was shown; written once an hour.
+    /// The beginning of the last hour in which its value was shown, or that of the value where it is later; written once an hour.
     #[serde(skip_serializing_if = "Option::is_none")]
     used_at: Option<text::Timestamp>,
     /// When its value was last replaced.
@@ -79,7 +79,7 @@ pub struct ApiTokenView {
     /// Until when the value before is good too, or was.
     #[serde(skip_serializing_if = "Option::is_none")]
     previous_until: Option<text::Timestamp>,
-    /// The last hour in which the value before was shown: who shows it still has not taken the new one.
+    /// The same of the value before: who shows it still has not taken the new one.
     #[serde(skip_serializing_if = "Option::is_none")]
     previous_used_at: Option<text::Timestamp>,
     /// Its value, in the answer that minted or rotated it and nowhere else.
@@ -88,6 +88,8 @@ pub struct ApiTokenView {
 }
 
 fn view(record: ApiTokenRecord) -> ApiTokenView {
+    // The hour begins before a value that was made in it.
+    let made_at = record.rotated_at.unwrap_or(record.created_at);
     ApiTokenView {
         id: record.id.into(),
         role: record.role.into(),
@@ -98,10 +100,10 @@ fn view(record: ApiTokenRecord) -> ApiTokenView {
         expires_at: record.expires_at.map(Into::into),
         revoked_at: record.revoked_at.map(Into::into),
         rate_per_s: record.rate_per_s,
-        used_at: record.used_at.map(Into::into),
+        used_at: record.used_at.map(|hour| hour.max(made_at).into()),
         rotated_at: record.rotated_at.map(Into::into),
         previous_until: record.previous_until.map(Into::into),
-        previous_used_at: record.previous_used_at.map(Into::into),
+        previous_used_at: record.previous_used_at.map(|hour| hour.max(record.created_at).into()),
         token: None,
     }
 }

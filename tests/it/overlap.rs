@@ -99,7 +99,10 @@ on_both_engines! {
         until("it is written down when each value was shown", || async {
             let listed = stage.admin.items("/v1/api-tokens?issuer=main").await;
             let token = listed.into_iter().find(|token| token["id"] == json!(id)).unwrap();
-            (token["used_at"].is_string() && token["previous_used_at"].is_string()).then_some(())
+            let (used, before) = (token["used_at"].as_str()?, token["previous_used_at"].as_str()?);
+            let made = |name: &str| token[name].as_str().unwrap();
+            assert!(used >= made("rotated_at") && before >= made("created_at"), "no value is used before it is made: {token}");
+            Some(())
         })
         .await;
         assert_eq!(status(&before).await, 200);
