@@ -138,7 +138,7 @@ pub(super) async fn seat(caller: Caller, app: &AppState, permission: Permission,
     match admit(&caller, permission, iss)? {
         Some(id) => match app.store.issuer(&id).await? {
             Some(issuer) => {
-                app.limiter.issuer(&issuer.id, &caller.identity, permission.load(), app.clock.now())?;
+                app.limiter.issuer(&issuer.id, &caller, permission.load(), app.clock.now())?;
                 Ok(Seat { caller, issuer })
             }
             None => Err(Problem::of(Code::UnknownIssuer)),

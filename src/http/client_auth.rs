@@ -52,16 +52,21 @@ pub enum PublicClients {
 pub trait Door: Need {
     /// Of public clients.
     const PUBLIC_CLIENTS: PublicClients;
+    /// What a client's request is counted as.
+    const CLIENTS_LOAD: Load;
 }
 
 impl Door for needs::Introspect {
     // RFC 7662 2.1: some form of authorisation, or tokens could be tried out here.
     const PUBLIC_CLIENTS: PublicClients = PublicClients::Refused;
+    const CLIENTS_LOAD: Load = Load::Other;
 }
 
 impl Door for needs::RevokeTokens {
     // RFC 7009 2.1: who holds a token may give it up.
     const PUBLIC_CLIENTS: PublicClients = PublicClients::Admitted;
+    // What anybody may send who has a token, or none, must not stand in the way of a logout.
+    const CLIENTS_LOAD: Load = Load::GivingUp;
 }
 
 /// A request at an OAuth endpoint below `{iss}`: an API token that may do it, or a client that proved who it is, and the form.
@@ -99,7 +104,7 @@ impl<N: Door> FromRequest<AppState> for OauthAt<N> {
                 check_sole(&form)?;
                 check_name(&form, &claim.client_id)?;
                 let client = by_secret(&Desk { app, issuer: &issuer, remote }, &claim, Method::Basic).await?;
-                count(app, &client, N::PERMISSION.load())?;
+                count(app, &client, N::CLIENTS_LOAD)?;
                 Ok(of(Asker::Client(client), issuer, form))
             }
             // Whoever shows nothing is told that first, whatever else is wrong.
@@ -109,7 +114,7 @@ impl<N: Door> FromRequest<AppState> for OauthAt<N> {
                 let claim = claim.ok_or_else(|| refuse(Refusal::Missing, remote, Challenge::Bearer))?;
                 let (issuer, form) = (public_issuer(app, &iss).await?, form?);
                 let client = Desk { app, issuer: &issuer, remote }.authenticated(&claim, &form).await?;
-                count(app, &client, N::PERMISSION.load())?;
+                count(app, &client, N::CLIENTS_LOAD)?;
                 Ok(of(Asker::Client(client), issuer, form))
             }
             Shown::Unreadable(challenge) => Err(refuse(Refusal::Malformed, remote, challenge).into()),
@@ -119,9 +124,9 @@ impl<N: Door> FromRequest<AppState> for OauthAt<N> {
 
 /// Counts a request of a client's, by its name and for its issuer.
 fn count(app: &AppState, client: &ClientRecord, load: Load) -> Result<(), Problem> {
-    let (identity, now) = (format!("client:{}/{}", client.issuer, client.client_id), app.clock.now());
-    app.limiter.credential(&identity, None, load, now)?;
-    app.limiter.issuer(&client.issuer, &identity, load, now)
+    let now = app.clock.now();
+    app.limiter.credential(&format!("client:{}/{}", client.issuer, client.client_id), None, load, now)?;
+    app.limiter.issuer(&client.issuer, &Caller::client(&client.issuer, &client.client_id, None), load, now)
 }
 
 /// What the `Authorization` header shows.

@@ -1,7 +1,8 @@
 //! How many requests a caller may send who has shown who it is, and how many all of an issuer's.
 //!
 //! Buckets are kept in memory, since they only save work: a restart forgives everybody, and each process has its part of what was agreed. What ends
-//! something has buckets of its own, so that a logout gets through whatever else its sender has sent. Who has not shown who it is, is not counted here: how
+//! something has buckets of its own, so that a logout gets through whatever else was sent; what clients give up and what is only rehearsed is not in them.
+//! An issuer's bucket holds no operator and no administrator. Who has not shown who it is, is not counted here: how
 //! often one may be wrong about that is `throttle.rs`'s, and how many connections one may have the listener's. Never limited are health, keys and
 //! metadata, which anybody may ask for; a provider's logout tokens, which it does not send again; and forward-auth, which has no answer that says so.
 
@@ -12,6 +13,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::problem::Problem;
+use crate::model::access::Caller;
 use crate::model::limits::{Limits, Load, Pace};
 use crate::model::{IssuerId, Timestamp};
 use crate::observe::{Limited, RequestLimited};
@@ -54,13 +56,28 @@ impl Limiter {
         })
     }
 
-    /// Counts a request about an issuer, whoever sends it.
-    pub fn issuer(&self, issuer: &IssuerId, caller: &str, load: Load, now: Timestamp) -> Result<(), Problem> {
-        let Some(pace) = self.limits.issuer else { return Ok(()) };
+    /// Counts a request about an issuer.
+    pub fn issuer(&self, issuer: &IssuerId, caller: &Caller, load: Load, now: Timestamp) -> Result<(), Problem> {
+        let Some(pace) = self.limits.issuer.filter(|_| caller.is_held_by_issuer()) else { return Ok(()) };
         self.take(Whose::Issuer(issuer.clone()), pace, load, now).map_err(|wait| {
-            RequestLimited { what: Limited::Issuer, load, caller }.emit();
+            RequestLimited { what: Limited::Issuer, load, caller: &caller.identity }.emit();
             Problem::rate_limited(wait, "there are too many requests about this issuer")
         })
+    }
+
+    /// Counts as something else what was let in to end something and only asks what that would end.
+    pub fn rehearsal(&self, issuer: &IssuerId, caller: &Caller, now: Timestamp) -> Result<(), Problem> {
+        if caller.is_held_by_issuer() {
+            self.give_back(Whose::Issuer(issuer.clone()), Load::Ending);
+        }
+        self.issuer(issuer, caller, Load::Other, now)
+    }
+
+    fn give_back(&self, whose: Whose, load: Load) {
+        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, bucket)) = buckets.get_mut(&(whose, load)) {
+            bucket.give_back(1);
+        }
     }
 
     /// How long until there is room, if there is none.
@@ -97,6 +114,7 @@ fn make_room(buckets: &mut HashMap<(Whose, Load), (Rate, Bucket)>, key: &(Whose,
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::ClientId;
 
     const NOW: Timestamp = Timestamp::from_seconds(1_800_000_000);
 
@@ -129,13 +147,25 @@ mod tests {
     }
 
     #[test]
-    fn an_issuer_is_limited_whoever_asks_and_the_refusal_says_when_to_come_again() {
+    fn an_issuer_is_limited_for_all_but_operators_and_the_refusal_says_when_to_come_again() {
         let limiter = limiter(Limits { credential: None, issuer: pace(1, 1) });
         let (main, other) = (IssuerId::parse("main").unwrap(), IssuerId::parse("other").unwrap());
-        assert!(limiter.issuer(&main, "a", Load::Other, NOW).is_ok());
-        let refused = limiter.issuer(&main, "b", Load::Other, NOW).unwrap_err();
+        let (provider, operator) = (Caller::provider(&main), Caller::itself(&main));
+        assert!(limiter.issuer(&main, &Caller::client(&main, &ClientId::parse("wiki").unwrap(), None), Load::Other, NOW).is_ok());
+        let refused = limiter.issuer(&main, &provider, Load::Other, NOW).unwrap_err();
         assert_eq!(refused.code().as_str(), "rate-limited");
-        assert!(limiter.issuer(&main, "b", Load::Ending, NOW).is_ok() && limiter.issuer(&other, "b", Load::Other, NOW).is_ok());
+        assert!(limiter.issuer(&main, &provider, Load::Ending, NOW).is_ok() && limiter.issuer(&other, &provider, Load::Other, NOW).is_ok());
+        assert!((0..20).all(|_| limiter.issuer(&main, &operator, Load::Other, NOW).is_ok()));
+    }
+
+    #[test]
+    fn rehearsals_are_counted_with_the_rest_and_leave_room_for_what_ends() {
+        let limiter = limiter(Limits { credential: None, issuer: pace(1, 2) });
+        let main = IssuerId::parse("main").unwrap();
+        let provider = Caller::provider(&main);
+        let rehearse = || limiter.issuer(&main, &provider, Load::Ending, NOW).and_then(|()| limiter.rehearsal(&main, &provider, NOW));
+        assert_eq!([(); 4].map(|()| rehearse().is_ok()), [true, true, false, false]);
+        assert_eq!([(); 3].map(|()| limiter.issuer(&main, &provider, Load::Ending, NOW).is_ok()), [true, true, false]);
     }
 
     #[test]

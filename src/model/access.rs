@@ -217,6 +217,15 @@ impl Caller {
         }
     }
 
+    /// Whether the limit of all who ask about an issuer holds this caller too. Operators and administrators come when something is wrong: whoever could fill
+    /// that bucket could keep them out.
+    pub const fn is_held_by_issuer(&self) -> bool {
+        match self.role {
+            Role::Operator | Role::Admin => false,
+            Role::Provider | Role::Gateway | Role::Client | Role::Auditor => true,
+        }
+    }
+
     /// Whether this caller may do it at that issuer (none: to something that belongs to no issuer).
     pub fn may(&self, permission: Permission, issuer: Option<&IssuerId>) -> bool {
         let in_reach = match (&self.issuer, issuer) {

@@ -84,6 +84,9 @@ pub async fn reconcile_sessions(
     StrictJson(body): StrictJson<ReconcileBody>,
 ) -> Result<Response, Problem> {
     let (seat, dry_run) = (at.0, body.dry_run);
+    if dry_run {
+        app.limiter.rehearsal(&seat.issuer.id, &seat.caller, app.clock.now())?;
+    }
     let listed: BTreeSet<Text<Sid>> = body.live.bounded()?.into_iter().collect();
     let fingerprinted = Fingerprinted { reconcile: &listed, as_of: body.as_of.as_ref() };
     let idempotency = if dry_run { None } else { idempotency(&headers, &fingerprinted, &app.sealing)? };

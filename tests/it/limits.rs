@@ -71,6 +71,25 @@ on_both_engines! {
         stage.admin.get("/v1/api-tokens").await.expect(200);
     }
 
+    async fn neither_what_clients_revoke_nor_dry_runs_nor_providers_keep_a_logout_out(database) {
+        let stage = stage(database, &[("LOGOUTD_LIMITS__PER_ISSUER_PER_S", "1"), ("LOGOUTD_LIMITS__PER_ISSUER_BURST", "10")]).await;
+        let operator = stage.admin.mint(json!({"role": "operator", "issuer": "main"})).await;
+        let secret = "the-secret-of-the-wiki-0123456789";
+        stage.register("wiki", "https://wiki.example/logout", json!({"client_secret": secret})).await;
+        let nobody = stage.server.nobody();
+        let form = [("token", "t"), ("client_id", "wiki"), ("client_secret", secret)];
+        until("the client revokes too much", || async { (nobody.form("/main/revoke", &form).await.status == 429).then_some(()) }).await;
+        for (path, body) in [("logouts", json!({"target": {"sid": "s-0"}, "reason": "admin", "dry_run": true})), ("sessions/reconcile", json!({"live": [], "dry_run": true}))] {
+            let path = format!("/v1/issuers/main/{path}");
+            until("there are too many dry runs", || async { (stage.provider.post(&path, body.clone()).await.status == 429).then_some(()) }).await;
+        }
+        assert!([201, 202].contains(&log_out(&stage.provider).await), "neither is counted with what ends something");
+        until("the provider logs out too much", || async { (log_out(&stage.provider).await == 429).then_some(()) }).await;
+        for _ in 0..30 {
+            assert!([201, 202].contains(&log_out(&operator).await), "an operator is not held by what others send");
+        }
+    }
+
     async fn a_token_with_a_rate_of_its_own_has_that_one(database) {
         let stage = stage(database, &[]).await;
         let slow = stage.admin.mint(json!({"role": "provider", "issuer": "main", "rate_per_s": 2})).await;

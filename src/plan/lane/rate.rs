@@ -62,6 +62,11 @@ impl Bucket {
         self.tokens -= f64::from(begun);
     }
 
+    /// So many of what began did not count.
+    pub fn give_back(&mut self, begun: u16) {
+        self.tokens += f64::from(begun);
+    }
+
     /// When the next one may begin, if none may now.
     pub fn next(&self, rate: Rate) -> Timestamp {
         let wait = ((1.0 - self.tokens) / rate.per_s).max(0.0);
