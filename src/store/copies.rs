@@ -2,6 +2,9 @@
 //!
 //! A copy is made whole under a name of its own, checked, brought to the disk and only then given its name: what has the name of a backup is one. It carries
 //! the instant it was taken, so that its first start knows since when it knows nothing. The sealing key is a file of its own and never in a copy.
+//!
+//! A restore takes the name of the database in one step, after everything that can fail: whatever happens meanwhile, what has the name is whole, the old one
+//! with its last commits or the copy.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -55,6 +58,9 @@ pub enum CopyError {
     /// Nobody knows when it was taken.
     #[error("{} does not say when it was taken, since `logoutd backup` did not make it: say it with --taken-at", .0.display())]
     NoMark(PathBuf),
+    /// Somebody else than a server has it open.
+    #[error("{} is being read: end what reads it, and repeat", .0.display())]
+    Read(PathBuf),
     /// A server runs, or the lock could not be taken.
     #[error(transparent)]
     Open(#[from] OpenError),
@@ -134,17 +140,84 @@ pub async fn restore(
     drop(source.close().await);
     let copied = part.inspect_as(backup, taken_at).await?;
     let aside = (!there.is_empty()).then(|| beside(to, &format!(".before-{}", clock.now().millis())));
-    if let Some(aside) = &aside {
-        // The log before the file it belongs to: a log that is left beside another database would be played into it.
-        for suffix in there {
-            let (from, to) = (beside(to, suffix), beside(aside, suffix));
-            std::fs::rename(&from, to).map_err(|error| CopyError::File(from.clone(), error))?;
+    match &aside {
+        None => part.name(to)?,
+        Some(aside) => {
+            settle(to).await?;
+            part.replace(to, aside)?;
         }
     }
-    part.name(to)?;
     Ok(Restored { copied, aside })
 }
 
+/// Brings the last commits from the log into the file they belong to, so that the file alone is the whole database.
+async fn settle(database: &Path) -> Result<(), CopyError> {
+    if !database.is_file() {
+        return Ok(());
+    }
+    let options = SqliteConnectOptions::new().filename(database).busy_timeout(BUSY_MAX);
+    let settled = async {
+        let mut connection = options.connect().await?;
+        let busy: i64 = sqlx::query_scalar("PRAGMA wal_checkpoint(TRUNCATE)").fetch_one(&mut connection).await?;
+        connection.close().await?;
+        Ok::<_, sqlx::Error>(busy)
+    };
+    match settled.await {
+        Ok(0) => Ok(()),
+        Ok(_) => Err(CopyError::Read(database.to_owned())),
+        Err(error) => match engine::fault_of(&error) {
+            // That is why somebody restores.
+            engine::Fault::Damage => Ok(()),
+            engine::Fault::ReadOnly | engine::Fault::Full | engine::Fault::Other => Err(CopyError::Database(database.to_owned(), error)),
+        },
+    }
+}
+
+/// Puts a database aside, but for its name, which the main file keeps until another takes it; says what of it was done.
+fn put_aside(database: &Path, aside: &Path, done: &mut Vec<&'static str>) -> std::io::Result<()> {
+    // A log that is left beside another database would be played into it. There is nothing in it, but where the database is damaged.
+    for suffix in LOGS.into_iter().filter(|suffix| beside(database, suffix).symlink_metadata().is_ok()) {
+        std::fs::rename(beside(database, suffix), beside(aside, suffix))?;
+        done.push(suffix);
+    }
+    if database.symlink_metadata().is_err() {
+        return Ok(());
+    }
+    match std::fs::hard_link(database, aside) {
+        // Some file systems have no second names.
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => copy_new(database, aside, done),
+        linked => {
+            linked?;
+            done.push("");
+            Ok(())
+        }
+    }
+}
+
+fn copy_new(from: &Path, to: &Path, done: &mut Vec<&'static str>) -> std::io::Result<()> {
+    let mut copy = new_file(to)?;
+    done.push("");
+    std::io::copy(&mut File::open(from)?, &mut copy)?;
+    copy.sync_all()
+}
+
+/// An empty file that nobody had, its owner's alone.
+fn new_file(path: &Path) -> std::io::Result<File> {
+    let mut options = File::options();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path)
+}
+
+/// Brings a name to the disk.
+fn sync_directory_of(path: &Path) -> std::io::Result<()> {
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(directory)?.sync_all()
+}
+
+/// What may stand beside the main file of a database.
+const LOGS: [&str; 3] = ["-wal", "-shm", "-journal"];
 /// The files of a database, the main one last.
 const FILES: [&str; 4] = ["-wal", "-shm", "-journal", ""];
 
@@ -177,11 +250,7 @@ impl Part {
     /// An empty file beside the name it is for, its owner's alone.
     fn begin(to: &Path) -> Result<Self, CopyError> {
         let path = beside(to, &format!(".part-{:016x}", Entropy::os().number()));
-        let mut options = File::options();
-        options.write(true).create_new(true);
-        #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        options.open(&path).map_err(|error| CopyError::File(to.to_owned(), error))?;
+        new_file(&path).map_err(|error| CopyError::File(to.to_owned(), error))?;
         Ok(Self(path))
     }
 
@@ -253,8 +322,25 @@ impl Part {
         File::open(&self.0).and_then(|file| file.sync_all()).map_err(failed)?;
         // Unlike a renamed file, a linked one takes no other's place. The first name goes when this value does.
         std::fs::hard_link(&self.0, to).map_err(failed)?;
-        let directory = to.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed)
+        sync_directory_of(to).map_err(failed)
+    }
+
+    /// Brings it to the disk and takes a database's name; what had it is known by another one from then on. Where that fails, all is as it was.
+    fn replace(self, to: &Path, aside: &Path) -> Result<(), CopyError> {
+        let failed = |error| CopyError::File(to.to_owned(), error);
+        File::open(&self.0).and_then(|file| file.sync_all()).map_err(failed)?;
+        let mut done = Vec::new();
+        let placed = put_aside(to, aside, &mut done).and_then(|()| std::fs::rename(&self.0, to));
+        if placed.is_err() {
+            for suffix in done {
+                drop(if suffix.is_empty() {
+                    std::fs::remove_file(aside)
+                } else {
+                    std::fs::rename(beside(aside, suffix), beside(to, suffix))
+                });
+            }
+        }
+        placed.and_then(|()| sync_directory_of(to)).map_err(failed)
     }
 }
 
@@ -264,5 +350,59 @@ impl Drop for Part {
             // Most of them never were.
             drop(std::fs::remove_file(beside(&self.0, suffix)));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A database of one number that was written last, and that only the log knows, as it is found when its process was killed.
+    async fn killed(at: &Path) {
+        let other = beside(at, ".alive");
+        let options = SqliteConnectOptions::new().filename(&other).create_if_missing(true).journal_mode(SqliteJournalMode::Wal);
+        let mut alive = options.connect().await.unwrap();
+        sqlx::raw_sql("CREATE TABLE t (n); INSERT INTO t VALUES (7)").execute(&mut alive).await.unwrap();
+        for suffix in ["-wal", ""] {
+            std::fs::copy(beside(&other, suffix), beside(at, suffix)).unwrap();
+        }
+    }
+
+    async fn number(at: &Path) -> i64 {
+        let mut connection = open(at).await.unwrap();
+        sqlx::query_scalar("SELECT n FROM t").fetch_one(&mut connection).await.unwrap()
+    }
+
+    fn part(to: &Path) -> Part {
+        let part = Part::begin(to).unwrap();
+        std::fs::write(&part.0, "the copy").unwrap();
+        part
+    }
+
+    #[tokio::test]
+    async fn what_is_replaced_is_whole_at_every_moment_and_what_is_put_aside_too() {
+        let directory = tempfile::tempdir().unwrap();
+        let (to, aside, taken) = (directory.path().join("l.db"), directory.path().join("aside"), directory.path().join("taken"));
+        std::fs::create_dir(&taken).unwrap();
+        killed(&to).await;
+        settle(&to).await.unwrap();
+        std::fs::write(beside(&to, "-journal"), "").unwrap();
+        assert!(matches!(part(&to).replace(&to, &taken), Err(CopyError::File(..))));
+        assert!(beside(&to, "-journal").exists() && !beside(&taken, "-journal").exists(), "all is as it was");
+        std::fs::copy(&to, directory.path().join("alone")).unwrap();
+        assert_eq!((number(&to).await, number(&directory.path().join("alone")).await), (7, 7));
+
+        part(&to).replace(&to, &aside).unwrap();
+        assert_eq!((std::fs::read_to_string(&to).unwrap().as_str(), number(&aside).await), ("the copy", 7));
+    }
+
+    #[tokio::test]
+    async fn a_database_that_cannot_be_read_is_put_aside_as_it_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let (to, aside) = (directory.path().join("l.db"), directory.path().join("aside"));
+        std::fs::write(&to, "this is no database, and never was one: ".repeat(200)).unwrap();
+        settle(&to).await.unwrap();
+        part(&to).replace(&to, &aside).unwrap();
+        assert!(std::fs::read_to_string(&aside).unwrap().starts_with("this is no database"));
     }
 }

@@ -269,7 +269,9 @@ async fn a_logout_that_a_restore_forgets_stays_unknown_until_somebody_answers_fo
     process.kill();
     assert!(refused(&restore(&database, "copy.db", &[])).contains("--replace"));
     let restored = done(&restore(&database, "copy.db", &["--replace"]));
-    assert!(Path::new(restored["aside"].as_str().unwrap()).exists(), "{restored}");
+    let aside = restored["aside"].as_str().unwrap();
+    assert!(Path::new(aside).exists(), "{restored}");
+    assert!(!Path::new(&format!("{aside}-wal")).exists(), "what was put aside has its last commits in it");
 
     let mut process = Process::serve(&database, &[]);
     let admin = process.admin().await;
