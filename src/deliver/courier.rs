@@ -216,7 +216,7 @@ impl Courier {
             span.note("server.address", host.to_owned());
             span.note("server.port", i64::from(uri.and_then(url::Url::port_or_known_default).unwrap_or_default()));
         }
-        let scope = Scope { tracer: self.tools.tracer.clone(), trace: span.context(), request: None };
+        let scope = Scope { tracer: self.tools.tracer.clone(), trace: span.context(), ..Scope::default() };
         let (tools, finished) = (Arc::clone(&self.tools), self.finished.clone());
         let attempt = async move {
             let attempt = AssertUnwindSafe(within(scope, request::attempt(&tools, Arc::clone(&claimed), &watch))).catch_unwind();

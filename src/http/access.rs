@@ -26,7 +26,7 @@ use crate::model::access::{ApiTokenRecord, Behalf, Caller, Edition, Permission, 
 use crate::model::issuer::IssuerRecord;
 use crate::model::limits::Load;
 use crate::model::{Digest, IssuerId, Timestamp};
-use crate::observe::{AuthenticationFailed, Refusal};
+use crate::observe::{AuthenticationFailed, Refusal, traces};
 use crate::store::StoreError;
 use crate::token::{digest_of_token, digests_match};
 
@@ -270,6 +270,7 @@ pub(super) async fn identify(
             });
         }
     };
+    traces::vouch();
     app.limiter.credential(&caller.identity, own_rate, load, app.clock.now())?;
     Ok(caller)
 }

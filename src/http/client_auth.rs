@@ -26,7 +26,7 @@ use crate::model::client::ClientRecord;
 use crate::model::issuer::IssuerRecord;
 use crate::model::limits::Load;
 use crate::model::{ClientId, Timestamp};
-use crate::observe::{AuthenticationFailed, Refusal};
+use crate::observe::{AuthenticationFailed, Refusal, traces};
 use crate::token::assertion::{ASSERTION_TYPE, Assertion, AssertionRefused, AssertionRules, Proof, prove};
 use crate::token::{JwkSet, PublicJwk, digest_of_token, digests_match, secret_matches};
 
@@ -126,7 +126,12 @@ impl<N: Door> FromRequest<AppState> for OauthAt<N> {
 fn count(app: &AppState, client: &ClientRecord, load: Load) -> Result<(), Problem> {
     let now = app.clock.now();
     app.limiter.credential(&format!("client:{}/{}", client.issuer, client.client_id), None, load, now)?;
-    app.limiter.issuer(&client.issuer, &Caller::client(&client.issuer, &client.client_id, None), load, now)
+    app.limiter.issuer(&client.issuer, &Caller::client(&client.issuer, &client.client_id, None), load, now)?;
+    // Anybody can say the name of a client that has nothing to prove it by.
+    if !is_registered(client, Method::Nothing) {
+        traces::vouch();
+    }
+    Ok(())
 }
 
 /// What the `Authorization` header shows.

@@ -157,8 +157,11 @@ async fn surround(State(around): State<Around>, request: Request, next: Next) ->
     let method = Method::named(request.method().as_str());
     let route = request.extensions().get::<MatchedPath>().cloned();
     let begun = around.clock.instant();
-    let mut span = begin_span(&around.tracer, method, route.as_ref(), request.headers());
-    let scope = Scope { tracer: around.tracer.clone(), trace: span.context(), request: Some(around.entropy.id(around.clock.now())) };
+    let given = given_trace(request.headers());
+    let doubt = around.tracer.doubt(given.as_ref());
+    let mut span = begin_span(&around.tracer, method, route.as_ref(), given);
+    let id = around.entropy.id(around.clock.now());
+    let scope = Scope { tracer: around.tracer.clone(), trace: span.context(), request: Some(id), doubt: doubt.clone() };
     let answered_within = scope.clone();
     let heard = CancellationToken::new();
     let request = request.map(|body| read_until(body, heard.clone()));
@@ -176,6 +179,10 @@ async fn surround(State(around): State<Around>, request: Request, next: Next) ->
     let route = route.as_ref().map(MatchedPath::as_str);
     let status = response.status().as_u16();
     within(answered_within, async { RequestServed { route, method, status, duration: begun.elapsed() }.emit() }).await;
+    // Whoever it was did not say, and is not taken at its word that this is recorded.
+    if doubt.stands() {
+        return response;
+    }
     span.note("http.request.method", method.as_str());
     if let Some(route) = route {
         span.note("http.route", route.to_owned());
@@ -189,8 +196,8 @@ async fn surround(State(around): State<Around>, request: Request, next: Next) ->
 }
 
 /// The span of a request. Where monitoring asks by itself, every few seconds, no trace begins.
-fn begin_span(tracer: &Tracer, method: Method, route: Option<&MatchedPath>, headers: &HeaderMap) -> Span {
-    let (name, given) = (span_name(method, route), given_trace(headers));
+fn begin_span(tracer: &Tracer, method: Method, route: Option<&MatchedPath>, given: Option<TraceContext>) -> Span {
+    let name = span_name(method, route);
     let is_polled = route.is_some_and(|route| matches!(route.as_str(), "/healthz" | "/readyz" | "/metrics"));
     if is_polled { tracer.go_on(SpanKind::Server, name, given) } else { tracer.begin(SpanKind::Server, name, given) }
 }

@@ -4,12 +4,15 @@
 //! ([`within`]). Without a collector nothing is recorded, and what was given is passed on as it came. A span tells routes, hosts, statuses and ids of our
 //! own; never a subject, a session id, a token, or a URL, which may hold secrets.
 //!
+//! That somebody records a trace is believed of those alone who show who they are: anybody else could fill the queue.
+//!
 //! A collector costs nothing but spans: they wait in a queue of bounded length, and what does not fit or is not taken is counted and gone.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -139,6 +142,13 @@ impl Tracer {
         }
     }
 
+    /// Whether a trace that came with a request waits for [`vouch`]. What is recorded of traces that begin here, is recorded of anybody's.
+    pub fn doubt(&self, given: Option<&TraceContext>) -> Doubt {
+        let sampled = given.is_some_and(TraceContext::is_sampled);
+        let doubtful = |recording: &Arc<Recording>| sampled && recording.entropy.unit() >= recording.ratio;
+        Doubt(Arc::new(AtomicBool::new(self.0.as_ref().is_some_and(doubtful))))
+    }
+
     /// A span below this one; nothing where there is none.
     pub fn go_on(&self, kind: SpanKind, name: impl Into<Cow<'static, str>>, parent: Option<TraceContext>) -> Span {
         match parent {
@@ -255,6 +265,19 @@ pub struct Scope {
     pub trace: Option<TraceContext>,
     /// The request.
     pub request: Option<RequestId>,
+    /// Whether nothing of it is recorded so far.
+    pub doubt: Doubt,
+}
+
+/// Whether a trace came with a request of which nobody knows whose it is; then it is passed on, and not recorded.
+#[derive(Clone, Debug, Default)]
+pub struct Doubt(Arc<AtomicBool>);
+
+impl Doubt {
+    /// Whether it is so still.
+    pub fn stands(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 tokio::task_local! {
@@ -276,9 +299,18 @@ pub fn current() -> Option<TraceContext> {
     SCOPE.try_with(|scope| scope.trace.clone()).ok().flatten()
 }
 
+/// Whoever sent the present request showed who it is: the trace it came with is recorded if it says so.
+pub fn vouch() {
+    SCOPE.try_with(|scope| scope.doubt.0.store(false, Ordering::Relaxed)).unwrap_or_default();
+}
+
 /// A span below the present one; nothing outside of any scope.
 pub fn begin_here(kind: SpanKind, name: &'static str) -> Span {
-    SCOPE.try_with(|scope| scope.tracer.go_on(kind, name, scope.trace.clone())).unwrap_or(Span::none())
+    let begin = |scope: &Scope| match (scope.doubt.stands(), scope.trace.clone()) {
+        (true, context) => Span { context, recorded: None },
+        (false, trace) => scope.tracer.go_on(kind, name, trace),
+    };
+    SCOPE.try_with(begin).unwrap_or(Span::none())
 }
 
 /// What a log line of the present task is found by.

@@ -23,7 +23,7 @@ use crate::model::issuer::{IssuerRecord, RelayToken, UpstreamMode};
 use crate::model::key::SigningAlg;
 use crate::model::session::SessionName;
 use crate::model::trigger::{Except, Reason, Target, Trigger};
-use crate::observe::{LogoutTokenReceived, TokenOutcome};
+use crate::observe::{LogoutTokenReceived, TokenOutcome, traces};
 use crate::plan::{effects, relay};
 use crate::store::{ReceivedToken, SealedToken, StoreError, TokenEffect, TokenOrder, TokenRefused, TokenTaken};
 use crate::token::Sealed;
@@ -182,6 +182,7 @@ async fn take(app: &AppState, issuer: &IssuerRecord, text: &str) -> Result<Token
     let addressee = addressee(app, issuer, &token).await?;
     // Whatever is fetched is fetched before any transaction.
     let verified = verified(app, issuer, &token, &addressee).await?;
+    traces::vouch();
     let order = match issuer.upstream.mode {
         UpstreamMode::Relay => relay_order(app, issuer, text, &verified),
         UpstreamMode::Cascade => cascade_order(issuer, &verified),

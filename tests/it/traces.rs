@@ -208,6 +208,36 @@ on_both_engines! {
         assert!(committed["request_id"].as_str().is_some_and(|id| id.len() == 26) && committed["span_id"].is_string(), "{committed}");
     }
 
+    async fn a_stranger_has_nothing_recorded_and_a_caller_who_is_known_has(database) {
+        const STRANGE: &str = "1af7651916cd43dd8448eb211c80319c";
+        let (collector, url, _tasks) = Collector::open().await;
+        let headers = database.directory().join("otlp-headers");
+        std::fs::write(&headers, "x-tenant: ours\n").unwrap();
+        let settings = [
+            ("LOGOUTD_TELEMETRY__OTLP_ENDPOINT", url.as_str()),
+            ("LOGOUTD_TELEMETRY__OTLP_HEADERS_FILE", headers.to_str().unwrap()),
+            ("LOGOUTD_TELEMETRY__SAMPLE_PERCENT", "0"),
+        ];
+        let mut process = Process::serve(database, &settings);
+        let admin = process.admin().await;
+        let provider = register(&admin, "https://wiki.example/logout").await;
+        let nobody = admin.with_token("ldt_of-nobody");
+        let strange = format!("00-{STRANGE}-{PARENT}-01");
+        for path in ["/nothing", "/healthz", "/main/jwks", "/v1/issuers/main/logouts"] {
+            send(nobody.request(reqwest::Method::GET, path).header("traceparent", &strange)).await;
+        }
+        let logout = json!({"target": {"sid": SID}, "reason": "user_logout"});
+        let request = provider.request(reqwest::Method::POST, "/v1/issuers/main/logouts").json(&logout);
+        assert!([201, 202].contains(&send(request.header("traceparent", traceparent())).await.status));
+        process.terminate();
+        assert_eq!(process.ended().await.code(), Some(0));
+        let told: Vec<_> = collector.spans().into_iter().map(|span| (span.trace, span.name)).collect();
+        assert!(told.iter().all(|(trace, _)| trace == TRACE), "{told:?}");
+        for name in ["POST /v1/issuers/{iss}/logouts", "transaction.commit.commit"] {
+            assert!(told.iter().any(|(_, told)| told == name), "{name} in {told:?}");
+        }
+    }
+
     async fn without_a_collector_what_is_given_is_passed_on_as_it_came_and_what_cannot_be_read_is_not(database) {
         let stage = Stage::set(database).await;
         let party = stage.party("wiki", json!({})).await;
