@@ -79,7 +79,7 @@ fn pinned(raw: &Raw) -> Result<Vec<Lane>, String> {
 
 impl Telemetry {
     pub(super) fn read(reader: &mut Reader, mode: Mode) -> Self {
-        let endpoint = reader.optional("telemetry.otlp_endpoint", |raw| outward(raw, mode), Url::to_string);
+        let endpoint = reader.optional("telemetry.otlp_endpoint", |raw| outward(raw, mode), place);
         let shown = |headers: &Vec<_>| if headers.is_empty() { "(none)" } else { "(hidden)" }.to_owned();
         let headers = reader.or("telemetry.otlp_headers_file", Vec::new(), headers, shown);
         if endpoint.is_none() && reader.is_given("telemetry.otlp_headers_file") {
@@ -96,7 +96,7 @@ impl Telemetry {
 
 impl Alarms {
     pub(super) fn read(reader: &mut Reader, mode: Mode) -> Self {
-        let url = reader.optional("alarms.url", |raw| outward(raw, mode), Url::to_string);
+        let url = reader.optional("alarms.url", |raw| outward(raw, mode), place);
         let secret = secret_or_file(reader, "alarms.secret", "alarms.secret_file", secret);
         let repeat = Duration::from_hours(reader.number("alarms.repeat_h", 24, 1..=720));
         let has_secret = reader.is_given("alarms.secret") || reader.is_given("alarms.secret_file");
@@ -119,6 +119,12 @@ fn outward(raw: &Raw, mode: Mode) -> Result<Url, String> {
         ("http", Mode::Production) => Err("must be https: http is reached with --dev alone".to_owned()),
         _ => Err(why()),
     }
+}
+
+/// Where a URL leads. What follows is often the credential itself: a hook's secret path, a collector's key in the query.
+fn place(url: &Url) -> String {
+    let bare = matches!(url.path(), "" | "/") && url.query().is_none();
+    format!("{}{}", url.origin().ascii_serialization(), if bare { "/" } else { "/…" })
 }
 
 fn headers(raw: &Raw) -> Result<Vec<(String, Zeroizing<String>)>, String> {
@@ -158,5 +164,21 @@ fn secret(text: &str) -> Result<Zeroizing<Vec<u8>>, String> {
         Ok(octets)
     } else {
         Err(format!("must have {} to {} octets", SECRET_OCTETS.start(), SECRET_OCTETS.end()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_url_is_shown_where_it_leads_and_nothing_that_could_be_a_secret() {
+        for (url, shown) in [
+            ("https://hooks.example/services/T0/secret?token=secret", "https://hooks.example/…"),
+            ("https://otlp.example:4318/?key=secret", "https://otlp.example:4318/…"),
+            ("https://[fd00::1]:4318", "https://[fd00::1]:4318/"),
+        ] {
+            assert_eq!(place(&Url::parse(url).unwrap()), shown);
+        }
     }
 }
