@@ -1,5 +1,6 @@
 //! What somebody must look at.
 
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use super::key::words;
@@ -77,9 +78,32 @@ impl Raised {
         Self { kind, issuer: issuer.cloned(), about: about.to_owned(), message: message.into(), count: 1 }
     }
 
-    /// Whether it is the same matter as an open alarm.
-    pub fn is(&self, alarm: &AlarmRecord) -> bool {
-        self.kind == alarm.kind && self.issuer == alarm.issuer && self.about == alarm.about
+    fn matter(&self) -> Matter<'_> {
+        (self.kind, self.issuer.as_ref(), &self.about)
+    }
+}
+
+/// What an alarm is about: of one kind about one thing, one is open.
+type Matter<'a> = (AlarmKind, Option<&'a IssuerId>, &'a str);
+
+/// How the alarms that are open differ from those that should be.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Difference<'a> {
+    /// What is open, and over.
+    pub over: Vec<&'a AlarmRecord>,
+    /// What is to be raised: it is not open, or in other words.
+    pub new: Vec<&'a Raised>,
+}
+
+impl<'a> Difference<'a> {
+    /// Looks at each alarm once: there may be some for every client.
+    pub fn of(open: &'a [AlarmRecord], wanted: &'a [Raised]) -> Self {
+        let said: HashSet<Matter<'_>> = wanted.iter().map(Raised::matter).collect();
+        let words: HashMap<Matter<'_>, &str> = open.iter().map(|alarm| (alarm.matter(), alarm.message.as_str())).collect();
+        Self {
+            over: open.iter().filter(|alarm| !said.contains(&alarm.matter())).collect(),
+            new: wanted.iter().filter(|one| words.get(&one.matter()) != Some(&one.message.as_str())).collect(),
+        }
     }
 }
 
@@ -128,4 +152,47 @@ pub struct AlarmRecord {
     pub tellings: u32,
     /// How often telling it failed since.
     pub attempts: u32,
+}
+
+impl AlarmRecord {
+    fn matter(&self) -> Matter<'_> {
+        (self.kind, self.issuer.as_ref(), &self.about)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(raised: &Raised) -> AlarmRecord {
+        let at = Timestamp::from_seconds(1_800_000_000);
+        let Raised { kind, issuer, about, message, count } = raised.clone();
+        let (id, cleared_at, told_at) = (AlarmId::stored("a".to_owned()), None, None);
+        AlarmRecord { id, kind, issuer, about, message, first_at: at, last_at: at, count, cleared_at, told_at, tellings: 0, attempts: 0 }
+    }
+
+    #[test]
+    fn what_is_over_new_or_said_otherwise_is_told_from_what_stays() {
+        let (main, far) = (IssuerId::parse("main").unwrap(), IssuerId::parse("far").unwrap());
+        let raised = |kind, issuer, about, message: &str| Raised::once(kind, Some(issuer), about, message);
+        let stays = raised(AlarmKind::LaneParked, &main, "wiki", "it is parked");
+        let elsewhere = raised(AlarmKind::LaneParked, &far, "wiki", "it is parked");
+        let (before, since) =
+            (raised(AlarmKind::HorizonNear, &main, "wiki", "50 %"), raised(AlarmKind::HorizonNear, &main, "wiki", "75 %"));
+        let (gone, new) =
+            (raised(AlarmKind::LaneParked, &main, "shop", "it is parked"), raised(AlarmKind::BreakerOpen, &main, "wiki", "it is away"));
+        let standing = [open(&stays), open(&before), open(&gone)];
+        let wanted = [stays.clone(), elsewhere.clone(), since.clone(), new.clone()];
+        let difference = Difference::of(&standing, &wanted);
+        assert_eq!((difference.over, difference.new), (vec![&standing[2]], vec![&elsewhere, &since, &new]));
+        assert_eq!(Difference::of(&standing[..1], &wanted[..1]), Difference::default());
+    }
+
+    #[test]
+    fn as_many_as_there_are_clients_are_compared_at_once() {
+        let all: Vec<Raised> =
+            (0..50_000).map(|number| Raised::once(AlarmKind::LaneParked, None, &number.to_string(), "it is parked")).collect();
+        let standing: Vec<AlarmRecord> = all.iter().rev().map(open).collect();
+        assert_eq!(Difference::of(&standing, &all), Difference::default());
+    }
 }

@@ -37,7 +37,7 @@ pub use values::*;
 use writer::Writer;
 
 use crate::model::access::{ApiTokenRecord, Caller, ShownApiToken};
-use crate::model::alarm::{AlarmKind, AlarmRecord, Raised};
+use crate::model::alarm::{AlarmKind, AlarmRecord, Difference, Raised};
 use crate::model::attempt::AttemptRecord;
 use crate::model::audit::{AuditKey, Checkpoint, Head, TrailRecord, TrailState};
 use crate::model::certificate::Certificates;
@@ -804,8 +804,7 @@ impl Store {
     /// Makes these the only open alarms of their kinds: the others are over.
     pub async fn keep_alarms(&self, kinds: &'static [AlarmKind], open: Vec<Raised>) -> Result<(), StoreError> {
         let standing: Vec<AlarmRecord> = read!(self, alarms::open(kinds))?;
-        let changes = standing.iter().any(|alarm| !open.iter().any(|one| one.is(alarm)))
-            || open.iter().any(|one| !standing.iter().any(|alarm| one.is(alarm) && one.message == alarm.message));
+        let changes = Difference::of(&standing, &open) != Difference::default();
         if changes { write!(self, alarms::keep((kinds, open))) } else { Ok(()) }
     }
 

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::{Builder, Conn, count, dialect, instant, listed as cut, number, push_equal, push_list, push_page, push_text, word};
-use crate::model::alarm::{AlarmKind, AlarmRecord, AlarmState, Raised};
+use crate::model::alarm::{AlarmKind, AlarmRecord, AlarmState, Difference, Raised};
 use crate::model::page::{Cursor, Listed, Page};
 use crate::model::{AlarmId, IssuerId, Timestamp};
 use crate::store::{AlarmFilter, Context, Ending, StoreError, Telling};
@@ -99,7 +99,8 @@ type Kept = (&'static [AlarmKind], Vec<Raised>);
 pub(in crate::store) async fn keep(conn: &mut Conn, context: &Context, (kinds, wanted): &Kept) -> Result<Ending<()>, StoreError> {
     let now = dialect::now(conn, &context.clock).await?;
     let standing = open(conn, kinds).await?;
-    let over: Vec<&str> = standing.iter().filter(|alarm| !wanted.iter().any(|one| one.is(alarm))).map(|alarm| alarm.id.as_str()).collect();
+    let Difference { over, new } = Difference::of(&standing, wanted);
+    let over: Vec<&str> = over.iter().map(|alarm| alarm.id.as_str()).collect();
     for ids in over.chunks(super::ROWS_MAX) {
         let mut sql = Builder::new("UPDATE alarms SET attempts = 0, cleared_at = ");
         sql.push_bind(now.millis()).push(", due_at = ").push_bind(now.millis());
@@ -107,10 +108,8 @@ pub(in crate::store) async fn keep(conn: &mut Conn, context: &Context, (kinds, w
         push_list(&mut sql, ids.iter().copied());
         sql.build().execute(&mut *conn).await?;
     }
-    for one in wanted {
-        if !standing.iter().any(|alarm| one.is(alarm) && one.message == alarm.message) {
-            raise_one(conn, context, one, now).await?;
-        }
+    for one in new {
+        raise_one(conn, context, one, now).await?;
     }
     Ok(Ending::Keep(()))
 }
