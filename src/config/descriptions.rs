@@ -32,7 +32,10 @@ pub(super) const DESCRIPTIONS: &[(&str, &str)] = &[
     ("http.request_timeout_ms", "How long one request may take, in milliseconds; longer than the 30 s a caller may ask to wait."),
     ("limits.per_credential_per_s", "How many requests one credential may make in a second; 0 sets no limit."),
     ("limits.per_credential_burst", "How many of them may come at once; unless set, five seconds' worth."),
-    ("limits.per_issuer_per_s", "How many requests of all but operators and admins may concern one issuer in a second; 0 sets no limit. Limit each credential too, or one starves the others."),
+    (
+        "limits.per_issuer_per_s",
+        "How many requests of all but operators and admins may concern one issuer in a second; 0 sets no limit. Limit each credential too, or one starves the others.",
+    ),
     ("limits.per_issuer_burst", "How many of them may come at once; unless set, five seconds' worth."),
     ("database.url", "sqlite://file, sqlite:///absolute/file or postgres://user@host/name."),
     ("database.max_connections", "How many connections to the database are open at once."),
