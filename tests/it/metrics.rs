@@ -255,9 +255,10 @@ fn closed(name: &str, key: &str, value: &str, document: &Value) -> bool {
         // Of the configuration: there are few, and they stay.
         (_, "issuer") => of(&["main"]),
         (_, "client_id") => of(&["wiki", "gone"]),
-        (_, "profile") => of(&["", "web"]),
+        // Names of the configuration: other servers of this process have others.
+        (_, "profile") => value.is_empty() || word(),
         // Words of the source, by their shape; none can come from a caller.
-        (_, "why" | "outcome" | "trouble" | "operation") => value.is_empty() || word(),
+        (_, "why" | "outcome" | "trouble" | "operation" | "how") => value.is_empty() || word(),
         ("logoutd_info" | "logoutd_database_info", "version" | "database_version") => value.len() < 80,
         ("logoutd_database_info", "synchronous" | "journal_mode" | "fsync" | "synchronous_commit") => word(),
         _ => false,
