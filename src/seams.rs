@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use crate::model::{Id, IssuerId, Timestamp};
+use crate::model::{Id, IssuerId, Timestamp, is_veiled};
 
 /// The wall clock, moved by an offset that only tests set.
 #[derive(Clone, Debug, Default)]
@@ -127,10 +127,15 @@ impl Veil {
         drop(self.0.set(Box::new(veiling)));
     }
 
-    /// What stands for names at an issuer; none without a key.
+    /// What stands for names at an issuer, and for what stands for one already: itself, so that nothing is lost behind two of them. None without a key.
     pub fn at<'v>(&'v self, issuer: &'v IssuerId) -> Option<VeilHere<'v>> {
         let veiling = self.0.get()?;
-        Some(Box::new(move |name| veiling(issuer.as_str(), name)))
+        Some(Box::new(move |name| if is_veiled(name) { name.to_owned() } else { veiling(issuer.as_str(), name) }))
+    }
+
+    /// A name and what may stand for it.
+    pub fn both(&self, issuer: &IssuerId, name: &str) -> [String; 2] {
+        [name.to_owned(), self.at(issuer).map_or_else(|| name.to_owned(), |veil| veil(name))]
     }
 }
 

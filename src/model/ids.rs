@@ -37,6 +37,26 @@ fn visible_ascii(what: &'static str, text: &str) -> Result<(), Malformed> {
     }
 }
 
+/// Whether a text is what stands in the place of an erased name: `~` and a digest. Nobody is called so from outside, since whoever is would be taken for
+/// somebody who was erased.
+pub(crate) fn is_veiled(text: &str) -> bool {
+    let letter = |octet: u8| octet.is_ascii_alphanumeric() || matches!(octet, b'-' | b'_');
+    text.strip_prefix('~').is_some_and(|digest| digest.len() == 43 && digest.bytes().all(letter))
+}
+
+const VEILED: &str = "must not be what stands for an erased name: ~ and 43 characters of base64url";
+
+/// What names a person or a session, and is none of the names that erasing makes.
+fn unveiled(what: &'static str, text: &str) -> Result<(), Malformed> {
+    bounded(what, text)?;
+    if is_veiled(text) { Err(Malformed { what, why: VEILED }) } else { Ok(()) }
+}
+
+fn visible_unveiled(what: &'static str, text: &str) -> Result<(), Malformed> {
+    visible_ascii(what, text)?;
+    unveiled(what, text)
+}
+
 macro_rules! protocol_string {
     ($(#[$doc:meta])* $name:ident, $what:literal, $rule:path, $debug:ident) => {
         $(#[$doc])*
@@ -88,11 +108,11 @@ macro_rules! protocol_string {
 
 protocol_string!(
     /// A `sub`: who, as the provider or one client knows them (OpenID Connect Core 2).
-    Subject, "a sub", bounded, hidden
+    Subject, "a sub", unveiled, hidden
 );
 protocol_string!(
     /// A `sid`: a session, as the provider or one client knows it; unique within its issuer only (BCL 2.1).
-    Sid, "a sid", visible_ascii, hidden
+    Sid, "a sid", visible_unveiled, hidden
 );
 protocol_string!(
     /// A `client_id`: a relying party's name at its issuer.
@@ -100,7 +120,7 @@ protocol_string!(
 );
 protocol_string!(
     /// The provider's own name for a session that has no `sid` any client saw.
-    ProviderKey, "a key", bounded, hidden
+    ProviderKey, "a key", unveiled, hidden
 );
 protocol_string!(
     /// Another name a person can be found by, such as `email:alice@example.org`.
@@ -314,6 +334,15 @@ mod tests {
         }
         for illegal in ["", "é", "a\nb", "a\0b", &"x".repeat(256)] {
             assert!(Sid::parse(illegal).is_err(), "{illegal}");
+        }
+    }
+
+    #[test]
+    fn nobody_is_called_as_somebody_who_was_erased() {
+        let erased = format!("~{}", "aB3_-".repeat(9).split_at(43).0);
+        assert!(Subject::parse(&*erased).is_err() && Sid::parse(&*erased).is_err() && ProviderKey::parse(&*erased).is_err());
+        for other in [format!("{erased}x"), erased.replacen('~', "-", 1), erased.replace('B', "."), "~".to_owned()] {
+            assert!(Subject::parse(&*other).is_ok() && Sid::parse(&*other).is_ok(), "{other}");
         }
     }
 

@@ -39,4 +39,5 @@ pub use ids::{
     GapId, GrantId, Id, Issuer, IssuerId, Jti, Malformed, ParticipantId, ProviderKey, RefreshTokenId, ReplicaId, RequestId, SessionId, Sid,
     Subject, WorkId,
 };
+pub(crate) use ids::is_veiled;
 pub use time::Timestamp;

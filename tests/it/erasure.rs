@@ -255,4 +255,16 @@ on_both_engines! {
         let fresh = json!({"sub": ALICE, "started_at": at(&stage, 0), "participants": [{"client_id": "wiki"}]});
         assert_eq!(stage.provider.put(&format!("{SESSIONS}/sid-new"), fresh).await.expect(201)["state"], "live");
     }
+
+    async fn what_stands_for_a_name_is_nobodys_name(database) {
+        let (stage, _parties) = stage(database).await;
+        let last = end_all(&stage).await;
+        let secret = stage.provider.post("/v1/issuers/main/subjects/secret", json!({"sub": ALICE})).await.expect(200);
+        erase(&stage, ALICE).await.expect(200);
+        let veiled = receipt(&stage, &last["id"]).await["target"]["sub"].as_str().unwrap().to_owned();
+        assert!(veiled.starts_with('~'), "{veiled}");
+        erase(&stage, &veiled).await.problem(422, "invalid-field");
+        stage.provider.put(&format!("{SESSIONS}/sid-new"), json!({"sub": veiled, "participants": [{"client_id": "wiki"}]})).await.problem(422, "invalid-field");
+        assert_eq!(stage.provider.post("/v1/issuers/main/subjects/secret", json!({"sub": ALICE})).await.expect(200), secret);
+    }
 }
