@@ -256,6 +256,35 @@ on_both_engines! {
         assert_eq!(stage.provider.put(&format!("{SESSIONS}/sid-new"), fresh).await.expect(201)["state"], "live");
     }
 
+    async fn an_ended_session_stays_ended_whatever_time_its_tokens_say(database) {
+        let profiles = [("LOGOUTD_CHECK__ANY__ISSUER", "main"), ("LOGOUTD_CHECK__ANY__ALLOW_NETWORKS", "127.0.0.0/8")];
+        let stage = Stage::on(Server::start_with(database, Mode::Dev, &profiles).await, &["ES256"]).await;
+        let _wiki = stage.party("wiki", json!({})).await;
+        let provider = Provider::open(&stage, json!({})).await;
+        let check = async |token: &str| {
+            send(stage.server.nobody().with_token(token).request(reqwest::Method::GET, "/main/check/any")).await.status
+        };
+        let participants = json!([{"client_id": "wiki", "sid": "own-sid", "sub": "pairwise"}]);
+        stage.provider.put(&format!("{SESSIONS}/sid-1"), json!({"sub": ALICE, "started_at": at(&stage, -60), "participants": participants})).await.expect(201);
+        log_out(&stage, json!({"sid": "sid-1"}), json!({})).await;
+        let (now, exp) = (provider.seconds(), provider.seconds() + 3600);
+        let mut tokens = Vec::new();
+        for (sub, sid) in [(ALICE, "sid-1"), ("pairwise", "own-sid")] {
+            for iat in [json!(now - 30), json!(now), json!(now + 5), Value::Null] {
+                tokens.push(provider.access_token("wiki", &json!({"sub": sub, "sid": sid, "iat": iat, "exp": exp})));
+            }
+        }
+        for token in &tokens {
+            assert_eq!(check(token).await, 401, "before");
+        }
+        erase(&stage, ALICE).await.expect(200);
+        for (number, token) in tokens.iter().enumerate() {
+            assert_eq!(check(token).await, 401, "token {number}");
+        }
+        let new = provider.access_token("wiki", &json!({"sub": ALICE, "sid": "sid-of-a-new-login", "iat": now + 5, "exp": exp}));
+        assert_eq!(check(&new).await, 200, "a new login is a new login");
+    }
+
     async fn what_stands_for_a_name_is_nobodys_name(database) {
         let (stage, _parties) = stage(database).await;
         let last = end_all(&stage).await;

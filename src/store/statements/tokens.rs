@@ -179,7 +179,7 @@ pub(in crate::store) async fn claimed(
     claims: &AccessClaims,
 ) -> Result<TokenRecord, StoreError> {
     let session = match &claims.sid {
-        Some(sid) => session_of(conn, &issuer.id, claims, sid).await?,
+        Some(sid) => session_of(conn, veil, &issuer.id, claims, sid).await?,
         None => None,
     };
     let known: Row = sqlx::query_as(CLAIMED)
@@ -195,7 +195,7 @@ pub(in crate::store) async fn claimed(
         Some(session) => session,
         None => Row {
             sid: claims.sid.as_ref().map(|sid| sid.as_str().to_owned()),
-            session_sub: provider_sub(conn, &issuer.id, claims).await?,
+            session_sub: provider_sub(conn, veil, &issuer.id, claims).await?,
             ..Row::default()
         },
     };
@@ -238,28 +238,40 @@ const OF_ONE_NAME_MAX: i64 = 8;
 
 /// The session a token's `sid` means: by the name its client saw, else by the provider's where it is the same person's; of several the latest that had
 /// begun when it was issued, else the first. Of a token that does not say when it was issued, one that ended: its name may have come back since.
-async fn session_of(conn: &mut Conn, issuer: &IssuerId, claims: &AccessClaims, sid: &Sid) -> Result<Option<Row>, StoreError> {
+/// Sessions of somebody who was erased are found by what stands for their names: they have ended, whatever time their tokens say.
+async fn session_of(
+    conn: &mut Conn,
+    veil: &Veil,
+    issuer: &IssuerId,
+    claims: &AccessClaims,
+    sid: &Sid,
+) -> Result<Option<Row>, StoreError> {
+    let sids = veil.both(issuer, sid.as_str());
+    let subs = claims.sub.as_ref().map(|sub| veil.both(issuer, sub.as_str()));
     let mut found = Vec::new();
     if let Some(client) = &claims.client_id {
         let mut sql = Builder::new(format!(
             "SELECT {SESSION} FROM sessions AS s WHERE s.id IN (SELECT p.session_id FROM participants AS p WHERE p.issuer_id = "
         ));
         sql.push_bind(issuer.as_str().to_owned()).push(" AND p.client_id = ").push_bind(client.as_str().to_owned());
-        sql.push(" AND p.sid = ").push_bind(sid.as_str().to_owned());
-        if let Some(sub) = &claims.sub {
-            sql.push(" AND (p.sub IS NULL OR p.sub = ").push_bind(sub.as_str().to_owned()).push(")");
+        push_names(&mut sql, " AND p.sid IN ", &sids);
+        if let Some(subs) = &subs {
+            push_names(&mut sql, " AND (p.sub IS NULL OR p.sub IN ", subs);
+            sql.push(")");
         }
         sql.push(") ORDER BY s.created_at DESC, s.id DESC LIMIT ");
         found = sql.push_bind(OF_ONE_NAME_MAX).build_query_as::<Row>().fetch_all(&mut *conn).await?;
     }
     if found.is_empty() {
         let mut sql = Builder::new(format!("SELECT {SESSION} FROM sessions AS s WHERE s.issuer_id = "));
-        sql.push_bind(issuer.as_str().to_owned()).push(" AND s.sid = ").push_bind(sid.as_str().to_owned());
-        if let Some(sub) = &claims.sub {
-            sql.push(" AND (s.sub IS NULL OR s.sub = ").push_bind(sub.as_str().to_owned());
+        sql.push_bind(issuer.as_str().to_owned());
+        push_names(&mut sql, " AND s.sid IN ", &sids);
+        if let Some(subs) = &subs {
+            push_names(&mut sql, " AND (s.sub IS NULL OR s.sub IN ", subs);
             sql.push(" OR EXISTS (SELECT 1 FROM participants AS p WHERE p.session_id = s.id AND p.client_id = ");
             sql.push_bind(claims.client_id.as_ref().map_or(String::new(), ClientId::to_string));
-            sql.push(" AND p.sub = ").push_bind(sub.as_str().to_owned()).push("))");
+            push_names(&mut sql, " AND p.sub IN ", subs);
+            sql.push("))");
         }
         sql.push(" ORDER BY s.created_at DESC, s.id DESC LIMIT ");
         found = sql.push_bind(OF_ONE_NAME_MAX).build_query_as::<Row>().fetch_all(conn).await?;
@@ -271,16 +283,23 @@ async fn session_of(conn: &mut Conn, issuer: &IssuerId, claims: &AccessClaims, s
     Ok(meant.or_else(|| found.last()).cloned())
 }
 
+fn push_names(sql: &mut Builder, before: &'static str, names: &[String; 2]) {
+    sql.push(before);
+    push_list(sql, names.iter().map(String::as_str));
+}
+
 /// Whom a client's own name for a subject means at the provider, by the latest participation of that name.
-async fn provider_sub(conn: &mut Conn, issuer: &IssuerId, claims: &AccessClaims) -> Result<Option<String>, StoreError> {
+async fn provider_sub(conn: &mut Conn, veil: &Veil, issuer: &IssuerId, claims: &AccessClaims) -> Result<Option<String>, StoreError> {
     let (Some(client), Some(sub)) = (&claims.client_id, &claims.sub) else { return Ok(None) };
+    let [plain, veiled] = veil.both(issuer, sub.as_str());
     let found: Option<Option<String>> = sqlx::query_scalar(
         "SELECT s.sub FROM participants AS p JOIN sessions AS s ON s.id = p.session_id
-          WHERE p.issuer_id = $1 AND p.client_id = $2 AND p.sub = $3 ORDER BY p.joined_at DESC, p.id DESC LIMIT 1",
+          WHERE p.issuer_id = $1 AND p.client_id = $2 AND p.sub IN ($3, $4) ORDER BY p.joined_at DESC, p.id DESC LIMIT 1",
     )
     .bind(issuer.as_str())
     .bind(client.as_str())
-    .bind(sub.as_str())
+    .bind(plain)
+    .bind(veiled)
     .fetch_optional(conn)
     .await?;
     Ok(found.flatten())
