@@ -47,7 +47,7 @@ use crate::model::check::CheckProfile;
 use crate::model::{ReplicaId, Timestamp};
 use crate::observe::metrics::Handle;
 use crate::observe::traces::Tracer;
-use crate::observe::{self, GapOpened, ListenerInPlain, Started, Stopped};
+use crate::observe::{self, GapOpened, ListenerInPlain, NobodyAdministers, Started, Stopped};
 use crate::plan::lane::Share;
 use crate::seams::{Clock, Entropy};
 use crate::store::copies::CopyError;
@@ -286,6 +286,9 @@ impl Server {
         tell_started(address, &store);
         if is_overheard(&config, address) {
             ListenerInPlain { listen: address }.emit();
+        }
+        if config.admin_token.is_none() && !store.has_administrator().await? {
+            NobodyAdministers.emit();
         }
         Ok(Self {
             address,

@@ -151,6 +151,20 @@ impl RequestLimited<'_> {
     }
 }
 
+/// Nobody holds what it takes to administer the server.
+#[derive(Clone, Copy, Debug)]
+pub struct NobodyAdministers;
+
+impl NobodyAdministers {
+    /// Tells it.
+    pub fn emit(self) {
+        warn!(
+            "nobody can administer this server: no admin_token is set, and there is no API token of the role admin; set admin_token or \
+             admin_token_file and start again"
+        );
+    }
+}
+
 /// The server speaks plain HTTP where others than this machine can hear it.
 #[derive(Clone, Copy, Debug)]
 pub struct ListenerInPlain {

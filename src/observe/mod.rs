@@ -11,7 +11,9 @@ pub mod metrics;
 mod process;
 pub mod traces;
 
-pub use doors::{ConnectionRefused, HandshakeFailed, Limited, ListenerCertificate, ListenerInPlain, OriginUnsaid, RequestLimited};
+pub use doors::{
+    ConnectionRefused, HandshakeFailed, Limited, ListenerCertificate, ListenerInPlain, NobodyAdministers, OriginUnsaid, RequestLimited,
+};
 pub use events::{
     AccessTokenRead, AlarmTold, AlarmsCounted, AttemptMade, AuditHeadSigned, AuditStanding, AuthenticationFailed, CertificateNear,
     CertificatesSeen, CheckOutcome, ClockCompared, ClockSeen, DeliveriesPlanned, DeliverySettled, GapOpened, GapsCounted, Gauges,

@@ -1032,6 +1032,11 @@ impl Store {
         read!(self, registry::api_tokens(issuer, &page))
     }
 
+    /// Whether anybody holds an API token of the role admin that is good.
+    pub async fn has_administrator(&self) -> Result<bool, StoreError> {
+        read!(self, registry::has_administrator(&self.0.context))
+    }
+
     /// Writes down the hour in which a secret of an API token was last shown.
     pub async fn saw_api_token(&self, shown: ShownApiToken, at: Timestamp) -> Result<(), StoreError> {
         write!(self, registry::saw_api_token((shown, at)))

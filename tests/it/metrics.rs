@@ -256,7 +256,7 @@ fn closed(name: &str, key: &str, value: &str, document: &Value) -> bool {
         (_, "issuer") => of(&["main"]),
         (_, "client_id") => of(&["wiki", "gone"]),
         // Names of the configuration: other servers of this process have others.
-        (_, "profile") => value.is_empty() || word(),
+        (_, "profile") => value.len() <= 40 && value.bytes().all(|o| o.is_ascii_lowercase() || o.is_ascii_digit() || b"-_".contains(&o)),
         // Words of the source, by their shape; none can come from a caller.
         (_, "why" | "outcome" | "trouble" | "operation" | "how") => value.is_empty() || word(),
         ("logoutd_info" | "logoutd_database_info", "version" | "database_version") => value.len() < 80,

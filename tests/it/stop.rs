@@ -111,6 +111,33 @@ on_both_engines! {
         assert!(told.contains("begun with another sealing key") && !told.contains(other), "{told}");
     }
 
+    async fn a_server_that_nobody_can_administer_says_so_at_its_start(database) {
+        let nobody = async || {
+            let arguments = ["serve", "--dev", "--listen", "127.0.0.1:0", "--database-url", database.url.as_str()];
+            let mut process = Process::spawn(database, &arguments, &[("LOGOUTD_SEALING_KEY", SEALING_KEY)]);
+            let base = process.base().await;
+            (process, Api::new(&base))
+        };
+        let warned = async |mut process: Process| {
+            process.terminate();
+            assert_eq!(process.ended().await.code(), Some(0));
+            process.lines().into_iter().any(|line| line["level"] == "WARN" && line["message"].to_string().contains("nobody can administer"))
+        };
+        assert!(warned(nobody().await.0).await);
+        let mut process = Process::serve(database, &[]);
+        let bootstrap = process.admin().await;
+        let admin = bootstrap.mint(json!({"role": "admin"})).await;
+        bootstrap.mint(json!({"role": "operator"})).await;
+        assert!(!warned(process).await, "admin_token is set");
+
+        let (process, base) = nobody().await;
+        let admin = base.with_token(admin.token());
+        let of_admin = admin.items("/v1/api-tokens").await.into_iter().find(|one| one["role"] == "admin").unwrap();
+        assert_eq!(admin.delete(&format!("/v1/api-tokens/{}", of_admin["id"].as_str().unwrap())).await.status, 204);
+        assert!(!warned(process).await, "somebody had a token at the start");
+        assert!(warned(nobody().await.0).await, "nobody administers as an operator");
+    }
+
     async fn a_migration_makes_the_schema_and_may_be_repeated(database) {
         for _ in 0..2 {
             let arguments = ["migrate", "--database-url", &database.url];

@@ -820,6 +820,18 @@ pub(in crate::store) async fn api_tokens(
     Ok(listed(records, page, |record| Cursor { at: record.created_at, id: record.id.to_string() }))
 }
 
+/// Whether anybody holds an API token that administers and is good.
+pub(in crate::store) async fn has_administrator(conn: &mut Conn, context: &Context) -> Result<bool, StoreError> {
+    let now = dialect::now(conn, &context.clock).await?;
+    let one: Option<i32> = sqlx::query_scalar(
+        "SELECT 1 FROM api_tokens WHERE role = 'admin' AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $1) LIMIT 1",
+    )
+    .bind(now.millis())
+    .fetch_optional(conn)
+    .await?;
+    Ok(one.is_some())
+}
+
 pub(in crate::store) async fn revoke_api_token(
     conn: &mut Conn,
     context: &Context,
