@@ -184,9 +184,19 @@ pub(super) async fn settled_within(app: &AppState, receipt: Receipt, wait: Optio
 }
 
 pub(super) fn reply(receipt: Receipt, replayed: bool, wait: Option<Wait>) -> Result<Response, Problem> {
+    reply_with(receipt, replayed, wait, |shape| shape)
+}
+
+/// The same, with more than the receipt in it.
+pub(super) fn reply_with<T: Serialize>(
+    receipt: Receipt,
+    replayed: bool,
+    wait: Option<Wait>,
+    more: impl FnOnce(ReceiptShape) -> T,
+) -> Result<Response, Problem> {
     let location = format!("/v1/issuers/{}/logouts/{}", receipt.issuer, receipt.id);
     let state = receipt.state;
-    let shape = ReceiptShape::whole(receipt, Kept::Committed)?;
+    let shape = more(ReceiptShape::whole(receipt, Kept::Committed)?);
     let reply = match (replayed, state) {
         (true, _) => Reply::ok(shape),
         (false, EventState::Expanding | EventState::Delivering) => Reply::accepted(shape),

@@ -14,13 +14,14 @@ use utoipa::ToSchema;
 
 use super::bulk::Bulk;
 use super::idempotency::idempotency;
-use super::logouts::{reply, settled_within, tell};
+use super::logouts::{reply_with, settled_within, tell};
 use super::prefer::wait;
 use crate::http::shapes::{Kept, ReceiptShape};
 use crate::http::wire::{text, value};
 use crate::http::{AppState, At, Problem, ProblemDocument, Reply, StrictJson, Text, needs};
 use crate::model::delivery::Class;
 use crate::model::event::Receipt;
+use crate::model::gap::Gap;
 use crate::model::{SessionId, Sid, Timestamp};
 use crate::plan::expiry::{ceiling, is_spared, opening};
 use crate::plan::time::OCCURRED_AHEAD_MAX;
@@ -56,6 +57,45 @@ struct Fingerprinted<'a> {
     as_of: Option<&'a text::Timestamp>,
 }
 
+/// The receipt, and what became of the gaps.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct ReconciledShape {
+    #[serde(flatten)]
+    receipt: ReceiptShape,
+    /// The gaps that were open when the list came. Absent where none was, and in a dry run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gaps: Option<Vec<ListedGapShape>>,
+}
+
+/// What became of a gap by a list of what lives.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct ListedGapShape {
+    id: text::GapId,
+    /// When it ended: a list that was made before says nothing of it.
+    until: text::Timestamp,
+    /// `closed`, or `open` as before.
+    state: &'static str,
+    /// Why it is still open, and what to do; null when it is closed.
+    why: Option<&'static str>,
+}
+
+/// Of the gaps that were open: which of them still are, and why.
+fn became_of(were_open: Vec<Gap>, open: &[Gap], as_of: Timestamp) -> Option<Vec<ListedGapShape>> {
+    let listed = were_open.into_iter().map(|gap| {
+        let why = open.iter().find(|left| left.id == gap.id).map(|left| why_open(left, as_of));
+        ListedGapShape { id: Text(gap.id), until: Text(gap.ends_at), state: if why.is_some() { "open" } else { "closed" }, why }
+    });
+    Some(listed.collect::<Vec<_>>()).filter(|gaps| !gaps.is_empty())
+}
+
+fn why_open(gap: &Gap, as_of: Timestamp) -> &'static str {
+    match gap.listed_at {
+        Some(_) => "what no list names is left, such as sessions without a sid and tokens without a session: an operator closes it",
+        None if as_of < gap.ends_at => "the list was made before the gap's end: make another one, and say by as_of when it was made",
+        None => "the list ends so many sessions that they end by and by: send another one when the logout is not expanding any more",
+    }
+}
+
 /// Tell what lives; the other sessions end as expired. Clients are told as of an end by age: those that asked for it.
 #[utoipa::path(post, path = "/v1/issuers/{iss}/sessions/reconcile", tag = "sessions", operation_id = "reconcileSessions",
     security(("bearer" = [])),
@@ -66,10 +106,10 @@ struct Fingerprinted<'a> {
     ),
     request_body = ReconcileBody,
     responses(
-        (status = 200, description = "A repetition by its key, or a dry run, whose receipt has no id.", body = ReceiptShape),
-        (status = 201, description = "Everybody is told, or there was nobody to tell.", body = ReceiptShape,
+        (status = 200, description = "A repetition by its key, or a dry run, whose receipt has no id.", body = ReconciledShape),
+        (status = 201, description = "Everybody is told, or there was nobody to tell.", body = ReconciledShape,
             headers(("Location" = String, description = "The receipt."))),
-        (status = 202, description = "It is certain, and somebody is still to be told.", body = ReceiptShape,
+        (status = 202, description = "It is certain, and somebody is still to be told.", body = ReconciledShape,
             headers(("Location" = String, description = "The receipt."))),
         (status = 413, description = "`too-many-items`: the list names more than 100,000 sessions.", body = ProblemDocument,
             content_type = "application/problem+json"),
@@ -84,6 +124,7 @@ pub async fn reconcile_sessions(
     StrictJson(body): StrictJson<ReconcileBody>,
 ) -> Result<Response, Problem> {
     let (seat, dry_run) = (at.0, body.dry_run);
+    let issuer = seat.issuer.id.clone();
     if dry_run {
         app.limiter.rehearsal(&seat.issuer.id, &seat.caller, app.clock.now())?;
     }
@@ -107,6 +148,7 @@ pub async fn reconcile_sessions(
         let receipt = rehearsed(&app, order).await?;
         return Ok(Reply::ok(ReceiptShape::whole(receipt, Kept::Rehearsed)?).into_response());
     }
+    let were_open = app.store.standing_gaps(&issuer).await?;
     let committed = app.store.reconcile(order, Mode::Commit).await?;
     app.doorbell.notify_one();
     app.bells.works.notify_one();
@@ -115,7 +157,8 @@ pub async fn reconcile_sessions(
     }
     let wait = wait(&headers);
     let receipt = settled_within(&app, committed.receipt, wait).await?;
-    reply(receipt, committed.replayed, wait)
+    let gaps = became_of(were_open, &app.store.standing_gaps(&issuer).await?, as_of);
+    reply_with(receipt, committed.replayed, wait, |receipt| ReconciledShape { receipt, gaps })
 }
 
 /// When the list was made: never ahead of now.

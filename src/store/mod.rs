@@ -447,6 +447,16 @@ impl Store {
         read!(self, gaps::open_at(issuer))
     }
 
+    /// Those of them that are open, the oldest first.
+    pub async fn standing_gaps(&self, issuer: &IssuerId) -> Result<Vec<Gap>, StoreError> {
+        read!(self, gaps::standing(issuer))
+    }
+
+    /// The issuers at which gaps are open that were opened before a time, and when the last of them ended.
+    pub async fn gaps_open_since(&self, before: Timestamp) -> Result<Vec<(IssuerId, Timestamp)>, StoreError> {
+        read!(self, gaps::open_since(before))
+    }
+
     /// How many gaps are open at all issuers together.
     pub async fn open_gaps(&self) -> Result<u64, StoreError> {
         read!(self, gaps::open_now())

@@ -156,13 +156,17 @@ on_both_engines! {
             let list = json!({"live": ["s-1"], "as_of": as_of});
             let answer = stage.provider.post("/v1/issuers/main/sessions/reconcile", list).await;
             assert!(answer.is_success(), "{answer:?}");
+            let [gap] = answer.body["gaps"].as_array().unwrap().as_slice() else { panic!("{answer:?}") };
+            gap.clone()
         };
         // Made before the end: it says nothing of what happened until then, though s-2 was gone already.
-        reconcile(stage.server.clock.now().minus(Duration::from_secs(6)).to_string()).await;
+        let left = reconcile(stage.server.clock.now().minus(Duration::from_secs(6)).to_string()).await;
+        assert!(left["state"] == "open" && left["why"].to_string().contains("before the gap's end"), "{left}");
         assert_eq!(stage.provider.get("/v1/issuers/main/sessions/s-2").await.expect(200)["state"], "ended");
         assert_eq!(active(&stage, &ALL).await, [""; 0]);
         stage.server.advance(Duration::from_secs(5));
-        reconcile(stage.server.clock.now().to_string()).await;
+        let gone = reconcile(stage.server.clock.now().to_string()).await;
+        assert_eq!((&gone["state"], &gone["why"], &gone["id"]), (&json!("closed"), &Value::Null, &left["id"]));
         assert_eq!(active(&stage, &ALL).await, ["rt-s-1", "at-s-1"]);
         let gap = stage.admin.items(GAPS).await.remove(0);
         assert_eq!(gap["closed_by"], "provider", "{gap}");
@@ -180,13 +184,17 @@ on_both_engines! {
         stage.server.advance(Duration::from_secs(5));
         let gap = open_gap(&stage).await;
         let list = json!({"live": ["s-1", "s-2"], "as_of": stage.server.clock.now().to_string()});
-        assert!(stage.provider.post("/v1/issuers/main/sessions/reconcile", list).await.is_success());
+        let answer = stage.provider.post("/v1/issuers/main/sessions/reconcile", list.clone()).await;
+        let left = &answer.body["gaps"][0];
+        assert!(answer.is_success() && left["state"] == "open" && left["why"].to_string().contains("an operator closes it"), "{answer:?}");
         let tokens = ["rt-s-1", "rt-s-2", "at-s-1", "rt-offline", "rt-nameless"];
         assert_eq!(active(&stage, &tokens).await, ALL);
         let listed = stage.admin.items(GAPS).await.remove(0);
         assert!(listed["listed_at"].is_string() && listed["closed_at"].is_null(), "{listed}");
         stage.admin.post(&format!("{gap}/close"), json!(null)).await.expect(200);
         assert_eq!(active(&stage, &tokens).await, tokens);
+        let answer = stage.provider.post("/v1/issuers/main/sessions/reconcile", list).await;
+        assert!(answer.is_success() && answer.body.get("gaps").is_none(), "{answer:?}");
     }
 
     async fn a_list_brings_no_token_back_that_is_good_by_the_provider_s_word(database) {

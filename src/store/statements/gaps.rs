@@ -136,7 +136,29 @@ fn look(issuer: &IssuerId, page: &Page) -> Builder {
     sql
 }
 
-const OPEN: &str = "SELECT CAST(count(*) AS BIGINT) FROM gaps WHERE closed_at IS NULL";
+/// An issuer's gaps that are open, the oldest first.
+pub(in crate::store) async fn standing(conn: &mut Conn, issuer: &IssuerId) -> Result<Vec<Gap>, StoreError> {
+    let mut sql = Builder::new(format!("SELECT {COLUMNS} FROM gaps WHERE closed_at IS NULL AND issuer_id = "));
+    sql.push_bind(issuer.as_str().to_owned()).push(" ORDER BY created_at, id");
+    let rows: Vec<Row> = sql.build_query_as().fetch_all(conn).await?;
+    rows.into_iter().map(Row::into_gap).collect()
+}
+
+/// The issuers at which gaps are open that were opened before a time, and when the last of them ended.
+pub(in crate::store) async fn open_since(conn: &mut Conn, before: Timestamp) -> Result<Vec<(IssuerId, Timestamp)>, StoreError> {
+    let rows: Vec<(String, i64)> = sqlx::query_as(
+        "SELECT g.issuer_id, max(g.ends_at) FROM gaps AS g JOIN issuers AS i ON i.id = g.issuer_id
+          WHERE g.closed_at IS NULL AND g.created_at <= $1 AND i.deleted_at IS NULL GROUP BY g.issuer_id ORDER BY g.issuer_id",
+    )
+    .bind(before.millis())
+    .fetch_all(conn)
+    .await?;
+    Ok(rows.into_iter().map(|(issuer, ends_at)| (IssuerId::stored(issuer), Timestamp::from_millis(ends_at))).collect())
+}
+
+/// Nothing is asked any more about an issuer that was deleted.
+const OPEN: &str = "SELECT CAST(count(*) AS BIGINT) FROM gaps AS g JOIN issuers AS i ON i.id = g.issuer_id
+     WHERE g.closed_at IS NULL AND i.deleted_at IS NULL";
 
 /// How many are open, at all issuers.
 pub(in crate::store) async fn open_now(conn: &mut Conn) -> Result<u64, StoreError> {
