@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::asking::Bound;
 use super::kill::{ask_about, rehearse};
-use super::output::{Column, Output, count, facts, text, time};
+use super::output::{Column, Form, Output, count, facts, text, time};
 use super::plain::plain;
 use super::receipt::{blast_radius, told};
 use super::server::{Listing, body, content_within, query, route};
@@ -161,18 +161,25 @@ pub(super) async fn run(command: Command, desk: &Desk) -> Result<(), Error> {
     match command {
         Command::List(ListArgs { issuer, by, state, bound }) => {
             let all = route(&["issuers", issuer.as_str(), "sessions"])?;
-            let answer = match by.search() {
+            let mut answer = match by.search() {
                 None => server.list(&query(all, [("state", state)]), Listing::All, bound.limit).await?,
                 Some(search) => {
                     let path = query(format!("{all}/search"), [("state", state)]);
                     server.list(&path, Listing::Search(&search), bound.limit).await?
                 }
             };
-            out.list(&answer, &LISTED)
+            let listed = answer.value.get_mut("items").and_then(Value::as_array_mut).map(Vec::as_mut_slice).unwrap_or_default();
+            let hidden = listed.iter().any(is_in_gap);
+            listed.iter_mut().for_each(in_words);
+            out.list(&answer, &LISTED)?;
+            if out.form == Form::Human && hidden {
+                eprintln!("{}", until_closed(&issuer));
+            }
+            Ok(())
         }
         Command::Show(ShowArgs { issuer, sid }) => {
             let answer = server.get(&route(&["issuers", issuer.as_str(), "sessions", &sid])?).await?;
-            out.answer(&answer, |value| shown(*out, value))
+            out.answer(&answer, |value| shown(*out, &issuer, value))
         }
         Command::Reconcile(args) => reconcile(args, desk).await,
     }
@@ -202,7 +209,7 @@ async fn reconcile(args: ReconcileArgs, Desk { server, out }: &Desk) -> Result<(
 pub(super) async fn status(args: StatusArgs, Desk { server, out }: &Desk) -> Result<(), Error> {
     let path = route(&["issuers", args.issuer.as_str(), "subjects", "status"])?;
     let answer = server.post(&path, &json!({ "sub": args.sub })).await?;
-    out.answer(&answer, |value| standing(*out, &args.sub, value))
+    out.answer(&answer, |value| standing(*out, &args, value))
 }
 
 impl By {
@@ -225,8 +232,32 @@ fn items<'a>(value: &'a Value, name: &str) -> &'a [Value] {
     value.get(name).and_then(Value::as_array).map_or(&[], Vec::as_slice)
 }
 
-fn shown(out: Output, session: &Value) -> String {
-    let mut shown = facts(session, &SHOWN);
+fn is_in_gap(session: &Value) -> bool {
+    session.get("in_gap").and_then(Value::as_bool) == Some(true)
+}
+
+/// Of a session in a gap nobody knows whether it lives.
+fn in_words(session: &mut Value) {
+    if is_in_gap(session)
+        && let Some(state) = session.get_mut("state")
+    {
+        *state = json!("live, in a gap");
+    }
+}
+
+fn until_closed(issuer: &IssuerId) -> String {
+    format!(
+        "in a gap: tokens are inactive until the session is reported again or the gap is closed; \"logoutd gap list {issuer}\" shows it"
+    )
+}
+
+fn shown(out: Output, issuer: &IssuerId, session: &Value) -> String {
+    let mut told = session.clone();
+    in_words(&mut told);
+    let mut shown = facts(&told, &SHOWN);
+    if is_in_gap(session) {
+        shown.push_str(&format!("{}\n", until_closed(issuer)));
+    }
     for (name, columns) in [("participants", &PARTICIPANTS[..]), ("token_events", &TOKEN_EVENTS[..])] {
         let rows = items(session, name);
         if !rows.is_empty() {
@@ -236,7 +267,7 @@ fn shown(out: Output, session: &Value) -> String {
     shown
 }
 
-fn standing(out: Output, sub: &str, status: &Value) -> String {
+fn standing(out: Output, StatusArgs { issuer, sub }: &StatusArgs, status: &Value) -> String {
     let (sessions, open) = (items(status, "sessions"), items(status, "still_open"));
     let live = sessions.iter().filter(|session| session.get("state").and_then(Value::as_str) == Some("live"));
     let lives = u64::try_from(live.count()).unwrap_or(u64::MAX);
@@ -257,7 +288,12 @@ fn standing(out: Output, sub: &str, status: &Value) -> String {
         }
     };
     if !sessions.is_empty() {
-        told.push_str(&format!("\n{}\n", out.table(sessions, &LISTED)));
+        let mut listed = sessions.to_vec();
+        listed.iter_mut().for_each(in_words);
+        told.push_str(&format!("\n{}\n", out.table(&listed, &LISTED)));
+    }
+    if sessions.iter().any(is_in_gap) {
+        told.push_str(&format!("{}\n", until_closed(issuer)));
     }
     told
 }

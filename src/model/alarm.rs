@@ -29,6 +29,8 @@ words! {
         StoreFailing = "store_failing",
         /// The audit trail does not verify.
         AuditBroken = "audit_broken",
+        /// A gap has been open for a while: what was known before its end is inactive.
+        GapOpen = "gap_open",
     }
 }
 
@@ -52,7 +54,7 @@ impl AlarmKind {
             Self::AuditBroken => Some(Duration::from_hours(24)),
             // A process speaks for itself, and may be gone.
             Self::ClockSkew | Self::StoreFailing => Some(Duration::from_mins(10)),
-            Self::LaneParked | Self::BreakerOpen | Self::HorizonNear | Self::ConservationLost => None,
+            Self::LaneParked | Self::BreakerOpen | Self::HorizonNear | Self::ConservationLost | Self::GapOpen => None,
         }
     }
 }

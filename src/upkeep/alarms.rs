@@ -1,6 +1,6 @@
 //! Looks at what somebody must look at, and tells him.
 //!
-//! What is wrong with lanes is read from the database, so that it is known after a restart and over when it is over; what happened once was raised where it
+//! What is wrong with lanes, and which gaps are open, is read from the database, so that it is known after a restart and over when it is over; what happened once was raised where it
 //! happened. Every process does this: whoever takes an alarm to tell it holds it for a while, and one who dies is followed by another.
 
 use std::sync::Arc;
@@ -13,12 +13,12 @@ use zeroize::Zeroizing;
 use super::store_failed;
 use crate::egress::{Answer, Egress, Keep, Method, Request};
 use crate::lifecycle::Stop;
-use crate::model::Timestamp;
 use crate::model::alarm::{AlarmKind, AlarmRecord, AlarmState, Raised};
 use crate::model::attempt::Outcome;
 use crate::model::client::Network;
 use crate::model::delivery::Lane;
 use crate::model::lane::LaneRecord;
+use crate::model::{IssuerId, Timestamp};
 use crate::observe::AlarmTold;
 use crate::plan::alarm::next_try;
 use crate::plan::lane::threshold;
@@ -29,6 +29,8 @@ use crate::token::webhook_signature;
 const EVERY: Duration = Duration::from_secs(2);
 /// After how long a receiver that is away is worth an alarm.
 const AWAY_LONG: Duration = Duration::from_mins(15);
+/// After how long an open gap is worth an alarm: a provider that lists what lives may close it before.
+const GAP_LONG: Duration = Duration::from_mins(10);
 /// How long telling may take.
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// How long nobody else tells what somebody is telling.
@@ -78,8 +80,10 @@ pub async fn step(desk: &Desk) -> Result<(), StoreError> {
     let now = desk.store.now().await?;
     let lanes = desk.store.lane_records().await?;
     let oldest = if lanes.is_empty() { Vec::new() } else { desk.store.oldest_waiting().await? };
+    let gaps = desk.store.gaps_open_since(now.minus(GAP_LONG)).await?;
     let wanted = lanes.iter().flat_map(|lane| of_lane(lane, now)).chain(oldest.iter().filter_map(|oldest| of_oldest(oldest, now)));
-    desk.store.keep_alarms(OF_LANES, wanted.collect()).await?;
+    let wanted = wanted.chain(gaps.iter().map(|(issuer, until)| of_gaps(issuer, *until)));
+    desk.store.keep_alarms(LOOKED_FOR, wanted.collect()).await?;
     desk.store.end_quiet_alarms().await?;
     let Some(hook) = &desk.hook else { return Ok(()) };
     for _ in 0..TOLD_MAX {
@@ -90,8 +94,13 @@ pub async fn step(desk: &Desk) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// What is over when no lane says it any more.
-const OF_LANES: &[AlarmKind] = &[AlarmKind::LaneParked, AlarmKind::BreakerOpen, AlarmKind::HorizonNear];
+/// What is over when a look does not find it any more.
+const LOOKED_FOR: &[AlarmKind] = &[AlarmKind::LaneParked, AlarmKind::BreakerOpen, AlarmKind::HorizonNear, AlarmKind::GapOpen];
+
+fn of_gaps(issuer: &IssuerId, until: Timestamp) -> Raised {
+    let message = format!("a gap is open: tokens from before {until} are inactive until their sessions are reported, or it is closed");
+    Raised::once(AlarmKind::GapOpen, Some(issuer), "(gap)", message)
+}
 
 fn of_lane(lane: &LaneRecord, now: Timestamp) -> Vec<Raised> {
     let mut raised = Vec::new();
@@ -147,7 +156,7 @@ impl<'a> Message<'a> {
         Self {
             id: alarm.id.as_str(),
             kind: alarm.kind.as_str(),
-            issuer: alarm.issuer.as_ref().map(crate::model::IssuerId::as_str),
+            issuer: alarm.issuer.as_ref().map(IssuerId::as_str),
             about: &alarm.about,
             message: &alarm.message,
             first_at: alarm.first_at.to_string(),

@@ -12,7 +12,7 @@ use crate::harness::api::Api;
 use crate::harness::database::{Database, Engine, on_both_engines};
 use crate::harness::process::{Process, SEALING_KEY};
 use crate::harness::provider::Provider;
-use crate::harness::server::{ISSUER, Stage};
+use crate::harness::server::{ADMIN_TOKEN, ISSUER, Stage};
 use crate::harness::until;
 
 const GAPS: &str = "/v1/issuers/main/gaps";
@@ -243,6 +243,33 @@ on_both_engines! {
         assert!(!is_active(&stage.provider, &token).await);
         stage.provider.put("/v1/issuers/main/sessions/s-1", json!({"sub": "s-1"})).await.expect(200);
         assert!(is_active(&stage.provider, &token).await);
+    }
+
+    async fn an_open_gap_is_seen_with_each_session_and_an_alarm_until_it_is_closed(database) {
+        let stage = Stage::set(database).await;
+        signed_in(&stage).await;
+        let alarms = async || stage.admin.items("/v1/alarms?kind=gap_open&state=open").await;
+        let gap = open_gap(&stage).await;
+        stage.provider.put("/v1/issuers/main/sessions/s-1", json!({"sub": "s-1"})).await.expect(200);
+        let says_so = |line: &[&str]| {
+            let output = logoutd(database, line, &[("LOGOUTD_URL", stage.server.base.as_str()), ("LOGOUTD_TOKEN", ADMIN_TOKEN)]);
+            let told = format!("{}{}", String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+            assert!(output.status.success(), "{told}");
+            (told.matches("live, in a gap").count(), told.matches("tokens are inactive until").count())
+        };
+        assert_eq!(says_so(&["session", "list", "main"]), (1, 1), "the other one was reported again");
+        for (sid, seen) in [("s-1", (0, 0)), ("s-2", (1, 1))] {
+            assert_eq!(says_so(&["session", "show", "main", sid]), seen);
+            assert_eq!(says_so(&["status", "main", "--sub", sid]), seen);
+        }
+        // Whoever is about to close it is left in peace.
+        assert!(alarms().await.is_empty());
+        stage.server.advance(Duration::from_mins(10));
+        let raised = until("it is an alarm", || async { alarms().await.into_iter().next() }).await;
+        assert_eq!((&raised["issuer"], &raised["about"]), (&json!("main"), &json!("(gap)")), "{raised}");
+        stage.admin.post(&format!("{gap}/close"), json!(null)).await.expect(200);
+        assert_eq!(says_so(&["session", "list", "main"]), (0, 0));
+        until("it is over", || async { alarms().await.is_empty().then_some(()) }).await;
     }
 
     async fn so_many_gaps_are_open_and_no_more(database) {
