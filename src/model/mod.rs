@@ -34,10 +34,10 @@ pub mod token;
 pub mod trace;
 pub mod trigger;
 
+pub(crate) use ids::is_veiled;
 pub use ids::{
     AccessTokenId, AlarmId, Alias, ApiTokenId, AttemptId, AuditId, ClientId, CutOffId, DeliveryId, DenialId, Digest, EntryId, EventId,
     GapId, GrantId, Id, Issuer, IssuerId, Jti, Malformed, ParticipantId, ProviderKey, RefreshTokenId, ReplicaId, RequestId, SessionId, Sid,
     Subject, WorkId,
 };
-pub(crate) use ids::is_veiled;
 pub use time::Timestamp;

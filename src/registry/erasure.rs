@@ -3,8 +3,6 @@
 //! The trail's part is done here: which texts of which records go is decided by `token::audit`, so that what is left still verifies, and given to the store,
 //! which does all of it in one transaction.
 
-use std::collections::BTreeSet;
-
 use axum::extract::State;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -15,10 +13,10 @@ use crate::http::needs::Erase;
 use crate::http::problem::ProblemDocument;
 use crate::http::wire::text;
 use crate::http::{AppState, At, Code, Problem, Reply, Routes, StrictJson, Text};
-use crate::model::IssuerId;
 use crate::model::audit::{Act, AuditRecord, TrailRecord};
 use crate::model::page::{PAGE_ITEMS_MAX, Page};
-use crate::store::{AuditEntry, AuditFilter, Erased, Erasing, Erasure, InTheWay, Sight};
+use crate::model::{EventId, IssuerId};
+use crate::store::{AuditEntry, AuditFilter, Erased, Erasing, Erasure, InTheWay, Sight, Written};
 use crate::token::audit::{erase, written};
 
 /// The route of erasure.
@@ -69,8 +67,8 @@ const RECORDS_MAX: usize = 5000;
 
 /// Erase a person: in the place of every name (`sub`, `sid`, also those that applications know, devices, addresses, aliases) stands from then on a digest
 /// that takes the sealing key to make, the same for the same name, so that counts and what belongs together stay. What was written by hand on logouts of this
-/// person goes. Refused while a session lives, a delivery is open, an offline grant is good or a logout of many is under way: log the person out first, with
-/// `revoke_offline_access`. May be repeated.
+/// person goes. What was done to somebody else keeps every text, also who did it, and a name that somebody else has too stays. Refused while a session lives, a
+/// delivery is open, an offline grant is good or a logout of many is under way: log the person out first, with `revoke_offline_access`. May be repeated.
 #[utoipa::path(delete, path = "/v1/issuers/{iss}/subjects", tag = "sessions", operation_id = "eraseSubject", security(("bearer" = [])),
     params(("iss" = String, Path, description = "The issuer's short id")),
     request_body = ErasureBody,
@@ -119,7 +117,7 @@ async fn trail_without(app: &AppState, issuer: &IssuerId, sight: &Sight) -> Resu
         let filter = AuditFilter { issuer: Some(issuer.clone()), act: None, since: None, until: None };
         let page = app.store.audit(filter, Page { limit: PAGE_ITEMS_MAX, after }).await?;
         for mut one in page.items {
-            let values = without(&mut one, &sight.names);
+            let values = without(&mut one, sight);
             if values > 0 {
                 let was_sealed = one.link.is_some();
                 marks += if was_sealed { values } else { 0 };
@@ -139,14 +137,27 @@ async fn trail_without(app: &AppState, issuer: &IssuerId, sight: &Sight) -> Resu
 /// What was written by hand.
 const BY_HAND: [&str; 3] = ["/detail/note", "/detail/reason_detail", "/detail/correlation_id"];
 
-/// Takes the names out of a record, and what was written by hand out of one that had them; answers how many values went.
-fn without(one: &mut TrailRecord, names: &BTreeSet<String>) -> u64 {
+/// Takes the names out of a record about the person, and what was written by hand; answers how many values went. A record of what was done to somebody else
+/// keeps every text, also who did it.
+fn without(one: &mut TrailRecord, sight: &Sight) -> u64 {
+    let event = one.record.event.as_ref().map(EventId::as_str);
+    if event.is_some_and(|event| sight.of_others.contains(event)) {
+        return 0;
+    }
     let mut record = written(&one.record);
-    let is_name =
-        |place: &str, text: &str| names.contains(text) && place != "/remote" && place != "/detail/reason" && !place.ends_with("/client_id");
-    let mut values = erase(&mut record, one.link.as_mut(), &is_name);
+    // Whom a logout of many spared it was not about.
+    let is_of_many = record.get("detail").is_some_and(|detail| detail.pointer("/target/except").is_some());
+    let of_theirs = !is_of_many && event.is_some_and(|event| sight.events.contains(event));
+    let when = if of_theirs { Written::AboutThem } else { Written::At(one.record.at) };
+    let places = sight.names.places(&Value::Object(record.clone()), when);
+    if places.is_empty() && !of_theirs {
+        return 0;
+    }
+    let goes = |place: &str, text: &str| {
+        places.iter().any(|name| name == place) || BY_HAND.contains(&place) || (place == "/actor" && text == sight.sub)
+    };
+    let values = erase(&mut record, one.link.as_mut(), &goes);
     if values > 0 {
-        values += erase(&mut record, one.link.as_mut(), &|place, _| BY_HAND.contains(&place));
         put_back(&mut one.record, &record);
     }
     values

@@ -16,6 +16,7 @@ pub mod copies;
 mod engine;
 pub mod moving;
 mod notices;
+mod person;
 mod remembered;
 mod values;
 mod writer;
@@ -32,6 +33,7 @@ use tokio_util::task::TaskTracker;
 
 pub use engine::{OpenError, StoreSettings};
 pub use notices::{Ear, Notice};
+pub use person::{Name, Names, Written};
 use remembered::{Commits, Remembered};
 pub use values::*;
 use writer::Writer;

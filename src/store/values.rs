@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use super::person::Names;
 use crate::model::access::Caller;
 use crate::model::alarm::{AlarmKind, AlarmState};
 use crate::model::attempt::{AttemptRecord, PastAttempt};
@@ -258,12 +259,14 @@ pub struct Sealing {
 pub struct Sight {
     /// The person, as their provider calls them.
     pub sub: String,
-    /// Every name, of theirs, of their sessions and of their devices.
-    pub names: BTreeSet<String>,
+    /// Every name of theirs, of their sessions and of their devices that is nobody else's.
+    pub names: Names,
     /// Their sessions, in the order of their ids.
     pub sessions: Vec<String>,
-    /// Logouts that name one of these names, or had to do with one of these sessions.
-    pub events: Vec<String>,
+    /// Logouts that name them, in the order of their ids.
+    pub events: BTreeSet<String>,
+    /// Logouts that name one of these names and had to do with somebody else.
+    pub of_others: BTreeSet<String>,
     /// Their access tokens.
     pub access_tokens: Vec<String>,
     /// Their grants.

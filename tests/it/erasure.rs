@@ -296,4 +296,43 @@ on_both_engines! {
         stage.provider.put(&format!("{SESSIONS}/sid-new"), json!({"sub": veiled, "participants": [{"client_id": "wiki"}]})).await.problem(422, "invalid-field");
         assert_eq!(stage.provider.post("/v1/issuers/main/subjects/secret", json!({"sub": ALICE})).await.expect(200), secret);
     }
+
+    async fn erasing_one_person_takes_nobody_else_out_of_anything(database) {
+        let stage = Stage::on(Server::start_with(database, Mode::Dev, &[]).await, &["ES256"]).await;
+        let _wiki = stage.party("wiki", json!({})).await;
+        let of_bob = json!({"sub": "bob", "device": {"id": "shared"}, "participants": [{"client_id": "wiki", "sid": "own-bob", "sub": "pw-bob"}]});
+        stage.provider.put(&format!("{SESSIONS}/sid-bob"), of_bob).await.expect(201);
+        for target in [json!({"sub": "bob"}), json!({"sid": "sid-bob"}), json!({"device_id": "shared"}), json!({"client_id": "wiki", "client_sub": "pw-bob"})] {
+            let body = json!({"target": target, "reason": "compromise", "actor": "mallory", "note": "a trace"});
+            let answer = stage.admin.post_with(LOGOUTS, ("Idempotency-Key", &target.to_string().replace(' ', "_")), body).await;
+            settled(&stage, &answer.body["id"]).await;
+        }
+        stage.admin.post("/v1/issuers/main/cut-offs", json!({"scope": {"sub": "carol"}, "not_before": at(&stage, 0)})).await.expect(201);
+        seal(&stage).await;
+        let traces = async || {
+            let trail: Vec<Value> = stage.admin.items("/v1/audit?limit=100").await.into_iter().filter(|one| one["act"] != "subject_erased" && one["detail"]["target"]["sid"] != "sid-eve").collect();
+            let logouts: Vec<Value> = stage.admin.items(LOGOUTS).await.into_iter().filter(|one| one["target"]["sid"] != "sid-eve" && !one["target"]["sid"].as_str().unwrap_or("").starts_with('~')).collect();
+            let kept = dump(database).await;
+            let kept: Vec<String> = kept.lines().filter(|line| ["cut_offs: ", "idempotency_keys: "].iter().any(|table| line.starts_with(table)) && ["bob", "carol", "shared"].iter().any(|name| line.contains(name))).map(str::to_owned).collect();
+            (trail, logouts, kept)
+        };
+        let of_eve = json!({
+            "sub": "eve", "aliases": ["bob", "mallory", "carol", "wiki", "sid-bob"], "device": {"id": "shared", "label": "mallory"},
+            "participants": [{"client_id": "wiki", "sid": "own-bob", "sub": "pw-bob"}],
+        });
+        stage.server.advance(Duration::from_secs(5));
+        stage.provider.put(&format!("{SESSIONS}/sid-eve"), of_eve).await.expect(201);
+        let before = traces().await;
+        let answer = stage.provider.post(LOGOUTS, json!({"target": {"sid": "sid-eve"}, "reason": "admin"})).await;
+        settled(&stage, &answer.body["id"]).await;
+        erase(&stage, "eve").await.expect(200);
+        let after = traces().await;
+        let of_sealed = |trail: &[Value]| trail.iter().filter(|one| one["actor"] == "mallory").count();
+        assert_eq!(of_sealed(&after.0), 4, "{:?}", after.0);
+        assert!(after.0.iter().all(|one| one["act"] != "cut_off_ordered" || one["detail"]["scope"]["sub"] == "carol"), "{:?}", after.0);
+        assert_eq!(after.1, before.1);
+        assert_eq!(after.2, before.2);
+        seal(&stage).await;
+        assert!(verified(&stage).await.is_ok());
+    }
 }

@@ -108,6 +108,7 @@ impl Known<'_> {
         let Some(veil) = veil.at(issuer) else { return scopes };
         let sub = |sub: Option<&Subject>| sub.map(|sub| Subject::stored(veil(sub.as_str())));
         let sid = |sid: Option<&Sid>| sid.map(|sid| Sid::stored(veil(sid.as_str())));
+        let device = self.device.map(&*veil);
         let (own_sub, own_sid, client_sub, client_sid) = (sub(self.sub), sid(self.sid), sub(self.client_sub), sid(self.client_sid));
         let veiled = Known {
             sub: own_sub.as_ref(),
@@ -115,7 +116,7 @@ impl Known<'_> {
             client: self.client,
             client_sub: client_sub.as_ref(),
             client_sid: client_sid.as_ref(),
-            device: self.device,
+            device: device.as_deref(),
             origin_sid: None,
         };
         // The same members in the same order.

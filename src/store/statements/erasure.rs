@@ -6,6 +6,9 @@
 //!
 //! Nothing is erased of whom somebody still has to be told: not while a session lives, a delivery is open, an offline grant is good or a logout of many is
 //! under way. What takes long to find (a name inside a text, a token without a session) is looked for beside the writer and given in.
+//!
+//! A text is a name of theirs only where such a name stands, and only if nobody else who is known is called so: what a provider reports of one person takes
+//! nobody else out of a logout, a cut-off or the trail.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,18 +18,32 @@ use super::cut_offs::PART;
 use super::{Builder, Conn, ROWS_MAX, audit, count, dialect, push_list, registry, subject_lock};
 use crate::model::event::{TARGET_EXPIRED, TARGET_RECONCILE};
 use crate::model::{CutOffId, IssuerId, Subject, Timestamp};
-use crate::store::{Context, Ending, Erased, Erasing, Erasure, InTheWay, Sight, StoreError};
+use crate::store::{Context, Ending, Erased, Erasing, Erasure, InTheWay, Name, Names, Sight, StoreError, Written};
 
 /// How many sessions one erasure may be about.
 const SESSIONS_MAX: i64 = 1000;
+/// How many logouts.
+const EVENTS_MAX: usize = 5000;
 /// How long a token of a session that ended by its age may still be shown.
 const ACCESS_TOKEN_MAX_MS: i64 = 24 * 3600 * 1000;
 /// How long cut-offs are kept at least, and how long beyond the longest session: what retention says of them.
 const CUT_OFFS_KEPT_MS: i64 = 60 * 24 * 3600 * 1000;
 
-type Session = (String, Option<String>, Option<String>, Option<i64>, Option<String>, Option<String>, bool, bool);
+#[derive(sqlx::FromRow)]
+struct Session {
+    id: String,
+    sid: Option<String>,
+    provider_key: Option<String>,
+    device_id: Option<String>,
+    created_at: i64,
+    ended_at: Option<i64>,
+    ended_by: Option<String>,
+    ended_target: Option<String>,
+    ended_grave: bool,
+    ended_offline: bool,
+}
 
-const SESSION: &str = "id, sid, provider_key, ended_at, ended_by, ended_target, ended_grave, ended_offline";
+const SESSION: &str = "id, sid, provider_key, device_id, created_at, ended_at, ended_by, ended_target, ended_grave, ended_offline";
 
 /// The sessions of a subject, and those that are known by what a client calls the subject alone.
 async fn sessions(conn: &mut Conn, issuer: &IssuerId, sub: &Subject) -> Result<Vec<Session>, StoreError> {
@@ -44,24 +61,13 @@ pub(in crate::store) async fn sight(conn: &mut Conn, issuer: &IssuerId, sub: &Su
     if count(SESSIONS_MAX) < u64::try_from(found.len()).unwrap_or(u64::MAX) {
         return Ok(None);
     }
-    let mut sight = Sight { sub: sub.as_str().to_owned(), names: BTreeSet::from([sub.as_str().to_owned()]), ..Sight::default() };
-    for (id, sid, key, ..) in found {
-        sight.names.extend(sid.into_iter().chain(key));
-        sight.sessions.push(id);
+    let mut sight =
+        Sight { sub: sub.as_str().to_owned(), sessions: found.iter().map(|session| session.id.clone()).collect(), ..Sight::default() };
+    sight.names = names(conn, issuer, sub, &found).await?;
+    find_events(conn, issuer, &mut sight).await?;
+    if sight.events.len() > EVENTS_MAX {
+        return Ok(None);
     }
-    for chunk in sight.sessions.chunks(ROWS_MAX) {
-        let mut sql = Builder::new("SELECT sid, sub, NULL FROM participants WHERE session_id IN ");
-        push_list(&mut sql, chunk.iter().map(String::as_str));
-        sql.push(" UNION SELECT device_id, device_label, device_agent FROM sessions WHERE id IN ");
-        push_list(&mut sql, chunk.iter().map(String::as_str));
-        sql.push(" UNION SELECT device_ip, NULL, NULL FROM sessions WHERE id IN ");
-        push_list(&mut sql, chunk.iter().map(String::as_str));
-        sql.push(" UNION SELECT alias, NULL, NULL FROM session_aliases WHERE session_id IN ");
-        push_list(&mut sql, chunk.iter().map(String::as_str));
-        let rows: Vec<(Option<String>, Option<String>, Option<String>)> = sql.build_query_as().fetch_all(&mut *conn).await?;
-        sight.names.extend(rows.into_iter().flat_map(|(one, two, three)| [one, two, three]).flatten().filter(|name| !name.is_empty()));
-    }
-    sight.events = events(conn, issuer, &sight).await?;
     for (table, ids) in [("access_tokens", &mut sight.access_tokens), ("grants", &mut sight.grants)] {
         let mut sql = Builder::new(format!("SELECT id FROM {table} WHERE issuer_id = "));
         sql.push_bind(issuer.as_str().to_owned()).push(" AND (sub = ").push_bind(sub.as_str().to_owned());
@@ -79,67 +85,189 @@ pub(in crate::store) async fn sight(conn: &mut Conn, issuer: &IssuerId, sub: &Su
     Ok(Some(sight))
 }
 
-/// Logouts that named the person, ended a session of theirs, told somebody of one, or spared them.
-async fn events(conn: &mut Conn, issuer: &IssuerId, sight: &Sight) -> Result<Vec<String>, StoreError> {
-    let mut found: BTreeSet<String> = BTreeSet::new();
-    let names: Vec<&str> = sight.names.iter().map(String::as_str).collect();
-    for chunk in names.chunks(ROWS_MAX) {
-        for column in ["target_sub", "target_sid"] {
-            let mut sql = Builder::new("SELECT id FROM events WHERE issuer_id = ");
-            sql.push_bind(issuer.as_str().to_owned()).push(format!(" AND {column} IN "));
-            push_list(&mut sql, chunk.iter().copied());
-            found.extend(sql.build_query_scalar::<String>().fetch_all(&mut *conn).await?);
+/// What the person is called, but for what somebody else is called as well.
+async fn names(conn: &mut Conn, issuer: &IssuerId, sub: &Subject, found: &[Session]) -> Result<Names, StoreError> {
+    let mut names = Names::default();
+    names.add(Name::Sub(sub.as_str().to_owned()), None);
+    for Session { sid, provider_key, device_id, created_at, .. } in found {
+        let own = [sid.clone().map(Name::Sid), provider_key.clone().map(Name::Key), device_id.clone().map(Name::Device)];
+        own.into_iter().flatten().for_each(|name| names.add(name, Some(Timestamp::from_millis(*created_at))));
+    }
+    for chunk in found.chunks(ROWS_MAX) {
+        let mut sql = Builder::new("SELECT client_id, sid, sub, created_at FROM participants WHERE session_id IN ");
+        push_list(&mut sql, chunk.iter().map(|session| session.id.as_str()));
+        let rows: Vec<(String, String, Option<String>, i64)> = sql.build_query_as().fetch_all(&mut *conn).await?;
+        for (client, sid, sub, created_at) in rows {
+            let sid = Some(sid).filter(|sid| !sid.is_empty()).map(|sid| Name::ClientSid(client.clone(), sid));
+            let sub = sub.map(|sub| Name::ClientSub(client, sub));
+            sid.into_iter().chain(sub).for_each(|name| names.add(name, Some(Timestamp::from_millis(created_at))));
         }
     }
+    share(conn, issuer, sub, &mut names).await?;
+    Ok(names)
+}
+
+/// ` AND …`: sessions `s` of other people.
+fn push_others(sql: &mut Builder, sub: &str) {
+    sql.push(" AND (s.sub <> ").push_bind(sub.to_owned());
+    sql.push(" OR (s.sub IS NULL AND NOT EXISTS (SELECT 1 FROM participants AS o WHERE o.session_id = s.id AND o.sub = ");
+    sql.push_bind(sub.to_owned()).push(")))");
+}
+
+async fn share(conn: &mut Conn, issuer: &IssuerId, sub: &Subject, names: &mut Names) -> Result<(), StoreError> {
+    let mut by_column: BTreeMap<(&str, Option<String>), Vec<String>> = BTreeMap::new();
+    for (name, _) in names.iter() {
+        let (column, client, text) = match name {
+            // Whoever is called so at the provider is the person.
+            Name::Sub(_) => continue,
+            Name::Sid(text) => ("s.sid", None, text),
+            Name::Key(text) => ("s.provider_key", None, text),
+            Name::Device(text) => ("s.device_id", None, text),
+            Name::ClientSub(client, text) => ("p.sub", Some(client.clone()), text),
+            Name::ClientSid(client, text) => ("p.sid", Some(client.clone()), text),
+        };
+        by_column.entry((column, client)).or_default().push(text.clone());
+    }
+    for ((column, client), texts) in by_column {
+        for chunk in texts.chunks(ROWS_MAX) {
+            let mut sql = Builder::new(format!("SELECT DISTINCT {column} FROM "));
+            match &client {
+                Some(client) => sql
+                    .push("participants AS p JOIN sessions AS s ON s.id = p.session_id WHERE p.client_id = ")
+                    .push_bind(client.clone())
+                    .push(" AND p.issuer_id = "),
+                None => sql.push("sessions AS s WHERE s.issuer_id = "),
+            };
+            sql.push_bind(issuer.as_str().to_owned()).push(format!(" AND {column} IN "));
+            push_list(&mut sql, chunk.iter().map(String::as_str));
+            push_others(&mut sql, sub.as_str());
+            for text in sql.build_query_scalar::<String>().fetch_all(&mut *conn).await? {
+                names.share(&match (column, &client) {
+                    ("s.sid", _) => Name::Sid(text),
+                    ("s.provider_key", _) => Name::Key(text),
+                    ("p.sub", Some(client)) => Name::ClientSub(client.clone(), text),
+                    ("p.sid", Some(client)) => Name::ClientSid(client.clone(), text),
+                    _ => Name::Device(text),
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
+#[derive(sqlx::FromRow)]
+struct Event {
+    id: String,
+    target: String,
+    target_sub: Option<String>,
+    target_sid: Option<String>,
+    actor: Option<String>,
+    created_at: i64,
+}
+
+impl Event {
+    fn target(&self) -> Value {
+        serde_json::from_str(&self.target).unwrap_or(Value::Null)
+    }
+}
+
+/// Whom a logout of many spared it was not about.
+fn spares(target: &Value) -> bool {
+    target.get("except").is_some()
+}
+
+const EVENT: &str = "id, target, target_sub, target_sid, actor, created_at";
+
+/// Logouts that named the person: by what they say, or by the sessions they ended and told of where these are the person's alone. Those that name one of
+/// the person's names and had to do with somebody else are somebody else's.
+async fn find_events(conn: &mut Conn, issuer: &IssuerId, sight: &mut Sight) -> Result<(), StoreError> {
+    let mut found: BTreeMap<String, Event> = BTreeMap::new();
+    let (mut subs, mut sids): (BTreeSet<&str>, BTreeSet<&str>) = Default::default();
+    for (name, _) in sight.names.iter() {
+        match name {
+            Name::Sub(text) | Name::ClientSub(_, text) => subs.insert(text),
+            Name::Sid(text) | Name::ClientSid(_, text) => sids.insert(text),
+            Name::Key(_) | Name::Device(_) => continue,
+        };
+    }
+    for (column, texts) in [("target_sub", subs), ("target_sid", sids)] {
+        let texts: Vec<&str> = texts.into_iter().collect();
+        for chunk in texts.chunks(ROWS_MAX) {
+            let mut sql = Builder::new(format!("SELECT {EVENT} FROM events WHERE issuer_id = "));
+            sql.push_bind(issuer.as_str().to_owned()).push(format!(" AND {column} IN "));
+            push_list(&mut sql, chunk.iter().copied());
+            let rows: Vec<Event> = sql.build_query_as().fetch_all(&mut *conn).await?;
+            found.extend(rows.into_iter().filter(|event| is_named(sight, event, At::ItsTime)).map(|event| (event.id.clone(), event)));
+        }
+    }
+    // What names by something else than a subject or a session: few, and told by what they hold.
+    let mut sql = Builder::new(format!("SELECT {EVENT} FROM events WHERE target_sub IS NULL AND target_sid IS NULL AND issuer_id = "));
+    sql.push_bind(issuer.as_str().to_owned()).push(" AND target <> ").push_bind(TARGET_EXPIRED);
+    let rows: Vec<Event> = sql.build_query_as().fetch_all(&mut *conn).await?;
+    found.extend(rows.into_iter().filter(|event| is_named(sight, event, At::ItsTime)).map(|event| (event.id.clone(), event)));
     for chunk in sight.sessions.chunks(ROWS_MAX) {
         for (column, table, of) in
             [("ended_by", "sessions", "id"), ("ended_by", "participants", "session_id"), ("event_id", "deliveries", "session_id")]
         {
-            let mut sql = Builder::new(format!("SELECT DISTINCT {column} FROM {table} WHERE {column} IS NOT NULL AND {of} IN "));
+            let mut sql = Builder::new(format!(
+                "SELECT {EVENT} FROM events WHERE id IN (SELECT {column} FROM {table} WHERE {column} IS NOT NULL AND {of} IN "
+            ));
             push_list(&mut sql, chunk.iter().map(String::as_str));
-            found.extend(sql.build_query_scalar::<String>().fetch_all(&mut *conn).await?);
+            let rows: Vec<Event> = sql.push(")").build_query_as().fetch_all(&mut *conn).await?;
+            found.extend(
+                rows.into_iter()
+                    .filter(|event| is_named(sight, event, At::AnyTime) || names_a_token(event))
+                    .map(|event| (event.id.clone(), event)),
+            );
         }
     }
-    // What names by something else than a subject or a session: few, and told by what they hold.
-    let mut sql = Builder::new("SELECT id, target FROM events WHERE target_sub IS NULL AND target_sid IS NULL AND issuer_id = ");
-    sql.push_bind(issuer.as_str().to_owned()).push(" AND target <> ").push_bind(TARGET_EXPIRED);
-    let rows: Vec<(String, String)> = sql.build_query_as().fetch_all(conn).await?;
-    found.extend(rows.into_iter().filter(|(_, target)| holds(target, &sight.names)).map(|(id, _)| id));
-    Ok(found.into_iter().collect())
+    let about: Vec<&str> = found.values().filter(|event| !spares(&event.target())).map(|event| event.id.as_str()).collect();
+    sight.of_others = of_others(conn, &sight.sub, &about).await?;
+    sight.events = found.into_keys().filter(|id| !sight.of_others.contains(id)).collect();
+    Ok(())
 }
 
-/// Whether any text inside a JSON value is one of the names.
-fn holds(json: &str, names: &BTreeSet<String>) -> bool {
-    fn any(value: &Value, names: &BTreeSet<String>) -> bool {
-        match value {
-            Value::String(text) => names.contains(text),
-            Value::Array(items) => items.iter().any(|item| any(item, names)),
-            // The name of an application is nobody's.
-            Value::Object(members) => members.iter().any(|(member, value)| member != "client_id" && any(value, names)),
-            Value::Null | Value::Bool(_) | Value::Number(_) => false,
-        }
-    }
-    serde_json::from_str(json).is_ok_and(|value| any(&value, names))
+/// Whether what was written before a name was theirs counts.
+#[derive(Clone, Copy)]
+enum At {
+    ItsTime,
+    AnyTime,
 }
 
-/// The same value with the names veiled.
-fn veiled_json(json: &str, names: &BTreeSet<String>, veil: &(dyn Fn(&str) -> String + Send + Sync)) -> String {
-    fn each(value: &mut Value, names: &BTreeSet<String>, veil: &(dyn Fn(&str) -> String + Send + Sync)) {
-        match value {
-            Value::String(text) if names.contains(text) => *text = veil(text),
-            Value::Array(items) => items.iter_mut().for_each(|item| each(item, names, veil)),
-            Value::Object(members) => {
-                members.iter_mut().filter(|(member, _)| *member != "client_id").for_each(|(_, value)| each(value, names, veil));
-            }
-            Value::String(_) | Value::Null | Value::Bool(_) | Value::Number(_) => {}
-        }
+fn is_named(sight: &Sight, event: &Event, at: At) -> bool {
+    let written = match at {
+        At::ItsTime => Written::At(Timestamp::from_millis(event.created_at)),
+        At::AnyTime => Written::AboutThem,
+    };
+    !sight.names.places(&event.target(), written).is_empty()
+}
+
+/// Whether it named a token, of which nothing is kept that is a name.
+fn names_a_token(event: &Event) -> bool {
+    ["refresh_token", "refresh_token_sha256"].iter().any(|member| event.target().get(member).is_some())
+}
+
+/// Those of these logouts that ended or told of a session of somebody else.
+async fn of_others(conn: &mut Conn, sub: &str, events: &[&str]) -> Result<BTreeSet<String>, StoreError> {
+    let mut found = BTreeSet::new();
+    for chunk in events.chunks(ROWS_MAX) {
+        let mut sql = Builder::new("SELECT s.ended_by FROM sessions AS s WHERE s.ended_by IN ");
+        push_list(&mut sql, chunk.iter().copied());
+        push_others(&mut sql, sub);
+        sql.push(" UNION SELECT d.event_id FROM deliveries AS d JOIN sessions AS s ON s.id = d.session_id WHERE d.event_id IN ");
+        push_list(&mut sql, chunk.iter().copied());
+        push_others(&mut sql, sub);
+        found.extend(sql.build_query_scalar::<String>().fetch_all(&mut *conn).await?);
     }
-    match serde_json::from_str::<Value>(json) {
-        Ok(mut value) => {
-            each(&mut value, names, veil);
-            value.to_string()
+    Ok(found)
+}
+
+/// A value with what stands at these places veiled.
+fn veil_at(value: &mut Value, places: &[String], veil: &(dyn Fn(&str) -> String + Send + Sync)) {
+    for place in places {
+        if let Some(Value::String(text)) = value.pointer_mut(place) {
+            *text = veil(text);
         }
-        Err(_) => "{}".to_owned(),
     }
 }
 
@@ -150,7 +278,7 @@ pub(in crate::store) async fn erase(conn: &mut Conn, context: &Context, order: &
     dialect::own_names(conn, issuer, &[subject_lock(sub)]).await?;
     let now = dialect::now(conn, &context.clock).await?;
     let found = sessions(conn, issuer, sub).await?;
-    if !found.iter().map(|(id, ..)| id).eq(sight.sessions.iter()) {
+    if !found.iter().map(|session| &session.id).eq(sight.sessions.iter()) {
         return Ok(Ending::Undo(Erasing::Changed));
     }
     let in_the_way = in_the_way(conn, issuer, sight, now).await?;
@@ -203,10 +331,6 @@ struct Person<'p> {
 }
 
 impl Person<'_> {
-    fn is_named(&self, text: &str) -> bool {
-        self.sight.names.contains(text)
-    }
-
     /// Nothing stays nothing; a participant without a `sid` of its own has an empty one.
     fn veiled(&self, text: Option<String>) -> Option<String> {
         text.map(|text| if text.is_empty() { text } else { (self.veil)(&text) })
@@ -292,32 +416,33 @@ async fn forget_devices(conn: &mut Conn, person: Person<'_>) -> Result<(), Store
     Ok(())
 }
 
-type Event = (String, String, Option<String>, Option<String>, Option<String>);
-
 /// What a logout says of them; and of one that was about them alone, whatever was written by hand.
 async fn logouts(conn: &mut Conn, person: Person<'_>) -> Result<u64, StoreError> {
     let mut named = 0;
-    for chunk in person.sight.events.chunks(ROWS_MAX) {
-        let mut sql = Builder::new("SELECT id, target, target_sub, target_sid, actor FROM events WHERE id IN ");
-        push_list(&mut sql, chunk.iter().map(String::as_str));
+    let events: Vec<&str> = person.sight.events.iter().map(String::as_str).collect();
+    for chunk in events.chunks(ROWS_MAX) {
+        let mut sql = Builder::new(format!("SELECT {EVENT} FROM events WHERE id IN "));
+        push_list(&mut sql, chunk.iter().copied());
         let rows: Vec<Event> = sql.build_query_as().fetch_all(&mut *conn).await?;
         let mut own = Vec::new();
-        for (id, target, sub, sid, actor) in rows {
-            if !holds(&target, &person.sight.names) {
-                continue;
+        for event in rows {
+            let mut target = event.target();
+            let places = person.sight.names.places(&target, Written::AboutThem);
+            let is_name = |text: &str| places.iter().any(|place| target.pointer(place).and_then(Value::as_str) == Some(text));
+            let of = |name: Option<String>| name.map(|name| if is_name(&name) { (person.veil)(&name) } else { name });
+            let (sub, sid, mut actor) = (of(event.target_sub), of(event.target_sid), event.actor);
+            if !spares(&target) {
+                own.push(event.id.clone());
+                actor = actor.map(|actor| if actor == person.sight.sub { (person.veil)(&actor) } else { actor });
             }
+            veil_at(&mut target, &places, person.veil);
             named += 1;
-            // Whom a logout of everybody spared it was not about.
-            if serde_json::from_str::<Value>(&target).is_ok_and(|target| target.get("except").is_none()) {
-                own.push(id.clone());
-            }
-            let of = |name: Option<String>| name.map(|name| if person.is_named(&name) { (person.veil)(&name) } else { name });
             sqlx::query("UPDATE events SET target = $2, target_sub = $3, target_sid = $4, actor = $5 WHERE id = $1")
-                .bind(id)
-                .bind(veiled_json(&target, &person.sight.names, person.veil))
-                .bind(of(sub))
-                .bind(of(sid))
-                .bind(of(actor))
+                .bind(event.id)
+                .bind(target.to_string())
+                .bind(sub)
+                .bind(sid)
+                .bind(actor)
                 .execute(&mut *conn)
                 .await?;
         }
@@ -338,40 +463,72 @@ async fn logouts(conn: &mut Conn, person: Person<'_>) -> Result<u64, StoreError>
     Ok(named)
 }
 
+#[derive(sqlx::FromRow)]
+struct Kept {
+    id: String,
+    scope: String,
+    except_sid: Option<String>,
+    except_names: Option<String>,
+    event_id: String,
+    created_at: i64,
+}
+
+const KEPT: &str = "SELECT id, scope, except_sid, except_names, event_id, created_at FROM cut_offs WHERE issuer_id = ";
+
+/// Whose name is the last part of a scope.
+fn named_by(scope: &str) -> Option<Name> {
+    let parts: Vec<&str> = scope.split(PART).collect();
+    Some(match parts.as_slice() {
+        ["subject", name] | ["subject at client", _, name] => Name::Sub((*name).to_owned()),
+        ["session", name] | ["session at client", _, name] => Name::Sid((*name).to_owned()),
+        ["device", name] => Name::Device((*name).to_owned()),
+        ["client sid", client, name] => Name::ClientSid((*client).to_owned(), (*name).to_owned()),
+        ["client sub", client, name] => Name::ClientSub((*client).to_owned(), (*name).to_owned()),
+        _ => return None,
+    })
+}
+
 /// Cut-offs that name them go on covering what they covered.
 async fn cut_offs(conn: &mut Conn, person: Person<'_>) -> Result<u64, StoreError> {
-    let mut rows: BTreeMap<String, (String, Option<String>, Option<String>)> = BTreeMap::new();
-    type Row = (String, String, Option<String>, Option<String>);
-    let names: Vec<&String> = person.sight.names.iter().collect();
-    for chunk in names.chunks(ROWS_MAX / 4) {
-        let scopes: Vec<String> =
-            chunk.iter().flat_map(|name| ["subject", "session", "device"].map(|kind| format!("{kind}{PART}{name}"))).collect();
-        let mut sql = Builder::new("SELECT id, scope, except_sid, except_names FROM cut_offs WHERE issuer_id = ");
+    let scope_of = |name: &Name| match name {
+        Name::Sub(name) => Some(format!("subject{PART}{name}")),
+        Name::Sid(name) => Some(format!("session{PART}{name}")),
+        Name::Device(name) => Some(format!("device{PART}{name}")),
+        Name::Key(_) | Name::ClientSub(..) | Name::ClientSid(..) => None,
+    };
+    let scopes: Vec<String> = person.sight.names.iter().filter_map(|(name, _)| scope_of(name)).collect();
+    let mut rows: Vec<Kept> = Vec::new();
+    for chunk in scopes.chunks(ROWS_MAX) {
+        let mut sql = Builder::new(KEPT);
         sql.push_bind(person.issuer.as_str().to_owned()).push(" AND scope IN ");
-        push_list(&mut sql, scopes.iter().map(String::as_str));
-        let found: Vec<Row> = sql.build_query_as().fetch_all(&mut *conn).await?;
-        rows.extend(found.into_iter().map(|(id, scope, sid, names)| (id, (scope, sid, names))));
+        push_list(&mut sql, chunk.iter().map(String::as_str));
+        rows.extend(sql.build_query_as::<Kept>().fetch_all(&mut *conn).await?);
     }
-    let mut sql = Builder::new("SELECT id, scope, except_sid, except_names FROM cut_offs WHERE issuer_id = ");
+    let mut sql = Builder::new(KEPT);
     sql.push_bind(person.issuer.as_str().to_owned());
     sql.push(
         " AND (except_names IS NOT NULL OR scope LIKE 'subject at client%' OR scope LIKE 'session at client%' OR scope LIKE 'client s%')",
     );
-    let found: Vec<Row> = sql.build_query_as().fetch_all(&mut *conn).await?;
-    rows.extend(found.into_iter().map(|(id, scope, sid, names)| (id, (scope, sid, names))));
+    rows.extend(sql.build_query_as::<Kept>().fetch_all(&mut *conn).await?);
     let mut rewritten = 0;
-    for (id, (scope, except_sid, except_names)) in rows {
-        let (kind, name) = scope.rsplit_once(PART).unwrap_or((&scope, ""));
-        let is_own = person.is_named(name);
-        if !is_own && !except_names.as_deref().is_some_and(|names| holds(names, &person.sight.names)) {
+    for Kept { id, scope, except_sid, except_names, event_id, created_at } in rows {
+        let written =
+            if person.sight.events.contains(&event_id) { Written::AboutThem } else { Written::At(Timestamp::from_millis(created_at)) };
+        let of_others = person.sight.of_others.contains(&event_id);
+        let is_own = !of_others && named_by(&scope).is_some_and(|name| person.sight.names.has(&name, written));
+        let mut names: Value = except_names.as_deref().and_then(|names| serde_json::from_str(names).ok()).unwrap_or(Value::Null);
+        let places = person.sight.names.places(&names, Written::AboutThem);
+        if !is_own && places.is_empty() {
             continue;
         }
+        let (kind, name) = scope.rsplit_once(PART).unwrap_or((&scope, ""));
         let scope = if is_own { format!("{kind}{PART}{}", (person.veil)(name)) } else { scope.clone() };
+        veil_at(&mut names, &places, person.veil);
         sqlx::query("UPDATE cut_offs SET scope = $2, except_sid = $3, except_names = $4 WHERE id = $1")
             .bind(id)
             .bind(scope)
             .bind(person.veiled(except_sid))
-            .bind(except_names.map(|names| veiled_json(&names, &person.sight.names, person.veil)))
+            .bind(except_names.map(|_| names.to_string()))
             .execute(&mut *conn)
             .await?;
         rewritten += 1;
@@ -394,12 +551,12 @@ struct Left {
 async fn leave_cut_offs(conn: &mut Conn, context: &Context, person: Person<'_>, found: &[Session]) -> Result<u64, StoreError> {
     let mut left = Vec::new();
     let mut ends: BTreeMap<&str, bool> = BTreeMap::new();
-    for (id, sid, _, at, event, target, grave, offline) in found {
-        let by_age = matches!(target.as_deref(), Some(TARGET_EXPIRED | TARGET_RECONCILE));
-        ends.insert(id, by_age);
-        if let (Some(sid), Some(at), Some(event)) = (sid, at, event) {
+    for session in found {
+        let by_age = matches!(session.ended_target.as_deref(), Some(TARGET_EXPIRED | TARGET_RECONCILE));
+        ends.insert(&session.id, by_age);
+        if let (Some(sid), Some(at), Some(event)) = (&session.sid, session.ended_at, &session.ended_by) {
             let scope = format!("session{PART}{}", (person.veil)(sid));
-            left.push(Left { scope, at: *at, event: event.clone(), grave: *grave, offline: *offline, by_age });
+            left.push(Left { scope, at, event: event.clone(), grave: session.ended_grave, offline: session.ended_offline, by_age });
         }
     }
     for chunk in person.sight.sessions.chunks(ROWS_MAX) {
@@ -459,14 +616,38 @@ async fn tokens(conn: &mut Conn, person: Person<'_>) -> Result<u64, StoreError> 
 
 /// What is kept by a name alone.
 async fn forget_names(conn: &mut Conn, person: Person<'_>, sub: &Subject) -> Result<(), StoreError> {
-    let names: Vec<&str> = person.sight.names.iter().map(String::as_str).collect();
-    for chunk in names.chunks(ROWS_MAX) {
-        // A session on the denylist has ended, and its cut-off says so.
-        for (table, column, more) in [("newest_tokens", "sub", ""), ("denylist", "name", " AND kind = 'sid'")] {
-            let mut sql = Builder::new(format!("DELETE FROM {table} WHERE issuer_id = "));
-            sql.push_bind(person.issuer.as_str().to_owned()).push(more).push(format!(" AND {column} IN "));
-            push_list(&mut sql, chunk.iter().copied());
-            sql.build().execute(&mut *conn).await?;
+    let issuer = person.issuer.as_str();
+    for (name, since) in person.sight.names.iter() {
+        match name {
+            // A session on the denylist has ended, and its row and its cut-off say so; what was denied before it was theirs is another's.
+            Name::Sid(sid) => {
+                sqlx::query("DELETE FROM denylist WHERE kind = 'sid' AND issuer_id = $1 AND name = $2 AND created_at >= $3")
+                    .bind(issuer)
+                    .bind(sid)
+                    .bind(since.map_or(0, Timestamp::millis))
+                    .execute(&mut *conn)
+                    .await?;
+            }
+            // But not where a client calls somebody else so: their own names there are veiled by now.
+            Name::Sub(sub) => {
+                sqlx::query(
+                    "DELETE FROM newest_tokens WHERE issuer_id = $1 AND sub = $2 AND NOT EXISTS (SELECT 1 FROM participants AS p
+                      WHERE p.issuer_id = newest_tokens.issuer_id AND p.client_id = newest_tokens.client_id AND p.sub = newest_tokens.sub)",
+                )
+                .bind(issuer)
+                .bind(sub)
+                .execute(&mut *conn)
+                .await?;
+            }
+            Name::ClientSub(client, sub) => {
+                sqlx::query("DELETE FROM newest_tokens WHERE issuer_id = $1 AND client_id = $2 AND sub = $3")
+                    .bind(issuer)
+                    .bind(client)
+                    .bind(sub)
+                    .execute(&mut *conn)
+                    .await?;
+            }
+            Name::Key(_) | Name::Device(_) | Name::ClientSid(..) => {}
         }
     }
     // A secret that was changed must not come back because nobody remembers that it was: the versions count on under the other name.

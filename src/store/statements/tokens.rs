@@ -239,13 +239,7 @@ const OF_ONE_NAME_MAX: i64 = 8;
 /// The session a token's `sid` means: by the name its client saw, else by the provider's where it is the same person's; of several the latest that had
 /// begun when it was issued, else the first. Of a token that does not say when it was issued, one that ended: its name may have come back since.
 /// Sessions of somebody who was erased are found by what stands for their names: they have ended, whatever time their tokens say.
-async fn session_of(
-    conn: &mut Conn,
-    veil: &Veil,
-    issuer: &IssuerId,
-    claims: &AccessClaims,
-    sid: &Sid,
-) -> Result<Option<Row>, StoreError> {
+async fn session_of(conn: &mut Conn, veil: &Veil, issuer: &IssuerId, claims: &AccessClaims, sid: &Sid) -> Result<Option<Row>, StoreError> {
     let sids = veil.both(issuer, sid.as_str());
     let subs = claims.sub.as_ref().map(|sub| veil.both(issuer, sub.as_str()));
     let mut found = Vec::new();
