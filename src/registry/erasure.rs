@@ -16,7 +16,7 @@ use crate::http::{AppState, At, Code, Problem, Reply, Routes, StrictJson, Text};
 use crate::model::audit::{Act, AuditRecord, TrailRecord};
 use crate::model::page::{PAGE_ITEMS_MAX, Page};
 use crate::model::{EventId, IssuerId};
-use crate::store::{AuditEntry, AuditFilter, Erased, Erasing, Erasure, InTheWay, Sight, Written};
+use crate::store::{AuditEntry, Erased, Erasing, Erasure, InTheWay, Sight, Written};
 use crate::token::audit::{erase, written};
 
 /// The route of erasure.
@@ -114,8 +114,7 @@ fn refused(InTheWay { sessions, deliveries, grants, works }: InTheWay) -> Proble
 async fn trail_without(app: &AppState, issuer: &IssuerId, sight: &Sight) -> Result<(Vec<(TrailRecord, bool)>, u64), Problem> {
     let (mut rewritten, mut marks, mut after) = (Vec::new(), 0, None);
     loop {
-        let filter = AuditFilter { issuer: Some(issuer.clone()), act: None, since: None, until: None };
-        let page = app.store.audit(filter, Page { limit: PAGE_ITEMS_MAX, after }).await?;
+        let page = app.store.audit_about(issuer, sight, &Page { limit: PAGE_ITEMS_MAX, after }).await?;
         for mut one in page.items {
             let values = without(&mut one, sight);
             if values > 0 {

@@ -377,6 +377,11 @@ impl Store {
         read!(self, erasure::sight(issuer, sub))
     }
 
+    /// Audit records that may name a person who was looked for, newest first.
+    pub async fn audit_about(&self, issuer: &IssuerId, sight: &Sight, page: &Page) -> Result<Listed<TrailRecord>, StoreError> {
+        read!(self, audit::about(issuer, sight, page))
+    }
+
     /// Makes a person nobody, unless something of theirs is still going on: one transaction.
     pub async fn erase(&self, order: Erasure) -> Result<Erasing, StoreError> {
         write!(self, erasure::erase(order))

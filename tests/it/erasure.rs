@@ -335,4 +335,17 @@ on_both_engines! {
         seal(&stage).await;
         assert!(verified(&stage).await.is_ok());
     }
+
+    async fn a_name_that_stands_in_the_trail_alone_is_found_however_it_is_written(database) {
+        let stage = Stage::on(Server::start_with(database, Mode::Dev, &[]).await, &["ES256"]).await;
+        for (sub, other) in [("a%b!_\"c\\d", "aXb!_\"c\\d")] {
+            for sub in [sub, other] {
+                stage.admin.post("/v1/issuers/main/cut-offs", json!({"scope": {"sub": sub}, "not_before": at(&stage, 0)})).await.expect(201);
+            }
+            seal(&stage).await;
+            assert_eq!(erase(&stage, sub).await.expect(200)["audit_records"], 1);
+            let left = stage.admin.items("/v1/audit?act=cut_off_ordered").await;
+            assert!(left.iter().any(|one| one["detail"]["scope"]["sub"] == other) && !left.iter().any(|one| one["detail"]["scope"]["sub"] == sub), "{left:?}");
+        }
+    }
 }

@@ -8,12 +8,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use super::{Builder, Conn, corrupt, count, dialect, instant, listed, number, push_page, word};
+use super::{Builder, Conn, corrupt, count, dialect, instant, listed, number, push_list, push_page, word};
 use crate::model::audit::{Act, AuditKey, AuditKeyState, AuditRecord, Checkpoint, Head, Link, Places, Tip, TrailRecord, TrailState};
 use crate::model::key::SigningAlg;
 use crate::model::page::{Cursor, Listed, Page};
 use crate::model::{AuditId, Digest, EventId, IssuerId, Timestamp};
-use crate::store::{AuditEntry, AuditFilter, Context, Ending, Sealing, StoreError};
+use crate::store::{AuditEntry, AuditFilter, Context, Ending, Sealing, Sight, StoreError};
 
 const RECORD: &str = "id, at, act, caller, role, actor, remote, issuer_id, event_id, detail, seq, digest, chain, salts, erased";
 
@@ -241,6 +241,35 @@ fn places_text(places: &Places) -> Option<String> {
 }
 
 // ---- erasure ----
+
+/// Records that may name a person, newest first: those with the `sub` in them, those of their logouts, and all since the first of their other names was
+/// theirs. So of whom nothing else is known the whole trail is searched by the database, and none of it is read.
+pub(in crate::store) async fn about(
+    conn: &mut Conn,
+    issuer: &IssuerId,
+    sight: &Sight,
+    page: &Page,
+) -> Result<Listed<TrailRecord>, StoreError> {
+    let mut sql = Builder::new(format!("SELECT {RECORD} FROM audit WHERE issuer_id = "));
+    sql.push_bind(issuer.as_str().to_owned()).push(" AND (detail LIKE ").push_bind(containing(&sight.sub)).push(" ESCAPE '!'");
+    if !sight.events.is_empty() {
+        sql.push(" OR event_id IN ");
+        push_list(&mut sql, sight.events.iter().map(String::as_str));
+    }
+    if let Some(since) = sight.names.since() {
+        sql.push(" OR at >= ").push_bind(since.millis());
+    }
+    sql.push(")");
+    push_page(&mut sql, page, "at", "id");
+    let rows: Vec<Row> = sql.build_query_as().fetch_all(conn).await?;
+    Ok(listed(records(rows)?, page, |one| Cursor { at: one.record.at, id: one.record.id.to_string() }))
+}
+
+/// A pattern for texts that hold this one as JSON writes it.
+fn containing(text: &str) -> String {
+    let written = serde_json::to_string(text).expect("a text always serialises");
+    format!("%{}%", written.replace('!', "!!").replace('%', "!%").replace('_', "!_"))
+}
 
 /// A record as erasure leaves it; false where it was sealed meanwhile, and its digest holds what was not known to have to go.
 pub(super) async fn rewrite(conn: &mut Conn, one: &TrailRecord, was_sealed: bool) -> Result<bool, StoreError> {
