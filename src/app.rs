@@ -47,7 +47,7 @@ use crate::model::check::CheckProfile;
 use crate::model::{ReplicaId, Timestamp};
 use crate::observe::metrics::Handle;
 use crate::observe::traces::Tracer;
-use crate::observe::{self, GapOpened, ListenerInPlain, NobodyAdministers, Started, Stopped};
+use crate::observe::{self, CredentialsRestored, GapOpened, ListenerInPlain, NobodyAdministers, Started, Stopped};
 use crate::plan::lane::Share;
 use crate::seams::{Clock, Entropy};
 use crate::store::copies::CopyError;
@@ -176,8 +176,11 @@ impl Server {
         let keeper = TaskTracker::new();
         let store = Store::open(&store_settings(&config), clock.clone(), entropy.clone(), &keeper).await?;
         let sealing = Arc::new(sealing_key::sealing_key(&config, &store, &entropy).await?);
-        for gap in store.open_gaps_after_restore().await? {
-            GapOpened { issuer: &gap.issuer, since: gap.begins_at, until: gap.ends_at }.emit();
+        if let Some(found) = store.open_gaps_after_restore().await? {
+            for gap in &found.gaps {
+                GapOpened { issuer: &gap.issuer, since: gap.begins_at, until: gap.ends_at }.emit();
+            }
+            CredentialsRestored { api_tokens: found.api_tokens }.emit();
         }
         let veil = Arc::clone(&sealing);
         store.veil_names(move |issuer, name| format!("~{}", veil.keyed_digest("erased name", &[issuer.as_bytes(), name.as_bytes()])));

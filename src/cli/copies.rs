@@ -84,6 +84,9 @@ pub(super) async fn restore(args: RestoreArgs, variables: Variables) -> Result<(
     }
     print(
         "The next start opens a gap at each issuer: tokens from before it are inactive until `logoutd gap close`, or until their sessions are known again.",
+    )?;
+    print(
+        "API tokens, client secrets and keys that were revoked or replaced since the backup are good again: take them away again, all that you know of.",
     )
 }
 

@@ -74,3 +74,12 @@ pub enum Said {
     /// A report spoke of it last at this time; a list would name it.
     Named(Timestamp),
 }
+
+/// What the first start on a restored database found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AfterRestore {
+    /// The gaps it opened, one at each issuer.
+    pub gaps: Vec<Gap>,
+    /// API tokens that are good: also those that were revoked or replaced since the backup, and nobody can tell which.
+    pub api_tokens: u64,
+}

@@ -959,6 +959,25 @@ impl GapOpened<'_> {
     }
 }
 
+/// A database was started that had been restored from a backup, with what authenticates as it was then.
+#[derive(Debug)]
+pub struct CredentialsRestored {
+    /// How many API tokens are good.
+    pub api_tokens: u64,
+}
+
+impl CredentialsRestored {
+    /// Tells it.
+    pub fn emit(&self) {
+        let Self { api_tokens } = self;
+        warn!(
+            api_tokens,
+            "the database was restored from a backup: API tokens, client secrets and keys that were revoked or replaced since are good again, and which \
+             cannot be known here: look at each and take away again what was taken away"
+        );
+    }
+}
+
 /// The gaps that are open were counted.
 #[derive(Debug)]
 pub struct GapsCounted {

@@ -49,7 +49,7 @@ use crate::model::delivery::{DeliveryView, Lane, Leased};
 use crate::model::denial::{Denial, Denied};
 use crate::model::effects::{OpeningRule, Reach, ReportRules, WorkRules};
 use crate::model::event::Receipt;
-use crate::model::gap::{Gap, OpenGaps};
+use crate::model::gap::{AfterRestore, Gap, OpenGaps};
 use crate::model::issuer::{IssuerRecord, ProviderDocument};
 use crate::model::key::{KeyRecord, Sighting};
 use crate::model::lane::{Deal, LaneRecord};
@@ -430,7 +430,7 @@ impl Store {
     }
 
     /// On a database that was restored from a backup, opens a gap at every issuer, once.
-    pub async fn open_gaps_after_restore(&self) -> Result<Vec<Gap>, StoreError> {
+    pub async fn open_gaps_after_restore(&self) -> Result<Option<AfterRestore>, StoreError> {
         write!(self, gaps::open_after_restore(()))
     }
 

@@ -340,6 +340,24 @@ async fn a_logout_that_a_restore_forgets_stays_unknown_until_somebody_answers_fo
     assert!(!is_active(&provider_at(&admin, &provider), "rt-s-1").await, "its logout was repeated");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_on_a_restored_database_warns_of_the_api_tokens_that_may_have_been_revoked_since() {
+    let database = on_sqlite().await;
+    let mut process = Process::serve(&database, &[]);
+    let admin = process.admin().await;
+    register(&admin).await;
+    let minted = admin.post("/v1/api-tokens", json!({"role": "admin"})).await.expect(201);
+    done(&back_up(&database, "copy.db"));
+    admin.delete(&format!("/v1/api-tokens/{}", minted["id"].as_str().unwrap())).await.expect(204);
+    process.kill();
+    let output = logoutd(&database, &["restore", "copy.db", "--to", &database.url, "--replace"], &KEY);
+    assert!(String::from_utf8_lossy(&output.stdout).contains("since the backup are good again"), "{output:?}");
+    let mut process = Process::serve(&database, &[]);
+    process.admin().await;
+    let warned = process.lines().into_iter().find(|line| line["message"].to_string().contains("API tokens"));
+    assert_eq!(warned.expect("a warning")["api_tokens"], 2, "{}", process.log());
+}
+
 fn provider_at(admin: &Api, provider: &Api) -> Api {
     admin.with_token(provider.token())
 }

@@ -1,9 +1,9 @@
 //! Gaps: what a restored database cannot know, from its backup to its first start.
 
-use super::{Builder, Conn, corrupt, dialect, instant, listed as cut, push_page, registry, word};
+use super::{Builder, Conn, corrupt, count, dialect, instant, listed as cut, push_page, registry, word};
 use crate::model::access::Caller;
 use crate::model::audit::Act;
-use crate::model::gap::{Gap, GapCause, GapClosedBy, OpenGaps};
+use crate::model::gap::{AfterRestore, Gap, GapCause, GapClosedBy, OpenGaps};
 use crate::model::page::{Cursor, Listed, Page};
 use crate::model::{GapId, IssuerId, Timestamp};
 use crate::store::{AuditEntry, BACKUP_TAKEN_AT, Context, Ending, GapOrder, OPEN_GAPS_MAX, StoreError};
@@ -40,10 +40,14 @@ impl Row {
 }
 
 /// At the start on a copy: a gap at every issuer, from when it was taken until now, and the mark is gone. Of several processes one does it.
-pub(in crate::store) async fn open_after_restore(conn: &mut Conn, context: &Context, (): &()) -> Result<Ending<Vec<Gap>>, StoreError> {
+pub(in crate::store) async fn open_after_restore(
+    conn: &mut Conn,
+    context: &Context,
+    (): &(),
+) -> Result<Ending<Option<AfterRestore>>, StoreError> {
     let taken: Option<String> =
         sqlx::query_scalar("DELETE FROM meta WHERE name = $1 RETURNING value").bind(BACKUP_TAKEN_AT).fetch_optional(&mut *conn).await?;
-    let Some(taken) = taken else { return Ok(Ending::Undo(Vec::new())) };
+    let Some(taken) = taken else { return Ok(Ending::Undo(None)) };
     let now = dialect::now(conn, &context.clock).await?;
     let begins_at = taken.parse().map(Timestamp::from_millis).map_err(|_| corrupt("meta", "value"))?;
     let issuers: Vec<String> =
@@ -65,7 +69,9 @@ pub(in crate::store) async fn open_after_restore(conn: &mut Conn, context: &Cont
         registry::record(conn, context, &audit).await?;
         gaps.push(gap);
     }
-    Ok(Ending::Keep(gaps))
+    let good = "SELECT CAST(count(*) AS BIGINT) FROM api_tokens WHERE revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $1)";
+    let api_tokens = count(sqlx::query_scalar(good).bind(now.millis()).fetch_one(conn).await?);
+    Ok(Ending::Keep(Some(AfterRestore { gaps, api_tokens })))
 }
 
 fn new(context: &Context, issuer: IssuerId, (begins_at, ends_at): (Timestamp, Timestamp), cause: GapCause, now: Timestamp) -> Gap {
