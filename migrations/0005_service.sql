@@ -44,6 +44,8 @@ CREATE TABLE audit_heads (
     jws   TEXT   NOT NULL
 );
 CREATE INDEX audit_heads_by_age ON audit_heads (at, seq);
+-- The last one of a key is kept for good: it names the key that signs after it.
+CREATE INDEX audit_heads_by_key ON audit_heads (kid, seq);
 -- What was sealed up to here is not kept any more.
 CREATE TABLE audit_checkpoints (
     seq   BIGINT PRIMARY KEY,

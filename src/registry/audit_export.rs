@@ -41,7 +41,7 @@ pub struct ExportQuery {
 /// One page of the trail.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ExportPage {
-    /// Its lines: public keys, where the trail begins, records, the heads that cover them, and at the end the first 1,000 records that are not sealed yet.
+    /// Its lines: public keys, heads that announced them before the trail begins, where it begins, records, the heads that cover them, and at the end the first 1,000 records that are not sealed yet.
     #[schema(value_type = Vec<Object>)]
     items: Vec<Line>,
     /// The `after` of the next page; null when this was the last.
@@ -115,6 +115,9 @@ async fn beginning(app: &AppState, since: Option<Timestamp>) -> Result<(Vec<Line
         Some(since) => app.store.head_before(since).await?.filter(|head| head.tip.seq > gone),
         None => None,
     };
+    // Who trusts a key that signed before all this comes by them to the one that signed the beginning.
+    let from = start.as_ref().map_or(gone, |head| head.tip.seq);
+    items.extend(app.store.announcements(from).await?.into_iter().map(|head| Line::Announcement { jws: head.jws }));
     let after = match (start, checkpoint) {
         (Some(head), _) => {
             items.push(Line::Start { jws: head.jws });

@@ -1107,6 +1107,11 @@ impl Store {
         read!(self, audit::heads(after, to))
     }
 
+    /// The heads up to a number by which a key passed on to its successor, the oldest first.
+    pub async fn announcements(&self, to: u64) -> Result<Vec<Head>, StoreError> {
+        read!(self, audit::announcements(to))
+    }
+
     /// The last head that was signed before an instant.
     pub async fn head_before(&self, before: Timestamp) -> Result<Option<Head>, StoreError> {
         read!(self, audit::head_before(before))

@@ -264,6 +264,33 @@ on_both_engines! {
         assert_eq!(verified(&stage).await.unwrap_err(), Broken { seq: Some((1, 9)), why: Why::Missing });
     }
 
+    async fn a_key_that_was_kept_verifies_what_its_successors_signed_when_its_own_records_are_gone(database) {
+        let stage = with_history(database).await;
+        let tools = Tools { keep: Keep { audit: 90 * DAY, ..stage.server.tools().keep }, ..stage.server.tools() };
+        let first = keys(&stage).await;
+        let log_out = async || stage.provider.post("/v1/issuers/main/logouts", json!({"target": {"sub": "x"}, "reason": "admin"})).await.expect(201);
+        for _ in 0..2 {
+            stage.admin.order("/v1/audit/keys/rotate").await.expect(202);
+            seal(&stage).await;
+            log_out().await;
+            seal(&stage).await;
+        }
+        let sealed = verified(&stage).await.unwrap().verified;
+        stage.server.advance(91 * DAY);
+        let young = at(&stage);
+        log_out().await;
+        seal(&stage).await;
+        let part = check(&exported(&stage.admin, &format!("&since={young}")).await, &first, &[]).unwrap();
+        assert_eq!((part.began_after, part.verified), (Some(sealed), 1));
+        while audit::forget(&tools).await.unwrap() == Step::More {}
+        let report = check(&exported(&stage.admin, "").await, &first, &[]).unwrap();
+        assert_eq!((report.purged_to, report.verified), (Some(sealed), 1));
+        // Without them only the present keys know the trail.
+        let mut lines = exported(&stage.admin, "").await;
+        lines.retain(|line| line["type"] != "announcement");
+        assert!(matches!(check(&lines, &first, &[]).unwrap_err().why, Why::Signed(_)));
+    }
+
     async fn a_part_of_the_trail_verifies_by_itself_and_shows_no_other_issuer_s_acts(database) {
         let stage = with_history(database).await;
         stage.admin.post("/v1/issuers", json!({"id": "other", "issuer": "https://other.example.com", "signing_algs": ["ES256"]})).await.expect(201);

@@ -177,6 +177,19 @@ pub(in crate::store) async fn heads(conn: &mut Conn, after: u64, to: u64) -> Res
     rows.into_iter().map(HeadRow::into_head).collect()
 }
 
+/// The heads up to a number by which a key passed on to its successor, in that order.
+pub(in crate::store) async fn announcements(conn: &mut Conn, to: u64) -> Result<Vec<Head>, StoreError> {
+    let rows: Vec<HeadRow> = sqlx::query_as(
+        "SELECT seq, chain, at, kid, jws FROM audit_heads
+          WHERE seq <= $1 AND seq IN (SELECT max(seq) FROM audit_heads GROUP BY kid) AND kid IN (SELECT kid FROM audit_keys WHERE state = 'retired')
+          ORDER BY seq",
+    )
+    .bind(stored(to))
+    .fetch_all(conn)
+    .await?;
+    rows.into_iter().map(HeadRow::into_head).collect()
+}
+
 pub(super) const LAST_HEAD_BEFORE: &str =
     "SELECT seq, chain, at, kid, jws FROM audit_heads WHERE at < $1 ORDER BY at DESC, seq DESC LIMIT 1";
 
@@ -392,9 +405,10 @@ pub(in crate::store) async fn purge(conn: &mut Conn, _: &Context, (): &()) -> Re
             .execute(&mut *conn)
             .await?
             .rows_affected();
-    // The last one stays: it says where the next begins, also when nothing younger is there.
+    // The last one of each key stays: it says where the next begins, also when nothing younger is there, or which key signs after its own.
     let heads = sqlx::query(
-        "DELETE FROM audit_heads WHERE seq IN (SELECT seq FROM audit_heads WHERE seq <= $1 AND seq < (SELECT max(seq) FROM audit_heads) ORDER BY seq LIMIT $2)",
+        "DELETE FROM audit_heads WHERE seq IN (SELECT seq FROM audit_heads WHERE seq <= $1 AND seq NOT IN (SELECT max(seq) FROM audit_heads GROUP BY kid)
+            ORDER BY seq LIMIT $2)",
     )
     .bind(to)
     .bind(ROWS)

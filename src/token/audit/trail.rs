@@ -21,6 +21,11 @@ pub enum Line {
         /// It, as a JWK.
         jwk: Value,
     },
+    /// A head from before where the trail begins: the last one of its key, kept because it names the key after it.
+    Announcement {
+        /// It.
+        jws: String,
+    },
     /// What was sealed up to here is not kept any more.
     Checkpoint {
         /// It, signed.
@@ -211,6 +216,7 @@ impl Trail {
                 self.offered.insert(key.thumbprint(), key);
                 Ok(())
             }
+            Line::Announcement { jws } => self.announced(&jws),
             Line::Checkpoint { jws } => {
                 let tip = verify_checkpoint(&jws, &self.trusted).map_err(|misread| self.broken(Why::Signed(misread)))?;
                 self.begin(tip)?;
@@ -340,12 +346,29 @@ impl Trail {
         {
             return Err(Broken { seq: Some((self.covered + 1, head.tip.seq)), why: Why::KeyNotAnnounced });
         }
-        if let Some(next) = head.next.as_ref().and_then(|next| self.offered.get(next)) {
-            self.trusted.push(next.clone());
-        }
+        self.believe(head.next.as_deref());
         self.covered = head.tip.seq;
         self.report.head = Some(head);
         Ok(())
+    }
+
+    /// What an older key announced leads from a key that was kept to the one that signs the beginning. Of a key that is not trusted it says nothing.
+    fn announced(&mut self, jws: &str) -> Result<(), Broken> {
+        if self.tip.is_some() {
+            return Err(self.broken(Why::OutOfOrder));
+        }
+        match verify_head(jws, &self.trusted) {
+            Ok(head) => self.believe(head.next.as_deref()),
+            Err(Misread::UnknownKey) => {}
+            Err(misread) => return Err(self.broken(Why::Signed(misread))),
+        }
+        Ok(())
+    }
+
+    fn believe(&mut self, next: Option<&str>) {
+        if let Some(next) = next.and_then(|next| self.offered.get(next)) {
+            self.trusted.push(next.clone());
+        }
     }
 
     fn unsealed(&mut self, record: Option<&Map<String, Value>>) {
