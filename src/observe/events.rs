@@ -972,7 +972,7 @@ impl CredentialsRestored {
         let Self { api_tokens } = self;
         warn!(
             api_tokens,
-            "the database was restored from a backup: API tokens, client secrets and keys that were revoked or replaced since are good again, and which \
+            "the database is as it was when it was copied: API tokens, client secrets and keys that were revoked or replaced since are good again, and which \
              cannot be known here: look at each and take away again what was taken away"
         );
     }

@@ -154,7 +154,7 @@ on_both_engines! {
         provider.put("/v1/issuers/main/sessions/s1", login).await.expect(201);
         server.stop().await;
 
-        let server = start(database, &simple("", "").split("[[issuers.clients]]").next().unwrap()).await;
+        let server = start(database, simple("", "").split("[[issuers.clients]]").next().unwrap()).await;
         let admin = server.admin();
         let wiki = admin.get(WIKI).await.expect(200);
         assert_eq!((&wiki["declared"], &wiki["client_name"]), (&json!(false), &json!("Wiki")));

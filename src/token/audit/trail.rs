@@ -558,9 +558,9 @@ mod tests {
     #[test]
     fn of_a_trail_that_begins_after_a_head_that_was_noted_nobody_can_say_that_it_leads_there() {
         let lines = six();
-        let heads = [2, 5].map(|at| match &lines[at] {
-            Line::Head { jws } => jws.clone(),
-            other => panic!("{other:?}"),
+        let heads = [2, 5].map(|at| {
+            let Line::Head { jws } = &lines[at] else { panic!("a head") };
+            jws.clone()
         });
         let later = [&[Line::Start { jws: heads[1].clone() }], &lines[6..]].concat();
         assert_eq!(check(&later, &heads[1..]).unwrap().began_after, Some(4));
