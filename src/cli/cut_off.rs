@@ -45,7 +45,7 @@ pub(super) struct OrderArgs {
     #[arg(long, value_name = "CLIENT", value_parser = client_id, conflicts_with_all = ["sid", "everyone"])]
     client: Option<ClientId>,
     /// The tokens of a session
-    #[arg(long, conflicts_with = "everyone")]
+    #[arg(long, conflicts_with = "everyone", allow_hyphen_values = true)]
     sid: Option<String>,
     /// All tokens
     #[arg(long)]

@@ -40,7 +40,7 @@ pub(super) struct AddArgs {
     #[arg(long)]
     jti: Option<String>,
     /// All tokens of a session, by the provider's `sid`
-    #[arg(long, conflicts_with = "jti")]
+    #[arg(long, conflicts_with = "jti", allow_hyphen_values = true)]
     sid: Option<String>,
     /// When the last of them would have expired: 2026-11-22T14:00:00Z, or 2h for in two hours
     #[arg(long, value_name = "TIME", value_parser = When::parse)]

@@ -54,6 +54,8 @@ pub(super) struct DropArgs {
     #[command(flatten)]
     at: At,
     /// The key's name, as `keys list` shows it, or as the provider publishes it. One that signs is refused: rotate first
+    // Names made here are thumbprints, and one in 64 begins like an option.
+    #[arg(allow_hyphen_values = true)]
     kid: String,
     /// Do not ask
     #[arg(long)]
@@ -70,7 +72,7 @@ pub(super) struct ImportArgs {
     #[arg(long, value_parser = SigningAlg::parse)]
     alg: Option<SigningAlg>,
     /// The name the provider gave the key
-    #[arg(long)]
+    #[arg(long, allow_hyphen_values = true)]
     kid: Option<String>,
     /// Take it although the provider does not publish it yet
     #[arg(long)]

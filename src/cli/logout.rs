@@ -61,7 +61,7 @@ struct By {
     #[arg(long)]
     sub: Option<String>,
     /// Only those that named this session
-    #[arg(long)]
+    #[arg(long, allow_hyphen_values = true)]
     sid: Option<String>,
     /// Only those posted on behalf of somebody
     #[arg(long)]

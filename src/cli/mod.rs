@@ -246,6 +246,18 @@ mod tests {
     }
 
     #[test]
+    fn a_name_may_begin_like_an_option() {
+        for line in [
+            &["logoutd", "keys", "drop", "main", "-kid", "--yes"][..],
+            &["logoutd", "session", "show", "main", "-sid", "--json"],
+            &["logoutd", "kill", "main", "--sid", "-sid", "--dry-run"],
+            &["logoutd", "cut-off", "order", "main", "--sid", "--Tm9-x"],
+        ] {
+            assert!(Cli::try_parse_from(line).is_ok(), "{line:?}");
+        }
+    }
+
+    #[test]
     fn arguments_become_settings() {
         let cli = Cli::try_parse_from(["logoutd", "serve", "--dev", "--listen", "127.0.0.1:1", "--database-url", "sqlite://x.db"]).unwrap();
         let Command::Serve(args) = cli.command else { panic!("serve is serve") };

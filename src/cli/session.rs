@@ -53,7 +53,7 @@ struct By {
     #[arg(long)]
     sub: Option<String>,
     /// Those of this `sid`, ended ones too
-    #[arg(long)]
+    #[arg(long, allow_hyphen_values = true)]
     sid: Option<String>,
     /// Those an application takes part in
     #[arg(long, value_name = "CLIENT", value_parser = client_id)]
@@ -75,6 +75,7 @@ pub(super) struct ShowArgs {
     #[arg(value_parser = issuer_id)]
     issuer: IssuerId,
     /// The provider's `sid`
+    #[arg(allow_hyphen_values = true)]
     sid: String,
 }
 

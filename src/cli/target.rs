@@ -15,7 +15,7 @@ use crate::model::ClientId;
 #[command(next_help_heading = "Whom (exactly one of the combinations below)")]
 pub(super) struct TargetArgs {
     /// One session, by the provider's `sid`; with --client, that application's part in it alone
-    #[arg(long)]
+    #[arg(long, allow_hyphen_values = true)]
     sid: Option<String>,
     /// One session that has no `sid`, by the provider's own name for it
     #[arg(long)]

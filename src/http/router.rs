@@ -75,7 +75,7 @@ impl Routes {
         let document = Document(self.document().to_json().unwrap_or_default().into());
         let (router, _) = self.0.split_for_parts();
         let (clock, entropy, tasks, tracer) = (app.clock.clone(), app.entropy.clone(), app.tasks.clone(), app.tracer.clone());
-        let around = Around { clock, entropy, tasks, tracer, timeout: app.settings.request_timeout };
+        let around = Around { clock, entropy, tasks, tracer, timeout: app.settings.request_timeout, body_patience: BODY_PATIENCE };
         let located = from_fn_with_state(Arc::clone(&app.settings.forwarding), locate);
         enclose(router.with_state(app).layer(Extension(document)).layer(located), around)
     }
@@ -142,7 +142,11 @@ struct Around {
     tasks: Tasks,
     tracer: Tracer,
     timeout: Duration,
+    body_patience: Duration,
 }
+
+/// How long nothing of a request's body may come. Who sends a head and keeps the rest would have one of the places that all share.
+const BODY_PATIENCE: Duration = Duration::from_secs(10);
 
 fn enclose(router: Router, around: Around) -> Router {
     router
@@ -164,7 +168,7 @@ async fn surround(State(around): State<Around>, request: Request, next: Next) ->
     let scope = Scope { tracer: around.tracer.clone(), trace: span.context(), request: Some(id), doubt: doubt.clone() };
     let answered_within = scope.clone();
     let heard = CancellationToken::new();
-    let request = request.map(|body| read_until(body, heard.clone()));
+    let request = request.map(|body| read_until(body, heard.clone(), around.body_patience));
     let _answered = heard.drop_guard();
     let work = {
         let route = route.clone();
@@ -215,25 +219,32 @@ fn given_trace(headers: &HeaderMap) -> Option<TraceContext> {
     more.is_none().then(|| TraceContext::parse(only, states)).flatten()
 }
 
-/// A body that breaks off once its request is answered: work that still waits for the rest would keep the connection for as long as the peer likes.
-fn read_until(body: Body, answered: CancellationToken) -> Body {
+/// A body that breaks off when nothing of it comes for a while, and once its request is answered: work that still waits for the rest would keep the
+/// connection for as long as the peer likes.
+fn read_until(body: Body, answered: CancellationToken, patience: Duration) -> Body {
     if body.is_end_stream() {
         return body;
     }
     let chunks = body.into_data_stream();
-    Body::from_stream(stream::unfold((chunks, answered), async |(mut chunks, answered)| {
+    Body::from_stream(stream::unfold((chunks, answered), move |(mut chunks, answered)| async move {
         let chunk = tokio::select! {
             biased;
             chunk = chunks.next() => chunk?,
-            () = answered.cancelled() => Err(axum::Error::new(Answered)),
+            () = answered.cancelled() => Err(axum::Error::new(BrokenOff::Answered)),
+            () = tokio::time::sleep(patience) => Err(axum::Error::new(BrokenOff::Silent)),
         };
         Some((chunk, (chunks, answered)))
     }))
 }
 
+/// Why nobody waits for the rest of a body.
 #[derive(Debug, thiserror::Error)]
-#[error("the request was answered before its body ended")]
-struct Answered;
+enum BrokenOff {
+    #[error("the request was answered before its body ended")]
+    Answered,
+    #[error("nothing more of the body came")]
+    Silent,
+}
 
 /// The answer, after the log was told if it is our fault.
 fn told(response: Response, route: Option<&MatchedPath>) -> Response {
@@ -272,7 +283,8 @@ pub(crate) mod tests {
     }
 
     fn around(timeout: Duration) -> Around {
-        Around { clock: Clock::system(), entropy: Entropy::os(), tasks: Tasks::default(), tracer: Tracer::off(), timeout }
+        let (clock, entropy, body_patience) = (Clock::system(), Entropy::os(), BODY_PATIENCE);
+        Around { clock, entropy, tasks: Tasks::default(), tracer: Tracer::off(), timeout, body_patience }
     }
 
     async fn ask(router: Router, method: Method, path: &str) -> Response {
@@ -391,6 +403,18 @@ pub(crate) mod tests {
         assert_eq!(document["type"], "urn:logoutd:problem:unavailable");
         gate.notify_one();
         tokio::time::timeout(Duration::from_secs(5), done.notified()).await.expect("the work goes on after the answer");
+    }
+
+    #[tokio::test]
+    async fn a_body_of_which_nothing_more_comes_breaks_off_long_before_the_time_is_up() {
+        let handler = async |body: Body| if to_bytes(body, 1 << 16).await.is_err() { "broke off" } else { "whole" };
+        let around = Around { body_patience: Duration::from_millis(20), ..around(Duration::from_hours(1)) };
+        let router = enclose(Router::new().route("/slow", axum::routing::post(handler)), around);
+        let first = stream::iter([Ok::<_, std::convert::Infallible>("a part")]);
+        let request = Request::builder().method(Method::POST).uri("/slow").body(Body::from_stream(first.chain(stream::pending()))).unwrap();
+        let asked = axum::handler::Handler::call(axum::routing::any_service(router), request, ());
+        let answer = tokio::time::timeout(Duration::from_secs(5), asked).await.expect("it is answered soon");
+        assert_eq!(to_bytes(answer.into_body(), 64).await.unwrap(), "broke off");
     }
 
     #[tokio::test]
