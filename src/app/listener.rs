@@ -154,6 +154,8 @@ impl Connection {
             .timer(TokioTimer::new())
             .header_read_timeout(limits.head_patience)
             .max_buf_size(HEAD_OCTETS_MAX)
+            // Who has said everything may hang up: what he asked for is done, even if nobody has looked at it when his end is seen.
+            .half_close(true)
             .serve_connection(TokioIo::new(stream), with_peer);
         let mut connection = pin!(connection);
         let ended = tokio::select! {
