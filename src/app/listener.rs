@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::ConnectInfo;
+use futures_util::FutureExt as _;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::{Service as _, service_fn};
@@ -148,14 +149,20 @@ impl Connection {
         let service = TowerToHyperService::new(router);
         let with_peer = service_fn(move |mut request: hyper::Request<Incoming>| {
             request.extensions_mut().insert(ConnectInfo(peer));
-            service.call(request)
+            // Begun at once: when the end of a caller who said everything is seen first, what was not begun would never be.
+            let mut answering = Box::pin(service.call(request));
+            let answered = answering.as_mut().now_or_never();
+            async move {
+                match answered {
+                    Some(answer) => answer,
+                    None => answering.await,
+                }
+            }
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(limits.head_patience)
             .max_buf_size(HEAD_OCTETS_MAX)
-            // Who has said everything may hang up: what he asked for is done, even if nobody has looked at it when his end is seen.
-            .half_close(true)
             .serve_connection(TokioIo::new(stream), with_peer);
         let mut connection = pin!(connection);
         let ended = tokio::select! {
