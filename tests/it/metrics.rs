@@ -258,7 +258,7 @@ fn closed(name: &str, key: &str, value: &str, document: &Value) -> bool {
         // Names of the configuration: other servers of this process have others.
         (_, "profile") => value.len() <= 40 && value.bytes().all(|o| o.is_ascii_lowercase() || o.is_ascii_digit() || b"-_".contains(&o)),
         // Words of the source, by their shape; none can come from a caller.
-        (_, "why" | "outcome" | "trouble" | "operation" | "how") => value.is_empty() || word(),
+        (_, "why" | "outcome" | "trouble" | "operation" | "how" | "limited" | "load") => value.is_empty() || word(),
         ("logoutd_info" | "logoutd_database_info", "version" | "database_version") => value.len() < 80,
         ("logoutd_database_info", "synchronous" | "journal_mode" | "fsync" | "synchronous_commit") => word(),
         _ => false,
