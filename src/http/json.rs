@@ -164,8 +164,20 @@ fn field_problem(error: &serde_path_to_error::Error<serde_json::Error>) -> Probl
     // serde blames the object for a member that is not there; whoever reads the problem looks for the member.
     match detail.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`')) {
         Some(name) => Problem::of(code).at(FieldError::pointer(format!("{place}/{}", escape(name)), "is missing")),
-        None => Problem::of(code).at(FieldError::pointer(place, clip(detail))),
+        None => Problem::of(code).at(FieldError::pointer(place, clip(&discreet(detail)))),
     }
+}
+
+/// serde's sentence about a wrong type without the text it was given, which may be a secret put in the wrong place, and without the names of our types.
+fn discreet(detail: &str) -> String {
+    let Some((before, expected)) = detail.rsplit_once(", expected ") else { return detail.to_owned() };
+    let before = match before.split_once("string \"") {
+        Some((kind, _)) if before.starts_with("invalid ") => format!("{kind}a string"),
+        Some(_) | None => before.to_owned(),
+    };
+    let of_ours = ["struct ", "internally tagged enum "].iter().any(|kind| expected.starts_with(kind));
+    let expected = if of_ours { "an object" } else { expected };
+    format!("{before}, expected {expected}")
 }
 
 fn pointer_of(path: &serde_path_to_error::Path) -> String {
@@ -344,6 +356,19 @@ mod tests {
         );
         assert_eq!(refused(r#"{"inner":[]}"#), (Code::InvalidField, "/sid".into()));
         assert_eq!(refused(r#"{"sid":"a","inner":[{}]}"#), (Code::InvalidField, "/inner/0/at".into()));
+    }
+
+    #[test]
+    fn a_text_in_the_wrong_place_is_not_repeated() {
+        let sentence = |text: &str| {
+            let problem = parse::<Outer>(text.as_bytes()).unwrap_err();
+            problem.errors().first().unwrap().detail.to_string()
+        };
+        for text in [r#"{"sid":"a","inner":"S3C\", expected RET"}"#, r#"{"sid":"a","inner":["S3CRET"]}"#] {
+            let said = sentence(text);
+            assert!(said.starts_with("invalid type: a string, expected ") && !said.contains("S3C") && !said.contains("RET"), "{said}");
+        }
+        assert_eq!(sentence(r#"{"sid":"a","inner":["S3CRET"]}"#), "invalid type: a string, expected an object");
     }
 
     #[test]
