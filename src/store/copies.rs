@@ -13,7 +13,7 @@ use std::time::Duration;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection};
 
-use super::engine::{self, OpenError};
+use super::engine::{self, OpenError, directory_of, new_file};
 use super::{BACKUP_TAKEN_AT, CANARY};
 use crate::model::Timestamp;
 use crate::seams::{Clock, Entropy};
@@ -201,19 +201,9 @@ fn copy_new(from: &Path, to: &Path, done: &mut Vec<&'static str>) -> std::io::Re
     copy.sync_all()
 }
 
-/// An empty file that nobody had, its owner's alone.
-fn new_file(path: &Path) -> std::io::Result<File> {
-    let mut options = File::options();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(path)
-}
-
 /// Brings a name to the disk.
 fn sync_directory_of(path: &Path) -> std::io::Result<()> {
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(directory)?.sync_all()
+    File::open(directory_of(path))?.sync_all()
 }
 
 /// What may stand beside the main file of a database.

@@ -243,17 +243,45 @@ fn sqlite_options(settings: &StoreSettings) -> Result<SqliteConnectOptions, Open
         .pragma("journal_size_limit", "67108864"))
 }
 
-/// A new database is its owner's alone: it tells who is logged in where. SQLite gives the files beside it the same mode.
+/// A new database is its owner's alone. SQLite gives the files beside it the same mode and owner.
 fn create_for_its_owner(database: &Path) -> Result<(), OpenError> {
-    let mut options = File::options();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    match options.open(database) {
+    match new_file(database) {
         Ok(_) => Ok(()),
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
         Err(error) => Err(OpenError::File(database.to_owned(), error)),
     }
+}
+
+/// An empty file that nobody had, its owner's alone: what is written to it tells who is logged in where.
+pub(super) fn new_file(path: &Path) -> std::io::Result<File> {
+    let mut options = File::options();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let file = options.open(path)?;
+    #[cfg(unix)]
+    give_to_whom_the_directory_belongs(&file, path)?;
+    Ok(file)
+}
+
+/// Commands are often root's and the server is not: what root makes in the server's directory is the server's.
+#[cfg(unix)]
+fn give_to_whom_the_directory_belongs(file: &File, path: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::{MetadataExt as _, fchown};
+    let (own, directory) = (file.metadata()?, directory_of(path).metadata()?);
+    if own.uid() != 0 || directory.uid() == 0 {
+        return Ok(());
+    }
+    match fchown(file, Some(directory.uid()), Some(directory.gid())) {
+        // Not every root may give files away.
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => Ok(()),
+        given => given,
+    }
+}
+
+/// The directory a file is in.
+pub(super) fn directory_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// A second process would be legal for SQLite, and would break what is kept in memory here: doorbells and lanes.
@@ -261,7 +289,11 @@ pub(super) fn lock_beside(database: &Path) -> Result<File, OpenError> {
     let mut path = database.as_os_str().to_owned();
     path.push(".lock");
     let path = PathBuf::from(path);
-    let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(|error| {
+    let there = |error: std::io::Error| {
+        let exists = error.kind() == std::io::ErrorKind::AlreadyExists;
+        if exists { File::options().write(true).open(&path) } else { Err(error) }
+    };
+    let file = new_file(&path).or_else(there).map_err(|error| {
         let nowhere = error.kind() == std::io::ErrorKind::NotFound;
         if nowhere { OpenError::NoDirectory(database.to_owned()) } else { OpenError::File(path.clone(), error) }
     })?;

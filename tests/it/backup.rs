@@ -10,35 +10,13 @@ use sqlx::Connection as _;
 
 use crate::harness::api::Api;
 use crate::harness::database::{Database, Engine, on_both_engines};
-use crate::harness::process::{Process, SEALING_KEY};
+use crate::harness::process::{KEY, Process, done, logoutd, refused};
 use crate::harness::provider::Provider;
 use crate::harness::server::{ADMIN_TOKEN, ISSUER, Stage};
 use crate::harness::until;
 
 const GAPS: &str = "/v1/issuers/main/gaps";
 const TOKENS: &str = "/v1/issuers/main/refresh-tokens";
-
-/// Runs a command of the real binary to its end, with nothing of this process's environment.
-fn logoutd(database: &Database, arguments: &[&str], variables: &[(&str, &str)]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_logoutd"));
-    command.args(arguments).env_clear().current_dir(database.directory()).envs(variables.iter().copied()).output().unwrap()
-}
-
-const KEY: [(&str, &str); 1] = [("LOGOUTD_SEALING_KEY", SEALING_KEY)];
-
-/// What it printed, after it did what it was asked.
-#[track_caller]
-fn done(output: &Output) -> Value {
-    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
-    serde_json::from_slice(&output.stdout).unwrap()
-}
-
-/// Why it did not.
-#[track_caller]
-fn refused(output: &Output) -> String {
-    assert_eq!(output.status.code(), Some(1), "{output:?}");
-    String::from_utf8(output.stderr.clone()).unwrap()
-}
 
 fn back_up(database: &Database, name: &str) -> Output {
     logoutd(database, &["backup", "--to", name, "--database-url", &database.url, "--json"], &KEY)
@@ -466,4 +444,28 @@ async fn a_restore_takes_whole_backups_under_the_right_key_alone_and_otherwise_l
     assert_eq!(restored["taken_at"], taken_at);
     let restored = done(&restore(&database, "copy.db", &["--replace", "--taken-at", "2030-01-01T00:00:00Z"]));
     assert_eq!(restored["taken_at"], told["taken_at"], "a backup knows better");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_root_restores_into_the_servers_directory_is_the_servers() {
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
+    let database = on_sqlite().await;
+    let mut process = Process::serve(&database, &[]);
+    register(&process.admin().await).await;
+    process.terminate();
+    process.ended().await;
+    done(&back_up(&database, "copy.db"));
+    let home = database.directory().join("home");
+    std::fs::create_dir(&home).unwrap();
+    // Whoever is not root gives nothing away, and everything is theirs.
+    if home.metadata().unwrap().uid() == 0 {
+        chown(&home, Some(4711), Some(4712)).unwrap();
+    }
+    let to = format!("sqlite://{}", home.join("logoutd.db").display());
+    done(&logoutd(&database, &["restore", "copy.db", "--to", &to, "--json"], &KEY));
+    let owner = |path: &std::path::Path| path.metadata().map(|file| (file.uid(), file.gid())).unwrap();
+    for name in ["logoutd.db", "logoutd.db.lock"] {
+        let file = home.join(name);
+        assert_eq!((owner(&file), file.metadata().unwrap().permissions().mode() & 0o777), (owner(&home), 0o600), "{name}");
+    }
 }

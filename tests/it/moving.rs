@@ -1,19 +1,18 @@
 //! A database that outgrows its file: everything is moved to PostgreSQL, whoever is killed on the way, and never are there two truths.
 
 use std::collections::BTreeMap;
-use std::process::{Command, Output};
+use std::process::Output;
 
-use serde_json::{Value, json};
+use serde_json::json;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, SqliteConnection};
 
 use crate::harness::api::Api;
 use crate::harness::database::{Database, Engine};
 use crate::harness::party::{Party, Reply};
-use crate::harness::process::{Process, SEALING_KEY};
+use crate::harness::process::{KEY, Process, done, logoutd, refused};
 use crate::harness::server::ISSUER;
 use crate::harness::until;
 
-const KEY: [(&str, &str); 1] = [("LOGOUTD_SEALING_KEY", SEALING_KEY)];
 const SESSIONS: usize = 150;
 
 /// A file and a server; none where PostgreSQL is not there to be tested on.
@@ -22,25 +21,8 @@ async fn sides() -> Option<(Database, Database)> {
     Some((Database::fresh(Engine::Sqlite).await.unwrap(), to))
 }
 
-fn logoutd(from: &Database, arguments: &[&str], variables: &[(&str, &str)]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_logoutd"));
-    command.args(arguments).env_clear().current_dir(from.directory()).envs(variables.iter().copied()).output().unwrap()
-}
-
 fn move_all(from: &Database, to: &Database) -> Output {
     logoutd(from, &["move", "--from", &from.url, "--to", &to.url, "--json"], &KEY)
-}
-
-#[track_caller]
-fn done(output: &Output) -> Value {
-    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
-    serde_json::from_slice(&output.stdout).unwrap()
-}
-
-#[track_caller]
-fn refused(output: &Output) -> String {
-    assert_eq!(output.status.code(), Some(1), "{output:?}");
-    String::from_utf8(output.stderr.clone()).unwrap()
 }
 
 fn token(n: usize) -> String {

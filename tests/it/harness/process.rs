@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::Value;
@@ -14,6 +14,9 @@ use super::until;
 
 /// A process is started again over what another one wrote, so all have one key.
 pub(crate) const SEALING_KEY: &str = "q83vEjRWeJCrze8SNFZ4kKvN7xI0VniQq83vEjRWeJA";
+
+/// What a command on a database is told.
+pub(crate) const KEY: [(&str, &str); 1] = [("LOGOUTD_SEALING_KEY", SEALING_KEY)];
 
 /// What every process here is told: leases so short that what a killed one held is soon due again.
 const SETTINGS: [(&str, &str); 9] = [
@@ -129,4 +132,24 @@ impl Drop for Process {
         drop(self.child.kill());
         drop(self.child.wait());
     }
+}
+
+/// Runs a command of the real binary to its end, with nothing of this process's environment.
+pub(crate) fn logoutd(database: &Database, arguments: &[&str], variables: &[(&str, &str)]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_logoutd"));
+    command.args(arguments).env_clear().current_dir(database.directory()).envs(variables.iter().copied()).output().unwrap()
+}
+
+/// What it printed, after it did what it was asked.
+#[track_caller]
+pub(crate) fn done(output: &Output) -> Value {
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// Why it did not.
+#[track_caller]
+pub(crate) fn refused(output: &Output) -> String {
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    String::from_utf8(output.stderr.clone()).unwrap()
 }
