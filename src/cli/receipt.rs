@@ -1,11 +1,15 @@
 //! A receipt as people read it: what ended, who was told, and who may still be in.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
 use super::Error;
 use super::output::{Column, Output, count, facts, text, time};
+use super::plain::plain;
+
+/// How many are named of those still waited for.
+const WAITED_SHOWN: usize = 3;
 
 const FACTS: [Column; 13] = [
     text("logout", "/id"),
@@ -164,6 +168,18 @@ pub(super) fn standing(receipt: &Value) -> String {
     format!("of {total}: {}", counted.map(|(number, what)| format!("{number} {what}")).collect::<Vec<_>>().join(", "))
 }
 
+/// Who is still waited for, the first of them by name; nothing where nobody is.
+pub(super) fn waited_for(receipt: &Value) -> String {
+    let is_pending = |line: &&Value| line.get("state").and_then(Value::as_str) == Some("pending");
+    let names = clients(receipt).iter().filter(is_pending).filter_map(|line| line.get("client_id").and_then(Value::as_str));
+    let names: Vec<String> = names.collect::<BTreeSet<_>>().into_iter().map(plain).collect();
+    match names.as_slice() {
+        [] => String::new(),
+        few if few.len() <= WAITED_SHOWN => format!(" · waiting for {}", few.join(", ")),
+        many => format!(" · waiting for {} and others", many.iter().take(WAITED_SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ")),
+    }
+}
+
 /// Whether everybody confirmed a settled logout, or took it back by a newer login.
 pub(super) fn verdict(receipt: &Value) -> Result<(), Error> {
     let Counts { rejected, expired, cancelled, unreachable, .. } = Counts::of(receipt);
@@ -218,6 +234,15 @@ mod tests {
         let receipt = json!({"deliveries": {"total": 9, "delivered": 4, "pending": 1, "rejected": 1, "expired": 1, "unreachable": 2}});
         assert_eq!(standing(&receipt), "of 9: 4 confirmed, 1 pending, 2 given up, 2 cannot be told");
         assert_eq!(standing(&json!({})), "of 0: 0 confirmed, 0 pending, 0 given up");
+    }
+
+    #[test]
+    fn who_is_waited_for_is_named_once_and_the_first_of_many() {
+        let line = |client_id: &str, state: &str| json!({"client_id": client_id, "state": state});
+        let pending = |names: &[&str]| waited_for(&json!({"clients": names.iter().map(|name| line(name, "pending")).collect::<Vec<_>>()}));
+        assert_eq!(waited_for(&json!({"clients": [line("wiki", "delivered"), line("mail", "rejected")]})), "");
+        assert_eq!(pending(&["wiki", "ma\u{1b}il", "wiki"]), " · waiting for mail, wiki");
+        assert_eq!(pending(&["d", "c", "b", "a"]), " · waiting for a, b, c and others");
     }
 
     #[test]

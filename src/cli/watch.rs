@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::output::{Form, Output, count, print, to_the_second};
 use super::plain::{plain, plain_json};
-use super::receipt::{Counts, standing, told, verdict};
+use super::receipt::{Counts, standing, told, verdict, waited_for};
 use super::server::{Server, route};
 use super::{Desk, Error};
 use crate::model::IssuerId;
@@ -158,13 +158,13 @@ impl Teller {
         let Counts { total, pending, .. } = Counts::of(&answer.value);
         bar.set_length(total);
         bar.set_position(total.saturating_sub(pending));
-        bar.set_message(standing(&answer.value));
+        bar.set_message(format!("{}{}", standing(&answer.value), waited_for(&answer.value)));
     }
 }
 
 fn bar() -> ProgressBar {
     let bar = ProgressBar::new(0);
-    bar.set_style(ProgressStyle::with_template("{bar:30} {msg}").unwrap_or_else(|_| ProgressStyle::default_bar()));
+    bar.set_style(ProgressStyle::with_template("{bar:30} {wide_msg}").unwrap_or_else(|_| ProgressStyle::default_bar()));
     bar
 }
 
