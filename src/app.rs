@@ -19,7 +19,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
 use tokio_util::task::TaskTracker;
@@ -275,15 +274,18 @@ impl Server {
             crowd: Crowd::new(config.http.connections_per_address, config.http.forwarding.clone()),
         };
         drop(doors.spawn("listener", listener::listen(door(socket, certificate.speech.clone()), router(&state), doors.clone())));
-        let metrics_address = metrics_socket.map(|((socket, address), speaks)| {
-            let scrape = Router::new().route("/metrics", get(async move || handle.render()));
-            let speech = match speaks {
-                Speaks::Plain => Speech::Plain,
-                Speaks::Tls => certificate.speech.clone(),
-            };
-            drop(doors.spawn("metrics listener", listener::listen(door(socket, speech), scrape, doors.clone())));
-            address
-        });
+        let metrics_address =
+            metrics_socket.map(|((socket, address), speaks)| {
+                let speech = match speaks {
+                    Speaks::Plain => Speech::Plain,
+                    Speaks::Tls => certificate.speech.clone(),
+                };
+                drop(doors.spawn(
+                    "metrics listener",
+                    listener::listen(door(socket, speech), answer::health::metrics_alone(handle), doors.clone()),
+                ));
+                address
+            });
         let order =
             house.spawn("order", stop_in_order(house.stop().clone(), [doors.clone(), cellar.clone(), attic.clone()], tracer, courier));
         tell_started(address, &store);

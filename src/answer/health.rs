@@ -5,6 +5,7 @@ use std::time::Duration;
 use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
+use axum::routing::get;
 use axum::{Extension, Json, Router};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -17,6 +18,7 @@ use crate::http::{Anywhere, AppState, Code, Problem, Routes};
 use crate::model::Timestamp;
 use crate::model::key::KeyState;
 use crate::model::page::Page;
+use crate::observe::metrics::Handle;
 
 /// The windows on the server itself.
 pub fn routes() -> Routes {
@@ -24,8 +26,8 @@ pub fn routes() -> Routes {
 }
 
 /// A router for a listener of its own, which serves `/metrics` to everybody who reaches it.
-pub fn metrics_alone(app: AppState) -> Router {
-    Routes::new().add(routes!(open_metrics)).into_router(app)
+pub fn metrics_alone(metrics: Handle) -> Router {
+    Router::new().route("/metrics", get(async move || exposition(&metrics)))
 }
 
 /// A server's word about itself.
@@ -118,17 +120,11 @@ fn moves(pulse: Option<Timestamp>, now: Timestamp, age_max: Duration) -> bool {
     )
 )]
 pub async fn metrics(State(app): State<AppState>, _: Anywhere<ReadMetrics>) -> Response {
-    exposition(&app)
+    exposition(&app.metrics)
 }
 
-/// Everything measured so far, on a listener that only monitoring reaches.
-#[utoipa::path(get, path = "/metrics", tag = "operations", responses((status = 200, description = "Metrics", content_type = "text/plain", body = String)))]
-async fn open_metrics(State(app): State<AppState>) -> Response {
-    exposition(&app)
-}
-
-fn exposition(app: &AppState) -> Response {
-    ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], app.metrics.render()).into_response()
+fn exposition(metrics: &Handle) -> Response {
+    ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], metrics.render()).into_response()
 }
 
 /// This API, described.

@@ -29,7 +29,6 @@ use crate::model::delivery::DeliveryView;
 use crate::model::event::EventState;
 use crate::model::page::Cursor;
 use crate::model::{DeliveryId, EventId, IssuerId, Timestamp};
-use crate::observe::{StoreFailed, StoreFault};
 use crate::store::StoreError;
 
 /// By how much replicas' commits may be out of order.
@@ -230,7 +229,7 @@ impl Follower {
                 return None;
             }
             if let Err(error) = self.step().await {
-                tell(&error);
+                error.tell("follow");
                 self.look = None;
                 self.pause = PAUSE_MAX;
             }
@@ -326,14 +325,6 @@ fn position(view: &DeliveryView) -> Option<Cursor> {
 /// None for what cannot be written as JSON, which these shapes always can.
 fn with_data(event: Event, data: &impl Serialize) -> Option<Event> {
     event.json_data(data).ok()
-}
-
-fn tell(error: &StoreError) {
-    let fault = match error {
-        StoreError::Unavailable(_) => StoreFault::Unavailable,
-        StoreError::Corrupt { .. } => StoreFault::Corrupt,
-    };
-    StoreFailed { operation: "follow", fault, error }.emit();
 }
 
 #[cfg(test)]

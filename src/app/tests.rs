@@ -95,7 +95,7 @@ async fn scrapes_may_have_a_listener_of_their_own() {
     let directory = tempfile::tempdir().unwrap();
     let server = start(config(directory.path(), &[("LOGOUTD_HTTP__METRICS_LISTEN", "127.0.0.1:0")])).await.unwrap();
     let metrics = get(server.metrics_address().unwrap(), "/metrics").await;
-    assert!(metrics.starts_with("HTTP/1.1 200") && metrics.contains("logoutd_info"), "{metrics}");
+    assert!(metrics.starts_with("HTTP/1.1 200") && metrics.contains("version=0.0.4") && metrics.contains("logoutd_info"), "{metrics}");
     assert!(!get(server.address(), "/metrics").await.starts_with("HTTP/1.1 200"), "on the main listener a role is asked for");
     stop(server).await;
 }

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use super::store_failed;
 use crate::lifecycle::Stop;
 use crate::model::Timestamp;
 use crate::model::alarm::{AlarmKind, Raised};
@@ -36,7 +35,7 @@ pub async fn keep_count(store: Store, settings: CensusSettings, stop: Stop) {
                 took
             }
             Err(error) => {
-                store_failed("census", &error);
+                error.tell("census");
                 failures += 1;
                 Duration::ZERO
             }

@@ -15,7 +15,7 @@ use super::request::{self, Claimed, Ended};
 use super::settler::{self, Finished};
 use super::signer::Signer;
 use super::slots::{Slots, Snapshot, Use, Waiting};
-use super::{Parts, Settings, Tools, Watch, store_failed};
+use super::{Parts, Settings, Tools, Watch};
 use crate::model::Timestamp;
 use crate::model::delivery::{Class, DeliveryKind, Lane, Leased, PriorClaim};
 use crate::model::lane::Deal;
@@ -238,7 +238,7 @@ impl Courier {
             let wait = match self.until_dry().await {
                 Ok(wait) => wait,
                 Err(error) => {
-                    store_failed("courier", &error);
+                    error.tell("courier");
                     PAUSE_AFTER_FAILURE
                 }
             };

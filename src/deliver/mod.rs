@@ -44,10 +44,9 @@ use crate::egress::Egress;
 use crate::lifecycle::Tasks;
 use crate::model::Timestamp;
 use crate::observe::traces::Tracer;
-use crate::observe::{StoreFailed, StoreFault};
 use crate::plan::lane::Share;
 use crate::seams::{Clock, Entropy};
-use crate::store::{Store, StoreError};
+use crate::store::Store;
 use crate::token::{Keyring, SealingKey};
 
 /// How the courier works.
@@ -133,12 +132,4 @@ impl Watch {
     fn now(&self) -> Timestamp {
         self.read.plus(self.clock.instant().saturating_duration_since(self.at))
     }
-}
-
-fn store_failed(operation: &'static str, error: &StoreError) {
-    let fault = match error {
-        StoreError::Unavailable(_) => StoreFault::Unavailable,
-        StoreError::Corrupt { .. } => StoreFault::Corrupt,
-    };
-    StoreFailed { operation, fault, error }.emit();
 }

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
+use super::Tools;
 use super::lanes::Ended;
 use super::request::{self, Claimed};
 use super::slots::Slot;
-use super::{Tools, store_failed};
 use crate::model::alarm::{Raised, given_up, joined};
 use crate::model::attempt::Failure;
 use crate::model::delivery::{DeliveryState, Lane, Leased, SettledReason, Verdict};
@@ -68,7 +68,7 @@ pub(super) async fn run(tools: Arc<Tools>, mut finished: mpsc::Receiver<Finished
 pub(super) async fn give_back(tools: &Tools, unbegun: impl Iterator<Item = &Leased>) {
     let leases: Vec<(DeliveryId, i64)> = unbegun.map(|leased| (leased.id.clone(), leased.lease_token)).collect();
     if let Err(error) = tools.store.release(&leases).await {
-        store_failed("release", &error);
+        error.tell("release");
     }
 }
 
@@ -79,7 +79,7 @@ async fn settle(tools: &Tools, in_hand: Vec<InHand>) {
             let given_up = tell(tools, in_hand, &recorded, moved);
             // Tried once: the counter and the log have it too.
             if let Err(error) = tools.store.raise_alarms(joined(given_up)).await {
-                store_failed("raise_alarms", &error);
+                error.tell("raise_alarms");
             }
         }
         // One row that cannot be read must not keep the others from being settled.
@@ -104,7 +104,7 @@ async fn write(tools: &Tools, in_hand: &[InHand]) -> Result<Vec<Recorded>, Unrea
         match tools.store.settle(in_hand.iter().map(|one| Settlement::clone(&one.settlement)).collect(), at).await {
             Ok(recorded) => return Ok(recorded),
             Err(error) => {
-                store_failed("settle", &error);
+                error.tell("settle");
                 match error {
                     StoreError::Corrupt { .. } => return Err(Unreadable),
                     StoreError::Unavailable(_) => tokio::time::sleep(pause).await,
@@ -137,7 +137,7 @@ async fn note_lanes(tools: &Tools, in_hand: &[InHand]) -> bool {
             true
         }
         Err(error) => {
-            store_failed("note_lanes", &error);
+            error.tell("note_lanes");
             false
         }
     }

@@ -346,12 +346,6 @@ impl Problem {
         Self::of(Code::InvalidField).at(FieldError::pointer(pointer, why.to_string()))
     }
 
-    /// A query parameter has a wrong value.
-    #[expect(clippy::needless_pass_by_value, reason = "callers hand over what they have: a text or an error")]
-    pub fn invalid_parameter(name: impl Into<String>, why: impl ToString) -> Self {
-        Self::of(Code::InvalidParameter).at(FieldError::parameter(name, why.to_string()))
-    }
-
     /// A header has a wrong value.
     #[expect(clippy::needless_pass_by_value, reason = "callers hand over what they have: a text or an error")]
     pub fn invalid_header(name: &HeaderName, why: impl ToString) -> Self {

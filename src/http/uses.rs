@@ -10,8 +10,6 @@ use std::time::Duration;
 use super::state::AppState;
 use crate::model::access::{Edition, ShownApiToken};
 use crate::model::{ApiTokenId, Timestamp};
-use crate::observe::{StoreFailed, StoreFault};
-use crate::store::StoreError;
 
 const HOUR: Duration = Duration::from_hours(1);
 /// How many secrets are remembered as written down.
@@ -50,11 +48,7 @@ pub(super) fn note(app: &AppState, shown: &ShownApiToken, now: Timestamp) {
     let (store, shown) = (app.store.clone(), shown.clone());
     drop(app.tasks.spawn("api token seen", async move {
         if let Err(error) = store.saw_api_token(shown, hour).await {
-            let fault = match &error {
-                StoreError::Unavailable(_) => StoreFault::Unavailable,
-                StoreError::Corrupt { .. } => StoreFault::Corrupt,
-            };
-            StoreFailed { operation: "note the use of an API token", fault, error: &error }.emit();
+            error.tell("saw_api_token");
         }
     }));
 }

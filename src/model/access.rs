@@ -173,8 +173,21 @@ impl Caller {
 
     /// The server at an issuer, where it acts by itself as an operator could.
     pub fn itself(issuer: &IssuerId) -> Self {
-        let (identity, issuer) = (Self::ITSELF.to_owned(), Some(issuer.clone()));
-        Self { identity, role: Role::Operator, issuer, client_id: None, may_mass_kill: false, remote: None, behalf: Behalf::default() }
+        Self { issuer: Some(issuer.clone()), ..Self::server() }
+    }
+
+    /// The server where no issuer is involved.
+    pub fn server() -> Self {
+        let identity = Self::ITSELF.to_owned();
+        Self {
+            identity,
+            role: Role::Operator,
+            issuer: None,
+            client_id: None,
+            may_mass_kill: false,
+            remote: None,
+            behalf: Behalf::default(),
+        }
     }
 
     /// The identity of the configuration, where it declares what is registered.

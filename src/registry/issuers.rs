@@ -535,18 +535,28 @@ impl NewIssuer {
             allow_networks,
             ca_pem,
         } = self;
-        let tokens = TokenSettings {
+        let signing_algs = signing_algs.or_else(|| Some(vec![SigningAlg::Rs256.into()]));
+        let said = ChangedIssuer {
+            id: None,
+            issuer: None,
+            signing_algs,
+            session_max_age,
+            expiry,
+            discovery,
+            provider_jwks_uri,
+            published_at,
+            upstream,
+            provider_logout,
             access_token_typ,
             access_token_audiences,
             require_known_session,
             introspect_upstream,
             revocation,
             subject_secrets,
+            allow_networks,
+            ca_pem,
         };
-        let signing_algs = signing_algs.or_else(|| Some(vec![SigningAlg::Rs256.into()]));
-        let source = SourceTerms { discovery, jwks_uri: provider_jwks_uri, published_at };
-        let terms = Terms { issuer: None, signing_algs, session_max_age, expiry, source, upstream, allow_networks, ca_pem };
-        (id.0, issuer.0, Everything { terms, provider_logout, tokens })
+        (id.0, issuer.0, said.sorted())
     }
 }
 

@@ -64,7 +64,7 @@ use crate::model::{
     WorkId,
 };
 use crate::observe::traces::{self, Span, SpanKind};
-use crate::observe::{DeliveriesPlanned, GroupCommitted};
+use crate::observe::{DeliveriesPlanned, GroupCommitted, StoreFailed, StoreFault};
 use crate::seams::{Clock, Entropy, Veil};
 
 /// SQLite: no locks are needed, since one writer does everything in turn.
@@ -808,7 +808,7 @@ impl Store {
 
     /// Sums up the account's entries where there are many; it says the same as before.
     pub async fn balance(&self) -> Result<(), StoreError> {
-        write!(self, account::balance(()))
+        if read!(self, account::is_long())? { write!(self, account::balance(())) } else { Ok(()) }
     }
 
     // ---- what somebody must look at ----
@@ -1231,6 +1231,15 @@ impl From<sqlx::Error> for StoreError {
 }
 
 impl StoreError {
+    /// Tells the log and the metrics, once, where it is dealt with and nobody is answered with it.
+    pub fn tell(&self, operation: &'static str) {
+        let fault = match self {
+            Self::Unavailable(_) => StoreFault::Unavailable,
+            Self::Corrupt { .. } => StoreFault::Corrupt,
+        };
+        StoreFailed { operation, fault, error: self }.emit();
+    }
+
     fn closed() -> Self {
         Self::Unavailable("the database is being closed".into())
     }

@@ -10,7 +10,6 @@ use serde::Serialize;
 use url::Url;
 use zeroize::Zeroizing;
 
-use super::store_failed;
 use crate::egress::{Answer, Egress, Keep, Method, Request};
 use crate::lifecycle::Stop;
 use crate::model::alarm::{AlarmKind, AlarmRecord, AlarmState, Raised};
@@ -66,7 +65,7 @@ pub struct Desk {
 pub async fn watch(desk: Desk, stop: Stop) {
     while !stop.is_requested() {
         if let Err(error) = step(&desk).await {
-            store_failed("alarms", &error);
+            error.tell("alarms");
         }
         tokio::select! {
             () = tokio::time::sleep(EVERY) => {}

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::{Step, Tools, store_failed};
+use super::{Step, Tools};
 use crate::lifecycle::Stop;
 use crate::model::Timestamp;
-use crate::model::access::{Behalf, Caller, Role};
+use crate::model::access::Caller;
 use crate::model::alarm::{AlarmKind, Raised};
 use crate::model::audit::{Act, AuditKey, AuditKeyState, AuditRecord, Checkpoint, Head, Link, Tip, TrailRecord};
 use crate::model::key::SigningAlg;
@@ -34,17 +34,8 @@ pub async fn ensure_key(store: &Store, sealing: &SealingKey, entropy: &Entropy) 
         return Ok(());
     }
     let key = generate(ALG).map_err(failed)?.into_audit_key(AuditKeyState::Active, store.now().await?, sealing, entropy);
-    let itself = Caller {
-        identity: Caller::ITSELF.to_owned(),
-        role: Role::Operator,
-        issuer: None,
-        client_id: None,
-        may_mass_kill: false,
-        remote: None,
-        behalf: Behalf::default(),
-    };
     let detail = json!({ "kid": key.kid }).to_string();
-    let entry = AuditEntry { act: Act::AuditKeyCreated, caller: itself, actor: None, issuer: None, event: None, detail };
+    let entry = AuditEntry { act: Act::AuditKeyCreated, caller: Caller::server(), actor: None, issuer: None, event: None, detail };
     // Of two processes that start at once one is first.
     store.add_audit_key(key, entry).await.map(drop)
 }
@@ -145,7 +136,7 @@ pub(super) async fn watch(tools: Tools, stop: Stop) {
     let mut told = Told::default();
     while !stop.is_requested() {
         if let Err(error) = look(&tools, &mut told).await {
-            store_failed("audit trail", &error);
+            error.tell("audit_trail");
         }
         tokio::select! {
             () = tokio::time::sleep(LOOK_EVERY) => {}

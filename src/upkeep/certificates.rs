@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::{Tools, store_failed};
+use super::Tools;
 use crate::egress::first_expiry;
 use crate::lifecycle::Stop;
 use crate::model::alarm::{AlarmKind, Raised};
@@ -33,7 +33,7 @@ pub(super) async fn watch(tools: Tools, stop: Stop) {
     let (mut told, mut listener) = (Told::default(), tools.listener_until.clone());
     while !stop.is_requested() {
         if let Err(error) = step(&tools, &mut told).await {
-            store_failed("certificates", &error);
+            error.tell("certificates");
         }
         tokio::select! {
             () = tokio::time::sleep(INTERVAL) => {}

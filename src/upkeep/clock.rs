@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::store_failed;
 use crate::egress::Egress;
 use crate::lifecycle::Stop;
 use crate::model::ReplicaId;
@@ -39,7 +38,7 @@ pub async fn look(desk: ClockDesk, own: ReplicaId, skew: watch::Sender<Option<i6
     while !stop.is_requested() {
         match step(&desk, &own, &skew, looks).await {
             Ok(()) => looks = (looks + 1) % LOOKS_PER_ALARM,
-            Err(error) => store_failed("clock", &error),
+            Err(error) => error.tell("clock"),
         }
         tokio::select! {
             () = tokio::time::sleep(EVERY) => {}

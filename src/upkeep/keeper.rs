@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use super::{Chore, Settings, Step, Tools, store_failed};
+use super::{Chore, Settings, Step, Tools};
 use crate::lifecycle::{Died, Stop, Tasks};
 use crate::store::{ChoreCall, ChoreOccasion, ChoreTurn, StoreError};
 
@@ -54,7 +54,7 @@ pub async fn keep(chore: Chore, ring: Arc<Notify>, tools: Tools, settings: Setti
                 wait
             }
             Ok(Err(error)) => {
-                store_failed(chore.name, &error);
+                error.tell(chore.name);
                 PAUSE_AFTER_FAILURE
             }
             Err(Died::Panicked) => PAUSE_AFTER_FAILURE,

@@ -41,7 +41,6 @@ use crate::lifecycle::Tasks;
 use crate::model::key::KeyPolicy;
 use crate::model::schedule::{Schedule, Timetable};
 use crate::model::{ReplicaId, Timestamp};
-use crate::observe::{StoreFailed, StoreFault};
 use crate::plan::lane::Share;
 use crate::seams::{Clock, Entropy};
 use crate::store::{Keep, Store, StoreError};
@@ -128,7 +127,7 @@ pub fn chores(timetable: &Timetable, bells: &Bells) -> Vec<Chore> {
         chore("retention", &timetable.retention, Box::new(|tools| Box::pin(retention::step(tools)))),
         chore("keys", &timetable.keys, Box::new(|tools| Box::pin(keys::step(tools)))),
         Chore { bell: Arc::clone(&bells.audit), ..chore("audit", &timetable.audit, Box::new(|tools| Box::pin(audit::step(tools)))) },
-        chore("audit retention", &timetable.retention, Box::new(|tools| Box::pin(audit::forget(tools)))),
+        chore("audit_retention", &timetable.retention, Box::new(|tools| Box::pin(audit::forget(tools)))),
     ]
 }
 
@@ -146,12 +145,4 @@ pub fn begin(tools: &Tools, bells: &Bells, settings: &Settings, share: watch::Se
     drop(tasks.spawn("certificates", certificates::watch(tools.clone(), tasks.stop().clone())));
     drop(tasks.spawn("audit trail", audit::watch(tools.clone(), tasks.stop().clone())));
     drop(tasks.spawn("replica", stay_counted(tools.store.clone(), settings.replica.clone(), settings.beat, share, tasks.stop().clone())));
-}
-
-fn store_failed(operation: &'static str, error: &StoreError) {
-    let fault = match error {
-        StoreError::Unavailable(_) => StoreFault::Unavailable,
-        StoreError::Corrupt { .. } => StoreFault::Corrupt,
-    };
-    StoreFailed { operation, fault, error }.emit();
 }

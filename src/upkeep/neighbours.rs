@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 
-use super::{Tools, store_failed};
+use super::Tools;
 use crate::lifecycle::{Stop, Tasks};
 use crate::model::ReplicaId;
 use crate::store::{Ear, Notice, Store, StoreError};
@@ -75,7 +75,7 @@ async fn tell(store: Store, own: ReplicaId, mut rung: watch::Receiver<u64>, insi
         let pause = match tell_all(&store, &own, &notices).await {
             Ok(()) => TELL_PAUSE,
             Err(error) => {
-                store_failed("tell", &error);
+                error.tell("tell");
                 PAUSE_AFTER_FAILURE
             }
         };
@@ -110,7 +110,7 @@ async fn listen(store: Store, own: ReplicaId, inside: Inside, stop: Stop) {
         };
         match failed {
             Ok(()) => return,
-            Err(error) => store_failed("listen", &error),
+            Err(error) => error.tell("listen"),
         }
         tokio::select! {
             () = tokio::time::sleep(PAUSE_AFTER_FAILURE) => {}

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::store_failed;
 use crate::lifecycle::Stop;
 use crate::model::ReplicaId;
 use crate::plan::lane::Share;
@@ -21,7 +20,7 @@ pub async fn stay_counted(store: Store, own: ReplicaId, beat: Duration, share: w
                 let now = share_of(&own, &live);
                 share.send_if_modified(|known| std::mem::replace(known, now) != now);
             }
-            Err(error) => store_failed("beat", &error),
+            Err(error) => error.tell("beat"),
         }
         tokio::select! {
             () = stop.requested() => {}
@@ -29,7 +28,7 @@ pub async fn stay_counted(store: Store, own: ReplicaId, beat: Duration, share: w
         }
     }
     if let Err(error) = store.leave(&own).await {
-        store_failed("leave", &error);
+        error.tell("leave");
     }
 }
 

@@ -38,6 +38,15 @@ async fn enter(conn: &mut Conn, context: &Context, now: Timestamp, (enqueued, fo
     Ok(())
 }
 
+/// Whether there are many entries.
+pub(in crate::store) async fn is_long(conn: &mut Conn) -> Result<bool, StoreError> {
+    let found: Option<i64> = sqlx::query_scalar("SELECT CAST(1 AS BIGINT) FROM delivery_entries ORDER BY id LIMIT 1 OFFSET $1")
+        .bind(ENTRIES_MANY - 1)
+        .fetch_optional(conn)
+        .await?;
+    Ok(found.is_some())
+}
+
 /// Puts one entry in the place of many. Two who do so at once take different ones, or one of them none.
 pub(in crate::store) async fn balance(conn: &mut Conn, context: &Context, (): &()) -> Result<Ending<()>, StoreError> {
     let ids: Vec<String> =
