@@ -474,6 +474,7 @@ fn door_settings(config: &Config, bound: SocketAddr) -> Settings {
         request_timeout: config.http.request_timeout,
         delivery_defaults: config.delivery.defaults.clone(),
         delivery_timeout_max: config.delivery.timeout_max,
+        alarm_webhook: config.alarms.hook.is_some(),
         reconcile_percent_max: config.reconcile.percent_max,
         checks: config.checks.iter().map(check_profile).collect(),
         keys: config.keys,

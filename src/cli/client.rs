@@ -200,7 +200,7 @@ fn forecast(out: Output, answer: &Answer) -> Result<(), Error> {
 fn verdict(trial: &Value) -> Result<(), Error> {
     match trial.get("class").and_then(Value::as_str) {
         Some("delivered" | "delivered_oddly" | "refused") => Ok(()),
-        Some(class) => Err(Error::Trial { why: plain(class) }),
+        Some(class) => Err(Error::Trial { who: "client", why: plain(class) }),
         None => Err(Error::Misunderstood),
     }
 }

@@ -95,9 +95,11 @@ pub enum Error {
         /// How.
         command: String,
     },
-    /// A client that was tried out did not take the token.
-    #[error("the client cannot be told: {why}")]
+    /// What was tried out did not take what it was sent.
+    #[error("the {who} cannot be told: {why}")]
     Trial {
+        /// What was tried out.
+        who: &'static str,
         /// Why.
         why: String,
     },

@@ -121,6 +121,8 @@ codes! {
     TooManyCutOffs = CONFLICT, "too-many-cut-offs", "There are too many ordered cut-offs";
     /// The issuer has as many open gaps as it may.
     TooManyGaps = CONFLICT, "too-many-gaps", "There are too many open gaps";
+    /// Nobody is told of alarms.
+    NoAlarmWebhook = CONFLICT, "no-alarm-webhook", "No alarm webhook is configured";
     /// The client is suspended.
     ClientSuspended = CONFLICT, "client-suspended", "The client is suspended";
     /// `If-Match` names another version.
@@ -190,6 +192,7 @@ impl Code {
             | Self::UnknownCutOff
             | Self::UnknownGap
             | Self::TooManyGaps
+            | Self::NoAlarmWebhook
             | Self::NoSubjectSecrets
             | Self::TooManyCutOffs
             | Self::KeyNotPublished

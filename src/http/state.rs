@@ -103,6 +103,8 @@ pub struct Settings {
     pub keys: KeyPolicy,
     /// Who is believed about where a request comes from.
     pub forwarding: Arc<Forwarding>,
+    /// Whether somebody is told of alarms.
+    pub alarm_webhook: bool,
     /// How long the courier may be silent before the server calls itself not ready.
     pub pulse_age_max: Duration,
 }

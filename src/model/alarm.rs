@@ -31,6 +31,8 @@ words! {
         AuditBroken = "audit_broken",
         /// A gap has been open for a while: what was known before its end is inactive.
         GapOpen = "gap_open",
+        /// Nothing is wrong: somebody tries out whether alarms arrive.
+        Trial = "trial",
     }
 }
 
@@ -52,6 +54,8 @@ impl AlarmKind {
             // Spoken of at 30, 7 and 1 days and past the end; whoever renewed it hears nothing more.
             Self::CertificateNear => Some(Duration::from_hours(24 * 24)),
             Self::AuditBroken => Some(Duration::from_hours(24)),
+            // Soon enough that who tries it out sees that it is over, too.
+            Self::Trial => Some(Duration::from_mins(1)),
             // A process speaks for itself, and may be gone.
             Self::ClockSkew | Self::StoreFailing => Some(Duration::from_mins(10)),
             Self::LaneParked | Self::BreakerOpen | Self::HorizonNear | Self::ConservationLost | Self::GapOpen => None,
@@ -107,6 +111,11 @@ impl<'a> Difference<'a> {
             new: wanted.iter().filter(|one| words.get(&one.matter()) != Some(&one.message.as_str())).collect(),
         }
     }
+}
+
+/// Somebody tries out whether alarms arrive. The instant makes each trial one of its own, told at once.
+pub fn trial(now: Timestamp) -> Raised {
+    Raised::once(AlarmKind::Trial, None, "(trial)", format!("nothing is wrong: somebody tried out at {now} whether alarms arrive"))
 }
 
 /// A delivery to a client was given up.

@@ -52,6 +52,8 @@ words! {
         GapOpened = "gap_opened",
         /// A gap was closed.
         GapClosed = "gap_closed",
+        /// It was tried out whether alarms arrive.
+        AlarmTried = "alarm_tried",
         /// The secret of a subject was changed.
         SubjectSecretBumped = "subject_secret_bumped",
         /// A delivery was opened again.

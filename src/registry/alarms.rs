@@ -1,21 +1,24 @@
-//! What somebody must look at, read.
+//! What somebody must look at: read, and tried out.
 
 use axum::extract::State;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::routes;
 
 use super::api_tokens::confined;
-use crate::http::needs::ReadRegistry;
+use super::entry;
+use crate::http::needs::{Operate, ReadRegistry};
 use crate::http::problem::ProblemDocument;
 use crate::http::wire::{text, value};
-use crate::http::{AppState, List, Problem, Query, Reply, Routes, Somewhere, page};
+use crate::http::{Anywhere, AppState, Code, List, Problem, Query, Reply, Routes, Somewhere, page};
 use crate::model::alarm::{AlarmRecord, AlarmState};
+use crate::model::audit::Act;
 use crate::store::AlarmFilter;
 
-/// The route of alarms.
+/// The routes of alarms.
 pub fn routes() -> Routes {
-    Routes::new().add(routes!(list))
+    Routes::new().add(routes!(list)).add(routes!(try_out))
 }
 
 /// Which alarms.
@@ -60,10 +63,12 @@ pub struct AlarmView {
     cleared_at: Option<text::Timestamp>,
     /// When the webhook took it last.
     told_at: Option<text::Timestamp>,
+    /// How often telling the webhook failed since.
+    attempts: u32,
 }
 
 fn view(record: AlarmRecord) -> AlarmView {
-    let AlarmRecord { id, kind, issuer, about, message, first_at, last_at, count, cleared_at, told_at, tellings: _, attempts: _ } = record;
+    let AlarmRecord { id, kind, issuer, about, message, first_at, last_at, count, cleared_at, told_at, tellings: _, attempts } = record;
     AlarmView {
         id: id.into(),
         kind: kind.into(),
@@ -76,6 +81,7 @@ fn view(record: AlarmRecord) -> AlarmView {
         count,
         cleared_at: cleared_at.map(Into::into),
         told_at: told_at.map(Into::into),
+        attempts,
     }
 }
 
@@ -101,4 +107,27 @@ pub async fn list(
     let filter = AlarmFilter { issuer, kind: value(query.kind), state: value(query.state) };
     let listed = app.store.alarms(filter, page(query.limit, query.after)).await?;
     Ok(Reply::ok(List::of(listed, view)))
+}
+
+/// Raise an alarm of the kind `trial`, which says that nothing is wrong: the webhook is told of it within a few seconds, and a minute later that it is over.
+/// `told_at` says when the webhook took it, `attempts` how often it did not.
+#[utoipa::path(
+    post,
+    path = "/v1/alarms/test",
+    tag = "operations",
+    operation_id = "testAlarm",
+    security(("bearer" = [])),
+    responses(
+        (status = 201, description = "It is raised", body = AlarmView),
+        (status = 401, description = "unauthorized", content_type = "application/problem+json", body = ProblemDocument),
+        (status = 403, description = "forbidden", content_type = "application/problem+json", body = ProblemDocument),
+        (status = 409, description = "no-alarm-webhook: nobody is told of alarms", content_type = "application/problem+json", body = ProblemDocument),
+    )
+)]
+pub async fn try_out(State(app): State<AppState>, Anywhere(caller, _): Anywhere<Operate>) -> Result<Reply<AlarmView>, Problem> {
+    if !app.settings.alarm_webhook {
+        return Err(Problem::new(Code::NoAlarmWebhook, "nobody is told of alarms: set alarms.url and alarms.secret in the configuration"));
+    }
+    let audit = entry(Act::AlarmTried, &caller, None, &json!({}))?;
+    Ok(Reply::created(view(app.store.try_alarm(audit).await?)))
 }

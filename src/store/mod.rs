@@ -818,6 +818,11 @@ impl Store {
         if raised.is_empty() { Ok(0) } else { write!(self, alarms::raise(raised)) }
     }
 
+    /// Raises one to try out whether alarms arrive, with its record; the alarm as it stands.
+    pub async fn try_alarm(&self, audit: AuditEntry) -> Result<AlarmRecord, StoreError> {
+        write!(self, alarms::try_out(audit))
+    }
+
     /// Makes these the only open alarms of their kinds: the others are over.
     pub async fn keep_alarms(&self, kinds: &'static [AlarmKind], open: Vec<Raised>) -> Result<(), StoreError> {
         let standing: Vec<AlarmRecord> = read!(self, alarms::open(kinds))?;

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
+use crate::commands::Shell;
 use crate::harness::database::on_both_engines;
 use crate::harness::party::Reply;
 use crate::harness::server::{Server, Stage};
@@ -116,6 +117,36 @@ on_both_engines! {
         assert_ne!(cleared.id, raised.id);
         assert!(operator.items("/v1/alarms?state=open").await.is_empty());
         assert_eq!(operator.items("/v1/alarms?state=cleared").await.len(), 1);
+    }
+
+    async fn whether_alarms_arrive_can_be_tried_out_as_often_as_one_likes(database) {
+        let (hook, url, _tasks) = Hook::open(0).await;
+        let settings = [("LOGOUTD_ALARMS__URL", url.as_str()), ("LOGOUTD_ALARMS__SECRET", SECRET)];
+        let stage = Stage::on(Server::start_with(database, Mode::Dev, &settings).await, &["ES256"]).await;
+        let told_of = async |instant: &str| {
+            let is_it = |message: &Message| message.body["last_at"] == instant && message.body["state"] == "raised";
+            until("the trial is told", || async { hook.taken().into_iter().find(is_it) }).await
+        };
+        let first = stage.admin.post("/v1/alarms/test", json!({})).await.expect(201);
+        assert_eq!((&first["kind"], &first["told_at"], &first["attempts"]), (&json!("trial"), &Value::Null, &json!(0)), "{first}");
+        let message = told_of(first["last_at"].as_str().unwrap()).await;
+        assert!(message.body["message"].as_str().unwrap().starts_with("nothing is wrong"), "{message:?}");
+        // Told at once though the one before may still be open.
+        let second = stage.admin.post("/v1/alarms/test", json!({})).await.expect(201);
+        assert_ne!(told_of(second["last_at"].as_str().unwrap()).await.id, message.id);
+        told(&stage, &hook, "cleared").await;
+        let acts = stage.admin.items("/v1/audit?act=alarm_tried").await;
+        assert_eq!(acts.len(), 2, "{acts:?}");
+        // The command waits until it has arrived.
+        let arrived = Shell::at(&stage.server.base).json(&["alarm", "test"]);
+        assert!(hook.taken().iter().any(|message| message.body["last_at"] == arrived["last_at"]), "{arrived}");
+    }
+
+    async fn nobody_tries_out_a_webhook_that_is_not_there(database) {
+        let stage = Stage::set(database).await;
+        let refused = stage.admin.post("/v1/alarms/test", json!({})).await.problem(409, "no-alarm-webhook");
+        assert!(refused["detail"].as_str().unwrap().contains("alarms.url"), "{refused}");
+        assert!(stage.admin.items("/v1/alarms").await.is_empty());
     }
 
     async fn a_parked_lane_is_an_alarm_as_long_as_it_is_parked_also_over_a_restart(database) {

@@ -14,7 +14,7 @@ use crate::harness::server::{ADMIN_TOKEN, Stage};
 use crate::harness::until;
 
 /// A shell with the variables of a person who may do everything.
-struct Shell {
+pub(crate) struct Shell {
     variables: BTreeMap<&'static str, String>,
 }
 
@@ -27,7 +27,7 @@ struct Ran {
 }
 
 impl Shell {
-    fn at(base: &str) -> Self {
+    pub(crate) fn at(base: &str) -> Self {
         Self { variables: BTreeMap::from([("LOGOUTD_URL", base.to_owned()), ("LOGOUTD_TOKEN", ADMIN_TOKEN.to_owned())]) }
     }
 
@@ -57,7 +57,7 @@ impl Shell {
 
     /// What a command prints for a program.
     #[track_caller]
-    fn json(&self, line: &[&str]) -> Value {
+    pub(crate) fn json(&self, line: &[&str]) -> Value {
         let out = self.done(&[line, &["--json"]].concat());
         serde_json::from_str(&out).unwrap_or_else(|error| panic!("{line:?}: {error} in {out}"))
     }
@@ -438,6 +438,7 @@ on_both_engines! {
         assert_eq!(shell.json(&["alarm", "list"]), stage.admin.get("/v1/alarms").await.expect(200));
         let listed = shell.done(&["alarm", "list", "--state", "open", "--kind", "lane_parked", "--issuer", "main"]);
         assert!(listed.starts_with("KIND") && rows(&listed).is_empty(), "{listed}");
+        assert!(shell.fails(1, &["alarm", "test"]).contains("alarms.url"), "nobody is told of alarms here");
 
         // What the provider does not list ends, and is asked about where it is more than one.
         for sid in ["s-1", "s-2", "s-3"] {

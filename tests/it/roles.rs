@@ -86,6 +86,7 @@ const MAY: &[(&str, &str)] = &[
     ("put /v1/issuers/{iss}/clients/{client_id}", "admin"),
     ("delete /v1/issuers/{iss}/clients/{client_id}", "admin"),
     ("get /v1/alarms", "operator auditor admin other"),
+    ("post /v1/alarms/test", "operator admin"),
     ("get /v1/audit", "auditor admin other"),
     ("get /v1/audit/export", "auditor admin other"),
     ("get /v1/audit/head", "auditor admin other"),

@@ -5,11 +5,13 @@
 
 use std::time::Duration;
 
-use super::{Builder, Conn, count, dialect, instant, listed as cut, number, push_equal, push_list, push_page, push_text, word};
-use crate::model::alarm::{AlarmKind, AlarmRecord, AlarmState, Difference, Raised};
+use super::{
+    Builder, Conn, corrupt, count, dialect, instant, listed as cut, number, push_equal, push_list, push_page, push_text, registry, word,
+};
+use crate::model::alarm::{AlarmKind, AlarmRecord, AlarmState, Difference, Raised, trial};
 use crate::model::page::{Cursor, Listed, Page};
 use crate::model::{AlarmId, IssuerId, Timestamp};
-use crate::store::{AlarmFilter, Context, Ending, StoreError, Telling};
+use crate::store::{AlarmFilter, AuditEntry, Context, Ending, StoreError, Telling};
 
 const COLUMNS: &str = "id, kind, issuer_id, about, message, first_at, last_at, seen, cleared_at, told_at, tellings, attempts";
 
@@ -85,6 +87,16 @@ async fn raise_one(conn: &mut Conn, context: &Context, raised: &Raised, now: Tim
         .fetch_one(conn)
         .await?;
     Ok(first_at == now.millis())
+}
+
+pub(in crate::store) async fn try_out(conn: &mut Conn, context: &Context, audit: &AuditEntry) -> Result<Ending<AlarmRecord>, StoreError> {
+    let now = dialect::now(conn, &context.clock).await?;
+    let raised = trial(now);
+    raise_one(conn, context, &raised, now).await?;
+    registry::record(conn, context, audit).await?;
+    let standing = open(conn, &[AlarmKind::Trial]).await?;
+    let found = standing.into_iter().find(|alarm| alarm.about == raised.about);
+    found.map(Ending::Keep).ok_or_else(|| corrupt("alarms", "about"))
 }
 
 pub(in crate::store) async fn open(conn: &mut Conn, kinds: &[AlarmKind]) -> Result<Vec<AlarmRecord>, StoreError> {
