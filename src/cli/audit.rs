@@ -12,8 +12,10 @@ use super::asking::Asking;
 use super::output::{count, print};
 use super::plain::{plain, plain_json};
 use super::server::{Server, content, query, route};
+use super::when::When;
 use super::{Error, Variables};
 use crate::model::{EventId, IssuerId, Timestamp};
+use crate::seams::Clock;
 use crate::token::JwkSet;
 use crate::token::audit::{Broken, Line, Report, Trail, verify_receipt};
 
@@ -50,12 +52,12 @@ pub(super) struct ExportArgs {
     /// Of what was done at other issuers, only the digests
     #[arg(value_parser = |text: &str| IssuerId::parse(text))]
     issuer: Option<IssuerId>,
-    /// From the last head that was signed before this time on
-    #[arg(long, value_name = "TIME", value_parser = |text: &str| Timestamp::parse(text))]
-    since: Option<Timestamp>,
+    /// From the last head that was signed before this time on: 2026-11-22T14:00:00Z, or 3d for the last three days
+    #[arg(long, value_name = "TIME", value_parser = When::parse)]
+    since: Option<When>,
     /// Up to the first head that was signed at this time or later
-    #[arg(long, value_name = "TIME", value_parser = |text: &str| Timestamp::parse(text))]
-    until: Option<Timestamp>,
+    #[arg(long, value_name = "TIME", value_parser = When::parse)]
+    until: Option<When>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -205,11 +207,13 @@ enum Next {
 
 impl Pages {
     fn new(server: Server, args: &ExportArgs) -> Result<Self, Error> {
+        let now = Clock::system().now();
+        let instant = |when: When| when.ago(now).to_string();
         let asked = [
             ("limit", Some("500".to_owned())),
             ("issuer", args.issuer.as_ref().map(IssuerId::to_string)),
-            ("since", args.since.map(|since| since.to_string())),
-            ("until", args.until.map(|until| until.to_string())),
+            ("since", args.since.map(instant)),
+            ("until", args.until.map(instant)),
         ];
         Ok(Self { server, path: query(route(&["audit", "export"])?, asked), after: Next::First })
     }

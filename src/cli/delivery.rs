@@ -142,7 +142,7 @@ pub(super) async fn run(command: Command, Desk { server, out }: &Desk) -> Result
         Command::Cancel(one) => out.facts(&server.order(&one.path(&["cancel"])?).await?, &SHOWN),
         Command::Replay(args) => {
             let path = route(&["issuers", args.filter.issuer.as_str(), "deliveries", "replay"])?;
-            let answer = server.post(&path, &args.request()).await?;
+            let answer = server.post(&path, &args.request()).await?.with(&["matched"])?;
             out.answer(&answer, |value| replayed(value, args.dry_run))
         }
     }

@@ -43,6 +43,13 @@ pub(super) struct Answer {
     pub(super) value: Value,
 }
 
+impl Answer {
+    /// The answer where it has these members: without them, what answered is not the server, and silence must not pass for good news.
+    pub(super) fn with(self, members: &[&str]) -> Result<Self, Error> {
+        if members.iter().all(|name| self.value.get(name).is_some()) { Ok(self) } else { Err(Error::Misunderstood) }
+    }
+}
+
 /// A question.
 #[derive(Clone, Copy)]
 pub(super) struct Call<'a> {
@@ -245,14 +252,17 @@ impl Clear {
 /// The server's URL without a slash at its end.
 fn base(argument: Option<&str>, variable: Option<&str>, clear: Clear) -> Result<String, Error> {
     let url = argument.or(variable).unwrap_or("http://127.0.0.1:8080").trim_end_matches('/');
-    let is_good = |url: &url::Url| matches!(url.scheme(), "http" | "https") && url.query().is_none() && url.fragment().is_none();
+    // A password in it would be printed with it.
+    let is_bare =
+        |url: &url::Url| url.username().is_empty() && url.password().is_none() && url.query().is_none() && url.fragment().is_none();
+    let is_good = |url: &url::Url| matches!(url.scheme(), "http" | "https") && is_bare(url);
     match (url::Url::parse(url).ok().filter(is_good), argument) {
         (Some(parsed), _) if parsed.scheme() == "http" && !is_here(&parsed) && clear == Clear::Refused => {
             Err(Error::misuse(format!("{url} would show the API token to the network: use https, or allow it with LOGOUTD_ALLOW_HTTP=1")))
         }
         (Some(_), _) => Ok(url.to_owned()),
-        (None, Some(_)) => Err(Error::misuse("--url must be an http(s) URL")),
-        (None, None) => Err(Error::Variable { name: "LOGOUTD_URL", why: "must be an http(s) URL" }),
+        (None, Some(_)) => Err(Error::misuse("--url must be an http(s) URL without a name or password in it")),
+        (None, None) => Err(Error::Variable { name: "LOGOUTD_URL", why: "must be an http(s) URL without a name or password in it" }),
     }
 }
 
@@ -436,6 +446,7 @@ mod tests {
             &[("LOGOUTD_TOKEN", "ldt_x"), ("LOGOUTD_TOKEN_FILE", &good)],
             &[("LOGOUTD_TOKEN_FILE", &bad)],
             &[("LOGOUTD_TOKEN", "ldt_x"), ("LOGOUTD_URL", "ftp://x")],
+            &[("LOGOUTD_TOKEN", "ldt_x"), ("LOGOUTD_URL", "https://somebody:secret@there.example.com")],
         ] {
             assert!(matches!(of(wrong), Err(Error::Variable { .. })), "{wrong:?}");
         }

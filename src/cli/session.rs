@@ -155,7 +155,7 @@ const PARTICIPANTS: [Column; 7] = [
 const TOKEN_EVENTS: [Column; 4] =
     [text("noticed", "/kind"), text("client", "/client_id"), text("times", "/seen"), time("last", "/last_at")];
 
-const OPEN: [Column; 4] = [text("application", "/client_id"), text("why", "/why"), text("times", "/times"), time("until", "/until")];
+const OPEN: [Column; 3] = [text("application", "/client_id"), text("why", "/why"), time("until", "/until")];
 
 pub(super) async fn run(command: Command, desk: &Desk) -> Result<(), Error> {
     let Desk { server, out } = desk;
@@ -209,7 +209,7 @@ async fn reconcile(args: ReconcileArgs, Desk { server, out }: &Desk) -> Result<(
 /// Where is this person still in?
 pub(super) async fn status(args: StatusArgs, Desk { server, out }: &Desk) -> Result<(), Error> {
     let path = route(&["issuers", args.issuer.as_str(), "subjects", "status"])?;
-    let answer = server.post(&path, &json!({ "sub": args.sub })).await?;
+    let answer = server.post(&path, &json!({ "sub": args.sub })).await?.with(&["sessions", "still_open"])?;
     out.answer(&answer, |value| standing(*out, &args, value))
 }
 
@@ -301,18 +301,14 @@ fn standing(out: Output, StatusArgs { issuer, sub }: &StatusArgs, status: &Value
 
 /// Each application once for each reason, until the last of its times.
 fn by_application(open: &[Value]) -> Vec<Value> {
-    let mut counted: BTreeMap<(&str, &str), (u64, Option<&str>)> = BTreeMap::new();
+    let mut latest: BTreeMap<(&str, &str), Option<&str>> = BTreeMap::new();
     for open in open {
         let text = |name: &str| open.get(name).and_then(Value::as_str);
-        let (times, until) = counted.entry((text("client_id").unwrap_or("-"), text("why").unwrap_or("-"))).or_default();
-        *times += 1;
+        let until = latest.entry((text("client_id").unwrap_or("-"), text("why").unwrap_or("-"))).or_default();
         // Instants of the server's are all written alike, so the greater text is the later one.
         *until = (*until).max(text("until"));
     }
-    let rows = counted
-        .into_iter()
-        .map(|((client, why), (times, until))| json!({ "client_id": client, "why": why, "times": times, "until": until }));
-    rows.collect()
+    latest.into_iter().map(|((client, why), until)| json!({ "client_id": client, "why": why, "until": until })).collect()
 }
 
 #[cfg(test)]
@@ -324,7 +320,7 @@ mod tests {
         let open = |client: &str, why: &str, until: Option<&str>| json!({"client_id": client, "why": why, "until": until});
         let (early, late) = ("2026-09-21T14:13:20.000Z", "2026-09-22T14:13:20.000Z");
         let rows = by_application(&[open("wiki", "live", Some(late)), open("mail", "live", None), open("wiki", "live", Some(early))]);
-        let told: Vec<_> = rows.iter().map(|row| (row["client_id"].as_str(), row["times"].as_u64(), row["until"].as_str())).collect();
-        assert_eq!(told, [(Some("mail"), Some(1), None), (Some("wiki"), Some(2), Some(late))]);
+        let told: Vec<_> = rows.iter().map(|row| (row["client_id"].as_str(), row["until"].as_str())).collect();
+        assert_eq!(told, [(Some("mail"), None), (Some("wiki"), Some(late))]);
     }
 }

@@ -58,7 +58,10 @@ async fn follow(desk: &Desk, issuer: &IssuerId, id: &str) -> Result<Option<Value
         if place.breaks > BREAKS_MAX {
             return error.map_or(Ok(None), Err);
         }
-        eprintln!("the stream broke off: taking it up again");
+        match &error {
+            Some(Error::Refused(refusal)) => eprintln!("it cannot be followed now: {refusal}: trying again"),
+            Some(_) | None => eprintln!("the stream broke off: taking it up again"),
+        }
         tokio::time::sleep((PAUSE * 2_u32.saturating_pow(place.breaks - 1)).min(PAUSE_MAX)).await;
     }
 }
@@ -155,8 +158,9 @@ impl Teller {
     /// Moves the bar to where the logout stands; where that cannot be asked now it stays.
     async fn look(&self, server: &Server) {
         let (Some(bar), Ok(answer)) = (&self.bar, server.get(&self.receipt).await) else { return };
-        let Counts { total, pending, .. } = Counts::of(&answer.value);
-        bar.set_length(total);
+        let Counts { total, pending, adopted, .. } = Counts::of(&answer.value);
+        // What it waits for of earlier logouts is not in the total.
+        bar.set_length(total.saturating_add(adopted));
         bar.set_position(total.saturating_sub(pending));
         bar.set_message(format!("{}{}", standing(&answer.value), waited_for(&answer.value)));
     }

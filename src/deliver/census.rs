@@ -79,7 +79,7 @@ fn gauges(census: Census, now: Timestamp) -> Gauges {
 }
 
 fn lost(gauges: &Gauges) -> Vec<Raised> {
-    let message = format!("{} deliveries are missing from the account, or are there although nobody wrote them", gauges.unaccounted());
+    let message = format!("missing from the account, or there although nobody wrote them: {} deliveries", gauges.unaccounted());
     let alarm = Raised::once(AlarmKind::ConservationLost, None, "deliveries", message);
     if gauges.unaccounted() > 0 { vec![alarm] } else { Vec::new() }
 }

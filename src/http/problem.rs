@@ -583,7 +583,7 @@ impl From<CommitRefused> for Problem {
             }
             CommitRefused::ReconcileTooMuch { ends, live, max } => Self::new(
                 Code::ReconcileEndsTooMuch,
-                format!("the list would end {ends} of {live} live sessions, and a list may end at most {max} of them; nothing was done"),
+                format!("the list would end {ends} of {live} live sessions, and a list may end at most {max} of them; nothing was done: look whether the list is whole, and raise reconcile.percent_max for as long as it takes if it is"),
             )
             .at(FieldError::pointer("/live", format!("leaves out {ends} live sessions, of which at most {max} may end"))),
             CommitRefused::Store(error) => error.into(),

@@ -171,6 +171,11 @@ on_both_engines! {
         let (stage, _parties) = stage(database).await;
         stage.login("sid-of-bob", "sub-of-bob", &["wiki"]).await;
         let last = end_all(&stage).await;
+        // Whoever has one tried again writes something by hand, too.
+        let told = stage.admin.items("/v1/issuers/main/deliveries?client_id=wiki&state=delivered").await.remove(0);
+        let retry = stage.admin.request(reqwest::Method::POST, &format!("/v1/issuers/main/deliveries/{}/retry", told["id"].as_str().unwrap()));
+        assert_eq!(send(retry.header("Logoutd-Note", "written by hand about her")).await.status, 202);
+        settled(&stage, &told["logout"]).await;
         // A logout of everybody that spared her is another's.
         let sparing = json!({"target": {"client_id": "wiki", "except": {"sub": [ALICE]}}, "reason": "admin", "note": "of the wiki"});
         let spared = stage.admin.post(LOGOUTS, sparing).await.expect(202);

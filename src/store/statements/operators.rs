@@ -374,8 +374,9 @@ pub(in crate::store) async fn retry(
         .bind(now.millis())
         .execute(&mut *conn)
         .await?;
-    registry::record(conn, context, audit).await?;
-    Ok(Ending::Keep(Retried::Opened(Box::new(view(conn, issuer, id).await?))))
+    let view = view(conn, issuer, id).await?;
+    record_about(conn, context, audit, &view).await?;
+    Ok(Ending::Keep(Retried::Opened(Box::new(view))))
 }
 
 fn lane_of(issuer: &IssuerId, one: &Candidate) -> Lane {
@@ -423,8 +424,14 @@ pub(in crate::store) async fn cancel(
         return Ok(Ending::Undo(found.map_or(Cancelled::Absent, |(view, _)| Cancelled::Settled(view.state))));
     }
     super::revocation_notices::drop_tokens(conn, std::iter::once(id.as_str())).await?;
-    registry::record(conn, context, audit).await?;
-    Ok(Ending::Keep(Cancelled::Done(Box::new(view(conn, issuer, id).await?))))
+    let view = view(conn, issuer, id).await?;
+    record_about(conn, context, audit, &view).await?;
+    Ok(Ending::Keep(Cancelled::Done(Box::new(view))))
+}
+
+/// Records an act with the logout the delivery is of: what was written by hand goes when the person of that logout is erased.
+async fn record_about(conn: &mut Conn, context: &Context, audit: &AuditEntry, view: &DeliveryView) -> Result<(), StoreError> {
+    registry::record(conn, context, &AuditEntry { event: Some(view.event.clone()), ..audit.clone() }).await
 }
 
 /// How many deliveries one transaction opens at most.
