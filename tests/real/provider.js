@@ -12,6 +12,8 @@ const ACCOUNTS = new Map([
   ['carol', { name: 'Carol', password: "carol's is longer" }],
 ]);
 const HOUR = 3600;
+/** How often it looks for keys to publish. The guide says a minute, which is a long time in a test. */
+const REFRESH_MS = 100;
 
 /** What a person types into the sign-in form. */
 export function credentials(account) {
@@ -21,7 +23,7 @@ export function credentials(account) {
 /**
  * Starts the provider at `door`.
  *
- * - `publish` answers with the JWK set to publish beside its own (nothing unless given);
+ * - `publish` is the address of the JWK set to publish beside its own (nothing unless given);
  * - `key` is its private JWK (one of its own making unless given);
  * - `endSessionSecret` opens the route by which logoutd ends a session (closed unless given);
  * - `proxy` is a proxy before its JWKS address: `to` answers there, and the provider itself is to be found at the door `behind`;
@@ -72,18 +74,23 @@ const slowness = new AsyncLocalStorage();
 const clock = Date.now;
 Date.now = () => clock() - (slowness.getStore() ?? 0);
 
-// What a reverse proxy in front of the provider would do as well: one JWK set out of two. The
-// provider's own keys come first, and win should a `kid` occur twice; logoutd's are remembered, so
-// that nobody's sign-in depends on logoutd being there.
-function beside(publish) {
-  let known = { keys: [] };
+// As the guide has it: the last good answer of logoutd is published beside the provider's own keys, which win should a `kid` occur twice.
+function beside(url) {
+  let ours = [];
+  async function refresh() {
+    try {
+      const answer = await fetch(url, { signal: AbortSignal.timeout(1000) });
+      const { keys } = await answer.json();
+      if (answer.ok && Array.isArray(keys)) ours = keys;
+    } catch { /* away, slow, or no JSON: what was heard last stays */ }
+  }
+  refresh();
+  setInterval(refresh, REFRESH_MS).unref();
   return async (ctx, next) => {
     await next();
     if (ctx.oidc?.route !== 'jwks') return;
-    const own = ctx.body.keys;
-    const kids = new Set(own.map((key) => key.kid));
-    known = await publish().catch(() => known);
-    ctx.body = { keys: [...own, ...known.keys.filter((key) => !kids.has(key.kid))] };
+    const theirs = new Set(ctx.body.keys.map((key) => key.kid));
+    ctx.body = { keys: [...ctx.body.keys, ...ours.filter((key) => !theirs.has(key.kid))] };
   };
 }
 

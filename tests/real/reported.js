@@ -37,7 +37,7 @@ async function startEverybody(logoutd, doors) {
   await logoutd.ask('PUT', `${API}/clients/mail`, { ...mailClient, delivery: { claims: 'sid' } });
   const { body: { token } } = await logoutd.ask('POST', '/v1/api-tokens', { role: 'provider', issuer: 'op' });
 
-  const provider = startProvider({ door: op, clients: [wikiClient, mailClient], publish: () => logoutd.keys('op') });
+  const provider = startProvider({ door: op, clients: [wikiClient, mailClient], publish: `${logoutd.url}/op/jwks` });
   const heard = [];
   const reporter = attachLogoutd(provider, { url: logoutd.url, issuer: 'op', token, retryMaxMs: 1_000, observe: (event) => heard.push(event) });
   const sessions = [];
@@ -63,14 +63,14 @@ async function scenario({ logoutd, provider, token, reporter, heard, sessions, w
   const phone = new Browser();
   const bobs = new Browser();
 
-  await check("the provider publishes logoutd's key beside its own", async () => {
+  await must("the provider publishes logoutd's key beside its own", () => eventually(async () => {
     const published = await (await fetch(`${provider}/jwks`)).json();
     const { keys } = await logoutd.keys('op');
     const kids = new Set(published.keys.map((key) => key.kid));
     assert.ok(keys.length > 0 && keys.every((key) => kids.has(key.kid)), 'a key of logoutd is missing');
     assert.equal(kids.size, keys.length + 1);
     assert.ok(published.keys.every((key) => key.d === undefined), 'a private key is published');
-  });
+  }));
 
   // --- Two people sign in.
   let onLaptop;

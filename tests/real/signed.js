@@ -17,7 +17,7 @@ const ROTATED_MS = (CACHE_S + 20) * 1000;
 
 /** Runs the scenario against a logoutd that has just started. */
 export async function signed(logoutd, doors, { check, must }) {
-  await Promise.all([imported(), published(), proxied()]);
+  await Promise.all([imported(), published(), proxied(), ill()]);
 
   async function imported() {
     const key = signingKey();
@@ -34,16 +34,18 @@ export async function signed(logoutd, doors, { check, must }) {
   }
 
   async function published() {
-    const world = await start('published', { publish: () => logoutd.keys('published') }, { published_at: 'provider' });
+    const world = await start('published', { publish: `${logoutd.url}/published/jwks` }, { published_at: 'provider' });
     let first;
     await must("logoutd's key is found in the provider's JWKS, and a logout signed with it is accepted", async () => {
-      const { body } = await logoutd.ask('POST', `${world.api}/keys/check`);
-      assert.equal(body.good, true, JSON.stringify(body));
+      await eventually(async () => {
+        const { body } = await logoutd.ask('POST', `${world.api}/keys/check`);
+        assert.equal(body.good, true, JSON.stringify(body));
+      });
       first = (await logsOut(world, 'alice')).kid;
     });
     await must('the key is rotated while bob is signed in, and the old one signs until the new one was visible for long enough', async () => {
       await logoutd.ask('POST', `${world.api}/keys/rotate`, {});
-      assert.equal((await world.jwks()).keys.length, 3);
+      await eventually(async () => assert.equal((await world.jwks()).keys.length, 3));
       const { body } = await logoutd.ask('POST', `${world.api}/keys/check`);
       assert.equal(body.keys.find(({ state }) => state === 'next').trouble, 'too_new');
       assert.equal((await logsOut(world, 'bob')).kid, first);
@@ -74,6 +76,31 @@ export async function signed(logoutd, doors, { check, must }) {
       assert.ok(both.some((key) => key.kid === own.kid));
     });
     await check('sign-ins and logouts are both accepted with it', () => logsOut(world, 'alice'));
+  }
+
+  // Where logoutd's JWKS should be is a door that can be made to answer anything.
+  async function ill() {
+    const [op, door] = await Promise.all([listen(), listen()]);
+    doors.push(op, door);
+    let asked = 0;
+    let answer = (response) => response.end(JSON.stringify({ keys: [{ kty: 'RSA', kid: 'of-logoutd', n: 'AQAB', e: 'AQAB' }] }));
+    door.serve((_, response) => { asked += 1; answer(response); });
+    startProvider({ door: op, clients: [], publish: door.url });
+    const jwks = async () => (await fetch(`${op.url}/jwks`, { signal: AbortSignal.timeout(5_000) })).json();
+    await check("the provider's JWKS stays as it is while logoutd answers with a problem, without JSON, or not at all", async () => {
+      await eventually(async () => assert.equal((await jwks()).keys.at(-1).kid, 'of-logoutd'));
+      for (const trouble of [
+        (response) => response.writeHead(503).end(JSON.stringify({ type: 'urn:logoutd:problem:unavailable', status: 503 })),
+        (response) => response.writeHead(503).end(JSON.stringify({ keys: [] })),
+        (response) => response.end('{}'),
+        (response) => response.end('<html>'),
+        () => {},
+      ]) {
+        [answer, asked] = [trouble, 0];
+        await eventually(() => assert.ok(asked > 2));
+        assert.equal((await jwks()).keys.at(-1).kid, 'of-logoutd');
+      }
+    });
   }
 
   async function start(id, provider, terms) {

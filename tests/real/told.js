@@ -21,7 +21,7 @@ export async function told(logoutd, doors, { check, must }) {
   const provider = startProvider({
     door: op,
     clients: [{ ...client, backchannel_logout_uri: `${logoutd.url}/op/backchannel-logout` }],
-    publish: () => logoutd.keys('op'),
+    publish: `${logoutd.url}/op/jwks`,
     endSessionSecret,
     sends: true,
   });
@@ -32,6 +32,11 @@ export async function told(logoutd, doors, { check, must }) {
   const wiki = startApplication({ door: wikiDoor, issuer: op.url, client, scope: 'openid profile' });
   const sessions = [];
   provider.on('authorization.success', (ctx) => sessions.push(ctx.oidc.session.uid));
+
+  await must('logoutd finds its key in the JWKS that the provider publishes', () => eventually(async () => {
+    const { body } = await logoutd.ask('POST', `${API}/keys/check`);
+    assert.equal(body.good, true, JSON.stringify(body));
+  }));
 
   const alices = new Browser();
   await must('alice signs in at the wiki', () => signsIn(alices, 'alice'));
