@@ -46,7 +46,7 @@ use crate::model::check::CheckProfile;
 use crate::model::{ReplicaId, Timestamp};
 use crate::observe::metrics::Handle;
 use crate::observe::traces::Tracer;
-use crate::observe::{self, CredentialsRestored, GapOpened, ListenerInPlain, NobodyAdministers, Started, Stopped};
+use crate::observe::{self, CredentialsRestored, GapOpened, ListenerInPlain, NobodyAdministers, SecretExposed, Started, Stopped};
 use crate::plan::lane::Share;
 use crate::seams::{Clock, Entropy};
 use crate::store::copies::CopyError;
@@ -291,6 +291,9 @@ impl Server {
         tell_started(address, &store);
         if is_overheard(&config, address) {
             ListenerInPlain { listen: address }.emit();
+        }
+        for exposed in &config.exposed {
+            SecretExposed { setting: &exposed.setting, file: &exposed.path }.emit();
         }
         if config.admin_token.is_none() && !store.has_administrator().await? {
             NobodyAdministers.emit();

@@ -2,30 +2,63 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Error, sealing_key};
+use super::{Error, KeyError, sealing_key};
 use crate::config::{Config, DatabaseUrl, SealingKey};
 use crate::model::Timestamp;
 use crate::seams::{Clock, Entropy};
 use crate::store::copies::{self, Copied, Existing, Restored};
 use crate::store::moving::{self, MoveOrder, TableMoved};
+use crate::token::By;
 
 /// A backup that was taken.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct BackedUp {
     /// What is in it.
     pub copied: Copied,
-    /// The file with the sealing key, which is not in it; none where the key is in the configuration.
-    pub key_file: Option<PathBuf>,
+    /// The sealing key that is at hand, which is not in it.
+    pub key: KeyAtHand,
+}
+
+/// The sealing key that a command has, beside a copy.
+#[derive(Debug)]
+pub struct KeyAtHand {
+    /// The file it is in, or is to be in; none where a setting holds it.
+    pub file: Option<PathBuf>,
+    /// Where it is, in words.
+    pub place: String,
+    /// Whether it is the one that belongs to the copy.
+    pub fit: Fit,
+}
+
+/// Whether a key opens what is sealed in a copy.
+#[derive(Debug)]
+pub enum Fit {
+    /// It does.
+    Opens,
+    /// Not without the one before it.
+    OpensBesidePrevious,
+    /// Nothing is sealed in the copy: no server ever ran on the database.
+    NothingSealed,
+    /// It does not, or is not there.
+    Wrong(KeyError),
 }
 
 /// Copies the database, whether or not a server uses it.
 pub async fn back_up(config: &Config, to: &Path) -> Result<BackedUp, Error> {
     let copied = copies::back_up(file(config)?, to, &Clock::system()).await?;
-    let key_file = match &config.sealing_key {
-        SealingKey::BesideDatabase(path) => Some(path.clone()),
+    let file = match &config.sealing_key {
+        SealingKey::BesideDatabase(path) | SealingKey::InFile(_, path) => Some(path.clone()),
         SealingKey::Given(_) => None,
     };
-    Ok(BackedUp { copied, key_file })
+    let fit = match copies::canary(to).await? {
+        None => Fit::NothingSealed,
+        Some(canary) => match sealing_key::check(config, &canary) {
+            Ok(By::Current) => Fit::Opens,
+            Ok(By::Other) => Fit::OpensBesidePrevious,
+            Err(error) => Fit::Wrong(error),
+        },
+    };
+    Ok(BackedUp { copied, key: KeyAtHand { file, place: sealing_key::place(config), fit } })
 }
 
 /// Puts a backup in the database's place, if the configured key opens what is sealed in it.

@@ -2,15 +2,15 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Write as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::config::{self, Config};
+use crate::config::{self, Config, Readers};
 use crate::seams::Entropy;
-use crate::store::{CANARY, DIGEST_ROOT, Store, StoreError};
+use crate::store::{CANARY, DIGEST_ROOT, Store, StoreError, in_full};
 use crate::token::{By, SealingKey, Unsealable};
 
 /// A key is 32 octets, or their text.
@@ -20,7 +20,7 @@ const FILE_OCTETS_MAX: u64 = 1024;
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
     /// The key file could not be read or made.
-    #[error("the sealing key {} cannot be read or written", path.display())]
+    #[error("the sealing key {} cannot be read or written", in_full(path))]
     File {
         /// Which file.
         path: PathBuf,
@@ -28,7 +28,7 @@ pub enum KeyError {
         source: std::io::Error,
     },
     /// Others than its owner may read it.
-    #[error("the sealing key {} may be read by others than its owner: chmod 600 it", path.display())]
+    #[error("the sealing key {} may be read by others than its owner: chmod 600 it, or 640 where root owns it", in_full(path))]
     Exposed {
         /// Which file.
         path: PathBuf,
@@ -40,14 +40,25 @@ pub enum KeyError {
         why: &'static str,
     },
     /// The database was begun with a key that is not there any more.
-    #[error("the database was begun with a sealing key, and {} is missing: put it back", path.display())]
+    #[error(
+        "the database was begun with a sealing key, and {} is missing: put it back, or name the key by sealing_key_file (LOGOUTD_SEALING_KEY_FILE)",
+        in_full(path)
+    )]
     Missing {
         /// Where it should be.
         path: PathBuf,
     },
     /// Its secrets were sealed with another key.
-    #[error("the database was begun with another sealing key: put that one back; to change it, name it as sealing_key_previous as well")]
-    Other(#[source] Unsealable),
+    #[error(
+        "the database was begun with another sealing key than that of {place}: put that one back, or name it by sealing_key_file \
+         (LOGOUTD_SEALING_KEY_FILE); to change it, name it as sealing_key_previous_file as well"
+    )]
+    Other {
+        /// Where the key came from that does not fit.
+        place: String,
+        /// What it could not do.
+        source: Unsealable,
+    },
     /// The database could not be asked.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -58,7 +69,9 @@ pub enum KeyError {
 pub(super) async fn sealing_key(config: &Config, store: &Store, entropy: &Entropy) -> Result<SealingKey, KeyError> {
     let canary = store.meta(CANARY).await?;
     let key = match (&config.sealing_key, &canary) {
-        (config::SealingKey::Given(octets), _) => SealingKey::from_file(octets.octets()).map_err(malformed)?,
+        (config::SealingKey::Given(octets) | config::SealingKey::InFile(octets, _), _) => {
+            SealingKey::from_file(octets.octets()).map_err(malformed)?
+        }
         (config::SealingKey::BesideDatabase(path), _) => match read(path)? {
             Some(key) => key,
             // Its predecessor is at hand: this is how a new one is asked for.
@@ -68,7 +81,8 @@ pub(super) async fn sealing_key(config: &Config, store: &Store, entropy: &Entrop
     };
     let key = beside_previous(config, key)?;
     let first = store.meta_once(CANARY, &STANDARD.encode(key.canary())).await?;
-    let by = key.check_canary(&decoded(&first)?).map_err(KeyError::Other)?;
+    let other = |source| KeyError::Other { place: place(config), source };
+    let by = key.check_canary(&decoded(&first).map_err(other)?).map_err(other)?;
     let root = match (store.meta(DIGEST_ROOT).await?, by) {
         (Some(root), _) => Some(root),
         // Written down before the first key is given up, since digests cannot be made anew.
@@ -76,18 +90,29 @@ pub(super) async fn sealing_key(config: &Config, store: &Store, entropy: &Entrop
         (None, By::Current) => None,
     };
     match root {
-        Some(root) => key.with_digest_root(&decoded(&root)?).map_err(KeyError::Other),
+        Some(root) => key.with_digest_root(&decoded(&root).map_err(other)?).map_err(other),
         None => Ok(key),
     }
 }
 
-/// Whether the key that is configured, or in the file beside the database, is the one that a database with this canary was begun with. Makes nothing.
-pub(super) fn check(config: &Config, canary: &str) -> Result<(), KeyError> {
+/// Where the key comes from: a file, or a setting that holds it.
+pub(super) fn place(config: &Config) -> String {
+    match &config.sealing_key {
+        config::SealingKey::Given(_) => config.place("sealing_key"),
+        config::SealingKey::InFile(_, path) | config::SealingKey::BesideDatabase(path) => in_full(path),
+    }
+}
+
+/// Which of the keys that are configured, or in the file beside the database, a database with this canary was begun with. Makes nothing.
+pub(super) fn check(config: &Config, canary: &str) -> Result<By, KeyError> {
     let key = match &config.sealing_key {
-        config::SealingKey::Given(octets) => SealingKey::from_file(octets.octets()).map_err(malformed)?,
+        config::SealingKey::Given(octets) | config::SealingKey::InFile(octets, _) => {
+            SealingKey::from_file(octets.octets()).map_err(malformed)?
+        }
         config::SealingKey::BesideDatabase(path) => read(path)?.ok_or_else(|| KeyError::Missing { path: path.clone() })?,
     };
-    beside_previous(config, key)?.check_canary(&decoded(canary)?).map(drop).map_err(KeyError::Other)
+    let other = |source| KeyError::Other { place: place(config), source };
+    beside_previous(config, key)?.check_canary(&decoded(canary).map_err(other)?).map_err(other)
 }
 
 fn beside_previous(config: &Config, key: SealingKey) -> Result<SealingKey, KeyError> {
@@ -100,7 +125,7 @@ fn beside_previous(config: &Config, key: SealingKey) -> Result<SealingKey, KeyEr
 /// What is wrong with the file of the key that was found beside the database; a file that is not there is made, or missed, when that is opened.
 pub(super) fn flaw(key: &config::SealingKey) -> Option<String> {
     match key {
-        config::SealingKey::Given(_) => None,
+        config::SealingKey::Given(_) | config::SealingKey::InFile(..) => None,
         config::SealingKey::BesideDatabase(path) => read(path).err().map(|error| match std::error::Error::source(&error) {
             Some(source) => format!("{error}: {source}"),
             None => error.to_string(),
@@ -108,8 +133,8 @@ pub(super) fn flaw(key: &config::SealingKey) -> Option<String> {
     }
 }
 
-fn decoded(text: &str) -> Result<Vec<u8>, KeyError> {
-    STANDARD.decode(text).map_err(|_| KeyError::Other(Unsealable::Damaged))
+fn decoded(text: &str) -> Result<Vec<u8>, Unsealable> {
+    STANDARD.decode(text).map_err(|_| Unsealable::Damaged)
 }
 
 fn malformed(malformed: crate::model::Malformed) -> KeyError {
@@ -123,7 +148,7 @@ fn read(path: &Path) -> Result<Option<SealingKey>, KeyError> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(failed(error)),
     };
-    if file.metadata().map_err(failed)?.mode() & 0o077 != 0 {
+    if Readers::of(&file.metadata().map_err(failed)?) == Readers::Others {
         return Err(KeyError::Exposed { path: path.to_owned() });
     }
     let mut content = zeroize::Zeroizing::new(Vec::new());
@@ -167,7 +192,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("key");
         make(&path, &Entropy::os()).unwrap();
-        for mode in [0o640, 0o604, 0o660] {
+        for mode in [0o644, 0o604, 0o660] {
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
             assert!(matches!(read(&path), Err(KeyError::Exposed { .. })), "{mode:o}");
         }

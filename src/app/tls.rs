@@ -6,7 +6,6 @@
 
 use std::fs::File;
 use std::io::Read as _;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +17,7 @@ use tokio_rustls::rustls::version::{TLS12, TLS13};
 use tokio_rustls::rustls::{self, ServerConfig, crypto};
 use zeroize::Zeroizing;
 
-use crate::config::TlsFiles;
+use crate::config::{Readers, TlsFiles};
 use crate::egress::{BadIdentity, check_identity, is_in_order, read_certificate};
 use crate::lifecycle::Tasks;
 use crate::model::{Digest, Timestamp};
@@ -121,16 +120,10 @@ fn content(files: &TlsFiles) -> Result<Content, TlsError> {
     let cert = text(CERT, &files.cert, open(CERT, &files.cert)?)?;
     let key = open(KEY, &files.key)?;
     let metadata = key.metadata().map_err(|source| TlsError::File { setting: KEY, path: files.key.clone(), source })?;
-    if is_exposed(metadata.mode(), metadata.uid()) {
+    if Readers::of(&metadata) == Readers::Others {
         return Err(TlsError::Exposed { path: files.key.clone() });
     }
     Ok(Content { cert, key: Zeroizing::new(text(KEY, &files.key, key)?) })
-}
-
-/// A key of root's may be lent to a group: that is how a process that is not root is given one (a secret mounted by Kubernetes, Debian's `ssl-cert`).
-const fn is_exposed(mode: u32, owner: u32) -> bool {
-    let others = if owner == 0 { 0o037 } else { 0o077 };
-    mode & others != 0
 }
 
 fn open(setting: &'static str, path: &Path) -> Result<File, TlsError> {
@@ -283,22 +276,6 @@ mod tests {
         }
         let missing = TlsFiles { cert: directory.path().join("none"), key: directory.path().join("tls.key") };
         assert!(read(&missing, NOW).unwrap_err().to_string().contains("none cannot be read"));
-    }
-
-    #[test]
-    fn a_key_of_root_s_may_be_lent_to_a_group_and_nobody_else_s() {
-        for (mode, owner, exposed) in [
-            (0o600, 1000, false),
-            (0o400, 1000, false),
-            (0o640, 1000, true),
-            (0o640, 0, false),
-            (0o440, 0, false),
-            (0o660, 0, true),
-            (0o644, 0, true),
-            (0o601, 0, true),
-        ] {
-            assert_eq!(is_exposed(mode, owner), exposed, "{mode:o} of {owner}");
-        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::output::print;
 use super::{Error, ServeArgs, Variables};
 use crate::app;
-use crate::config::{Arguments, Config, Mistake, Mistakes, Source};
+use crate::config::{Arguments, Config, Exposed, Mistake, Mistakes, Source};
 
 /// `check-config`
 #[derive(Debug, Args)]
@@ -34,7 +34,11 @@ pub(super) fn run(args: CheckArgs, variables: Variables) -> Result<(), Error> {
     if schema {
         return print(&format!("{:#}", app::configuration_schema()));
     }
-    match settled(&settings.into(), variables) {
+    let settled = settled(&settings.into(), variables);
+    for Exposed { setting, path } in settled.iter().flat_map(|config| &config.exposed) {
+        eprintln!("{setting}: {} may be read by others than its owner: chmod 600 it, or 640 where root owns it", path.display());
+    }
+    match settled {
         Ok(config) if json => print(&format!("{:#}", in_json(&config))),
         Ok(config) => in_words(&config),
         Err(mistakes) => {

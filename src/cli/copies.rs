@@ -6,7 +6,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::{Error, Variables, print};
-use crate::app::copies;
+use crate::app::copies::{self, Fit, KeyAtHand};
 use crate::config::{Arguments, Config, Mode};
 use crate::model::Timestamp;
 use crate::store::copies::{Copied, Existing};
@@ -61,13 +61,40 @@ fn config(at: &Where, database_url: Option<String>, variables: Variables) -> Res
 pub(super) async fn back_up(args: BackupArgs, variables: Variables) -> Result<(), Error> {
     let config = config(&args.at, args.database_url, variables)?;
     let taken = copies::back_up(&config, &args.to).await?;
-    let (to, key_file) = (args.to.display().to_string(), taken.key_file.map(|path| path.display().to_string()));
+    let to = args.to.display().to_string();
     if args.at.json {
-        return print(&told(&taken.copied, [("file", json!(to)), ("key_file", json!(key_file))]));
+        let KeyAtHand { file, place, fit } = &taken.key;
+        let opens = match fit {
+            Fit::Opens | Fit::OpensBesidePrevious => Some(true),
+            Fit::NothingSealed => None,
+            Fit::Wrong(_) => Some(false),
+        };
+        let key_file = file.as_ref().map(|path| path.display().to_string());
+        let key = [("key_file", json!(key_file)), ("key_place", json!(place)), ("key_opens", json!(opens))];
+        return print(&told(&taken.copied, [("file", json!(to))].into_iter().chain(key)));
     }
     tell("backup", &to, &taken.copied)?;
-    let key = key_file.unwrap_or_else(|| "which is in the configuration".to_owned());
-    print(&format!("The sealing key ({key}) is not in it: keep it apart from the backup. Without it the backup cannot be restored."))
+    print(&about_key(&taken.key))
+}
+
+/// What has to be kept beside a backup.
+fn about_key(KeyAtHand { place, fit, .. }: &KeyAtHand) -> String {
+    const KEEP: &str = "keep it apart from the backup. Without it the backup cannot be restored.";
+    match fit {
+        Fit::Opens => format!("The sealing key ({place}) is not in it: {KEEP}"),
+        Fit::OpensBesidePrevious => format!(
+            "The sealing keys (of {place}, and the one before it) are not in it: keep them apart from the backup. Without them the backup cannot be restored."
+        ),
+        Fit::NothingSealed => "Nothing in it is sealed: no server has run on this database yet.".to_owned(),
+        Fit::Wrong(why) => {
+            format!("The sealing key is not in it, and none that opens it is at hand: {}.\nFind the right one, and {KEEP}", causes(why))
+        }
+    }
+}
+
+/// An error with what caused it, in a line.
+fn causes(error: &dyn std::error::Error) -> String {
+    std::iter::successors(error.source(), |cause| cause.source()).fold(error.to_string(), |line, cause| format!("{line}: {cause}"))
 }
 
 pub(super) async fn restore(args: RestoreArgs, variables: Variables) -> Result<(), Error> {
@@ -90,7 +117,7 @@ pub(super) async fn restore(args: RestoreArgs, variables: Variables) -> Result<(
     )
 }
 
-fn told(copied: &Copied, more: [(&str, Value); 2]) -> String {
+fn told<'a>(copied: &Copied, more: impl IntoIterator<Item = (&'a str, Value)>) -> String {
     let Copied { taken_at, bytes, sessions, events } = copied;
     let known =
         [("taken_at", json!(taken_at.to_string())), ("bytes", json!(bytes)), ("sessions", json!(sessions)), ("logouts", json!(events))];

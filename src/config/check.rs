@@ -3,7 +3,7 @@
 use ipnet::IpNet;
 
 use super::reader::{Raw, Reader};
-use super::{Secret, admin_token, listed, secret_or_file};
+use super::{OnExposure, Secret, admin_token, listed, secret_or_file};
 use crate::model::IssuerId;
 use crate::model::check::{CheckProfile, WhenUnavailable};
 
@@ -46,7 +46,7 @@ fn one(reader: &mut Reader, name: String) -> Option<Check> {
     let (closed, open) = (WhenUnavailable::Closed, WhenUnavailable::Open);
     let when_unavailable = reader.word(&path("when_unavailable"), closed, &[("closed", closed), ("open", open)]);
     let networks = reader.or(&path("allow_networks"), Vec::new(), networks, |all| listed(all));
-    let key = secret_or_file(reader, &path("key"), &path("key_file"), admin_token);
+    let key = secret_or_file(reader, &path("key"), &path("key_file"), OnExposure::Tell, admin_token);
     let has_key = reader.is_given(&path("key")) || reader.is_given(&path("key_file"));
     if networks.is_empty() && !has_key {
         let why = "nobody would be known: say where the gateway is, or what it shows, or both";

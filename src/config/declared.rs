@@ -14,6 +14,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::lines::Lines;
 use super::reader::{Mistake, Source};
+use super::secret::{Exposed, Readers};
 use super::secret_text;
 
 /// The one table of the file that holds no settings.
@@ -23,6 +24,8 @@ const CLIENTS: &str = "clients";
 /// Members that may be said as `<member>_file`, the path of a file that holds them. So may every header of `delivery.headers`.
 pub const FROM_FILES: [&str; 7] =
     ["ca_pem", "client_cert_pem", "client_key_pem", "client_secret", "password", "provider_client_secret", "token"];
+/// Those of them that anybody may know.
+const PUBLIC: [&str; 2] = ["ca_pem", "client_cert_pem"];
 /// What makes a member the path of a file.
 pub const FILE_SUFFIX: &str = "_file";
 /// Secrets that stay where they are left out, and that `false` removes.
@@ -49,6 +52,7 @@ pub struct Declaration {
     file: PathBuf,
     /// The line of every member, by its JSON pointer; that of the whole by the empty one.
     lines: BTreeMap<String, usize>,
+    exposed: Vec<Exposed>,
 }
 
 impl fmt::Debug for Declaration {
@@ -62,6 +66,11 @@ impl Declaration {
     /// What it is called where settings are named, such as `issuers[main].clients[wiki]`.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The files of its secrets that others may read.
+    pub(super) fn exposed(&self) -> &[Exposed] {
+        &self.exposed
     }
 
     /// Where a member stands, by its JSON pointer, or else what it would be a part of.
@@ -157,11 +166,13 @@ impl Place<'_> {
         without: Option<&'static str>,
         mistakes: &mut Vec<Mistake>,
     ) -> Declaration {
-        let mut copy =
-            Transcript { lines: self.lines, without, found: BTreeMap::from([(String::new(), self.lines.of(start))]), flaws: Vec::new() };
+        let found = BTreeMap::from([(String::new(), self.lines.of(start))]);
+        let mut copy = Transcript { lines: self.lines, without, found, flaws: Vec::new(), exposed: Vec::new() };
         let body = copy.table("", table);
-        let Transcript { found, flaws, .. } = copy;
-        let declaration = Declaration { body: Value::Object(body), name: name.to_owned(), file: self.file.to_owned(), lines: found };
+        let Transcript { found, flaws, exposed, .. } = copy;
+        let exposed = exposed.into_iter().map(|(at, path)| Exposed { setting: format!("{name}{}", dotted(&at)), path }).collect();
+        let declaration =
+            Declaration { body: Value::Object(body), name: name.to_owned(), file: self.file.to_owned(), lines: found, exposed };
         mistakes.extend(
             flaws.into_iter().map(|flaw| Mistake { settings: flaw.at.iter().map(|at| declaration.at(at)).collect(), why: flaw.why }),
         );
@@ -188,6 +199,8 @@ struct Transcript<'a> {
     without: Option<&'static str>,
     found: BTreeMap<String, usize>,
     flaws: Vec<Flaw>,
+    /// Members that name files with secrets which others may read.
+    exposed: Vec<(String, PathBuf)>,
 }
 
 impl Transcript<'_> {
@@ -230,8 +243,11 @@ impl Transcript<'_> {
     ) {
         let text = value.as_str().ok_or_else(|| "must be a string, the path of a file".to_owned());
         match text.and_then(|path| secret_text(Path::new(path))) {
-            Ok(text) => {
+            Ok((text, readers)) => {
                 members.entry(member).or_insert(Value::String(text));
+                if readers == Readers::Others && !PUBLIC.contains(&member) {
+                    self.exposed.push((format!("{at}/{}", escaped(name)), PathBuf::from(value.as_str().unwrap_or_default())));
+                }
             }
             Err(why) => {
                 self.flaws.push(Flaw { at: vec![format!("{at}/{}", escaped(name))], why });

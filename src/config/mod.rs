@@ -45,7 +45,7 @@ pub use observe::{Alarms, Metrics, Telemetry};
 pub use reader::{Mistake, Mistakes, Setting, Source};
 use reader::{Raw, Reader};
 pub use schema::{Registered, members_beside, schema};
-pub use secret::{KeyOctets, Secret};
+pub use secret::{Exposed, KeyOctets, Readers, Secret};
 
 /// What the command line says about settings.
 #[derive(Clone, Debug, Default)]
@@ -123,6 +123,8 @@ pub struct Config {
     pub alarms: Alarms,
     /// `[[issuers]]`: issuers and clients that are registered from here.
     pub declared: Vec<DeclaredIssuer>,
+    /// Files with secrets that others may read, and that are used all the same.
+    pub exposed: Vec<Exposed>,
     settings: Vec<Setting>,
 }
 
@@ -185,8 +187,10 @@ impl fmt::Display for DatabaseUrl {
 /// What private keys are sealed with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SealingKey {
-    /// From `sealing_key` or `sealing_key_file`.
+    /// From `sealing_key`.
     Given(KeyOctets),
+    /// From the file that `sealing_key_file` names.
+    InFile(KeyOctets, PathBuf),
     /// A file beside the SQLite database, made at the first start; never with PostgreSQL.
     BesideDatabase(PathBuf),
 }
@@ -311,6 +315,7 @@ impl Config {
         let mut config = Self::read(&mut reader);
         refuse_ambient_proxy(&mut reader, &variables);
         config.contradictions(&mut reader);
+        config.exposed = reader.exposed();
         let (settings, mistakes) = reader.finish();
         config.settings = settings;
         (config, mistakes)
@@ -329,6 +334,12 @@ impl Config {
         Mistake { settings: vec![(path.to_owned(), source)], why: why.into() }
     }
 
+    /// A setting and where it came from, as it is told: `sealing_key (LOGOUTD_SEALING_KEY)`.
+    pub fn place(&self, path: &str) -> String {
+        let source = self.settings.iter().find(|setting| setting.path == path).map_or(&Source::Default, |setting| &setting.source);
+        format!("{path} ({source})")
+    }
+
     /// Every setting in effect, with its source and without its secrets.
     pub fn settings(&self) -> &[Setting] {
         &self.settings
@@ -337,10 +348,11 @@ impl Config {
     fn read(reader: &mut Reader) -> Self {
         let mode = reader.or("dev", Mode::Production, |raw| raw.truth().map(Mode::from_dev), |mode| (*mode == Mode::Dev).to_string());
         let public_url = reader.optional("public_url", public_url, Url::to_string);
-        let admin_token = secret_or_file(reader, "admin_token", "admin_token_file", admin_token);
+        let admin_token = secret_or_file(reader, "admin_token", "admin_token_file", OnExposure::Tell, admin_token);
         let database = Database::read(reader);
         let sealing_key = sealing_key(reader, &database.url);
-        let sealing_key_previous = secret_or_file(reader, "sealing_key_previous", "sealing_key_previous_file", sealing_key_octets);
+        let sealing_key_previous =
+            secret_or_file(reader, "sealing_key_previous", "sealing_key_previous_file", OnExposure::Refuse, sealing_key_octets);
         let token = Token { lifetime: reader.seconds("token.lifetime_s", 120, 10..=120) };
         Self {
             mode,
@@ -368,6 +380,7 @@ impl Config {
             telemetry: Telemetry::read(reader, mode),
             alarms: Alarms::read(reader, mode),
             declared: reader.declared(),
+            exposed: Vec::new(),
             settings: Vec::new(),
         }
     }
@@ -404,7 +417,8 @@ impl Config {
             let why = "a token could expire before the attempt that carries it is over";
             reader.contradiction("delivery.timeout_max_ms", "token.lifetime_s", why);
         }
-        if let (SealingKey::Given(current), Some(previous)) = (&self.sealing_key, &self.sealing_key_previous)
+        if let (SealingKey::Given(current) | SealingKey::InFile(current, _), Some(previous)) =
+            (&self.sealing_key, &self.sealing_key_previous)
             && current == previous
         {
             reader.contradiction(
@@ -463,7 +477,7 @@ impl Database {
 
 impl Egress {
     fn read(reader: &mut Reader) -> Self {
-        let proxy = secret_or_file(reader, "egress.proxy", "egress.proxy_file", proxy);
+        let proxy = secret_or_file(reader, "egress.proxy", "egress.proxy_file", OnExposure::Tell, proxy);
         let all_past = |raw: &Raw| raw.list()?.iter().map(|text| past(text)).collect::<Result<Vec<_>, _>>();
         let shown = |list: &Vec<Past>| {
             if list.is_empty() { "(none)".to_owned() } else { list.iter().map(Past::to_string).collect::<Vec<_>>().join(", ") }
@@ -625,12 +639,24 @@ fn lay_file(reader: &mut Reader, arguments: &Arguments, variables: &[(String, St
 }
 
 fn read_file(path: &Path) -> Result<String, String> {
+    read_open(path).map(|(text, _)| text)
+}
+
+/// What a file holds, and who may read it there: of the file that was read, whatever its name leads to meanwhile.
+fn read_open(path: &Path) -> Result<(String, Readers), String> {
     use std::io::Read as _;
     let mut text = String::new();
-    std::fs::File::open(path)
-        .and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text))
+    let readers = std::fs::File::open(path)
+        .and_then(|file| {
+            let readers = Readers::of(&file.metadata()?);
+            file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)?;
+            Ok(readers)
+        })
         .map_err(|error| format!("{} cannot be read: {error}", path.display()))?;
-    if text.len() as u64 > FILE_BYTES_MAX { Err(format!("{} is larger than {FILE_BYTES_MAX} octets", path.display())) } else { Ok(text) }
+    match text.len() as u64 {
+        0..=FILE_BYTES_MAX => Ok((text, readers)),
+        _ => Err(format!("{} is larger than {FILE_BYTES_MAX} octets", path.display())),
+    }
 }
 
 /// Variables that begin like ours and are not settings: those of the command line and of the tests, and those Kubernetes sets in every container beside
@@ -690,23 +716,52 @@ fn ignore(raw: &Raw) -> Result<(), String> {
     }
 }
 
+/// What becomes of a file with a secret that others than its owner may read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum OnExposure {
+    /// It is not used: with a copy of the database, what is in it opens everything.
+    Refuse,
+    /// It is used, and told of.
+    Tell,
+}
+
 /// A secret from one of two settings, of which only one may be given.
-fn secret_or_file<T>(reader: &mut Reader, direct: &str, file: &str, parse: impl Fn(&str) -> Result<T, String>) -> Option<T> {
-    let hidden = |_: &T| "(hidden)".to_owned();
-    let given = reader.optional(direct, |raw| parse(raw.text()?), hidden);
-    let from_file = reader.optional(file, |raw| parse(&secret_text(Path::new(raw.text()?))?), hidden);
+fn secret_or_file<T>(
+    reader: &mut Reader,
+    direct: &str,
+    file: &str,
+    on_exposure: OnExposure,
+    parse: impl Fn(&str) -> Result<T, String>,
+) -> Option<T> {
+    let given = reader.optional(direct, |raw| parse(raw.text()?), |_| "(hidden)".to_owned());
+    let kept = |raw: &Raw| {
+        let path = Path::new(raw.text()?);
+        match (secret_text(path)?, on_exposure) {
+            ((_, Readers::Others), OnExposure::Refuse) => Err(refused_as_exposed(path)),
+            ((text, readers), _) => Ok((parse(&text)?, readers)),
+        }
+    };
+    let from_file = reader.optional(file, kept, |_| "(hidden)".to_owned());
     if reader.is_given(direct) && reader.is_given(file) {
         reader.contradiction(direct, file, "both are set: keep one, since the other would not be used");
     }
-    given.or(from_file)
+    if let Some((_, Readers::Others)) = from_file {
+        reader.expose(file);
+    }
+    given.or(from_file.map(|(secret, _)| secret))
 }
 
-/// What a file holds besides the white space around it.
-fn secret_text(path: &Path) -> Result<String, String> {
-    let text = Zeroizing::new(read_file(path)?);
+fn refused_as_exposed(path: &Path) -> String {
+    format!("{} may be read by others than its owner: chmod 600 it, or 640 where root owns it", path.display())
+}
+
+/// What a file holds besides the white space around it, and who may read it there.
+fn secret_text(path: &Path) -> Result<(String, Readers), String> {
+    let (text, readers) = read_open(path)?;
+    let text = Zeroizing::new(text);
     match text.trim() {
         "" => Err("names a file that is empty".to_owned()),
-        text => Ok(text.to_owned()),
+        text => Ok((text.to_owned(), readers)),
     }
 }
 
@@ -744,9 +799,12 @@ fn key_policy(reader: &mut Reader, token: &Token) -> KeyPolicy {
 }
 
 fn sealing_key(reader: &mut Reader, database: &DatabaseUrl) -> SealingKey {
-    let given = secret_or_file(reader, "sealing_key", "sealing_key_file", sealing_key_octets);
+    let given = secret_or_file(reader, "sealing_key", "sealing_key_file", OnExposure::Refuse, sealing_key_octets);
     match (given, database) {
-        (Some(key), _) => SealingKey::Given(key),
+        (Some(key), _) => match reader.said("sealing_key_file") {
+            Some(path) => SealingKey::InFile(key, PathBuf::from(path)),
+            None => SealingKey::Given(key),
+        },
         (None, DatabaseUrl::Sqlite(path)) => SealingKey::BesideDatabase(key_file(path)),
         (None, DatabaseUrl::Postgres(_)) => {
             if !reader.is_given("sealing_key") && !reader.is_given("sealing_key_file") {

@@ -9,7 +9,7 @@ use url::Url;
 use zeroize::Zeroizing;
 
 use super::reader::{Raw, Reader};
-use super::{Mode, read_file, secret_or_file};
+use super::{Mode, OnExposure, Readers, read_open, secret_or_file};
 use crate::model::delivery::Lane;
 use crate::model::{ClientId, IssuerId};
 
@@ -80,8 +80,11 @@ fn pinned(raw: &Raw) -> Result<Vec<Lane>, String> {
 impl Telemetry {
     pub(super) fn read(reader: &mut Reader, mode: Mode) -> Self {
         let endpoint = reader.optional("telemetry.otlp_endpoint", |raw| outward(raw, mode), place);
-        let shown = |headers: &Vec<_>| if headers.is_empty() { "(none)" } else { "(hidden)" }.to_owned();
-        let headers = reader.or("telemetry.otlp_headers_file", Vec::new(), headers, shown);
+        let shown = |(headers, _): &(Vec<_>, _)| if headers.is_empty() { "(none)" } else { "(hidden)" }.to_owned();
+        let (headers, readers) = reader.or("telemetry.otlp_headers_file", (Vec::new(), Readers::Owner), headers, shown);
+        if readers == Readers::Others {
+            reader.expose("telemetry.otlp_headers_file");
+        }
         if endpoint.is_none() && reader.is_given("telemetry.otlp_headers_file") {
             reader.contradiction("telemetry.otlp_headers_file", "telemetry.otlp_endpoint", "there is no collector to send them to");
         }
@@ -97,7 +100,7 @@ impl Telemetry {
 impl Alarms {
     pub(super) fn read(reader: &mut Reader, mode: Mode) -> Self {
         let url = reader.optional("alarms.url", |raw| outward(raw, mode), place);
-        let secret = secret_or_file(reader, "alarms.secret", "alarms.secret_file", secret);
+        let secret = secret_or_file(reader, "alarms.secret", "alarms.secret_file", OnExposure::Tell, secret);
         let repeat = Duration::from_hours(reader.number("alarms.repeat_h", 24, 1..=720));
         let has_secret = reader.is_given("alarms.secret") || reader.is_given("alarms.secret_file");
         if url.is_some() != has_secret {
@@ -127,14 +130,16 @@ fn place(url: &Url) -> String {
     format!("{}{}", url.origin().ascii_serialization(), if bare { "/" } else { "/…" })
 }
 
-fn headers(raw: &Raw) -> Result<Vec<(String, Zeroizing<String>)>, String> {
-    let text = Zeroizing::new(read_file(Path::new(raw.text()?))?);
+fn headers(raw: &Raw) -> Result<(Vec<(String, Zeroizing<String>)>, Readers), String> {
+    let (text, readers) = read_open(Path::new(raw.text()?))?;
+    let text = Zeroizing::new(text);
     let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     if lines.len() > HEADERS_MAX {
         return Err(format!("must not hold more than {HEADERS_MAX} lines"));
     }
     // The line is not repeated: it may hold a token.
-    lines.iter().map(|line| header(line).ok_or_else(|| "must hold lines such as Authorization: Bearer token".to_owned())).collect()
+    let found = lines.iter().map(|line| header(line).ok_or_else(|| "must hold lines such as Authorization: Bearer token".to_owned()));
+    Ok((found.collect::<Result<_, _>>()?, readers))
 }
 
 /// RFC 9110 5.1 and 5.5; what belongs to the message itself is not for others to say.

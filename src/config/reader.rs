@@ -17,6 +17,7 @@ use toml::de::{DeTable, DeValue};
 use super::declared::{self, DeclaredIssuer};
 use super::lines::Lines;
 use super::nearest::nearest;
+use super::secret::Exposed;
 
 /// Where a setting came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -226,6 +227,7 @@ pub(super) struct Reader {
     settings: Vec<Setting>,
     mistakes: Vec<Mistake>,
     declared: Vec<DeclaredIssuer>,
+    exposed: Vec<Exposed>,
     outlines: Vec<Outline>,
     names: Names,
 }
@@ -248,6 +250,7 @@ impl Reader {
             settings: Vec::new(),
             mistakes: Vec::new(),
             declared: Vec::new(),
+            exposed: Vec::new(),
             outlines: Vec::new(),
             names: Names::Given,
         }
@@ -289,6 +292,7 @@ impl Reader {
     pub(super) fn declared(&mut self) -> Vec<DeclaredIssuer> {
         let declared = std::mem::take(&mut self.declared);
         for DeclaredIssuer { registration, clients } in &declared {
+            self.exposed.extend([registration].into_iter().chain(clients).flat_map(|declaration| declaration.exposed().iter().cloned()));
             let issuer = registration.body.get("issuer").and_then(serde_json::Value::as_str).unwrap_or("(none)");
             let shown = format!("{issuer}, with {} client{}", clients.len(), if clients.len() == 1 { "" } else { "s" });
             self.settings.push(Setting { path: registration.name().to_owned(), shown, source: registration.source("") });
@@ -333,6 +337,22 @@ impl Reader {
 
     pub(super) fn is_given(&self, path: &str) -> bool {
         self.given.contains_key(path)
+    }
+
+    /// A setting as it was said, where it is a text.
+    pub(super) fn said(&self, path: &str) -> Option<&str> {
+        self.given.get(path).and_then(|(raw, _)| raw.text().ok())
+    }
+
+    /// Notes that others may read the file that a setting names.
+    pub(super) fn expose(&mut self, setting: &str) {
+        let exposed = self.said(setting).map(|path| Exposed { setting: setting.to_owned(), path: PathBuf::from(path) });
+        self.exposed.extend(exposed);
+    }
+
+    /// Files with secrets that others may read.
+    pub(super) fn exposed(&mut self) -> Vec<Exposed> {
+        std::mem::take(&mut self.exposed)
     }
 
     /// Takes a setting that may be absent.

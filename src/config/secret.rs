@@ -1,6 +1,9 @@
 //! Values that must not be told: they are wiped when dropped and never printed.
 
 use std::fmt;
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::PathBuf;
 
 use zeroize::Zeroizing;
 
@@ -62,9 +65,58 @@ impl fmt::Debug for KeyOctets {
     }
 }
 
+/// A file with a secret that others than its owner may read, and that is used all the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exposed {
+    /// The setting, or the member of what is declared, that names it.
+    pub setting: String,
+    /// Which file.
+    pub path: PathBuf,
+}
+
+/// Who may read a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Readers {
+    /// Its owner, and whom root lends it to.
+    Owner,
+    /// Others as well.
+    Others,
+}
+
+impl Readers {
+    /// Those of a file that is open.
+    pub fn of(file: &Metadata) -> Self {
+        Self::by(file.mode(), file.uid())
+    }
+
+    /// What is root's may be lent to a group: that is how a process that is not root is given a secret (a credential of systemd's, a secret mounted by
+    /// Kubernetes, Debian's `ssl-cert`).
+    const fn by(mode: u32, owner: u32) -> Self {
+        let others = if owner == 0 { 0o037 } else { 0o077 };
+        if mode & others == 0 { Self::Owner } else { Self::Others }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_secret_of_root_s_may_be_lent_to_a_group_and_nobody_else_s() {
+        for (mode, owner, readers) in [
+            (0o600, 1000, Readers::Owner),
+            (0o400, 1000, Readers::Owner),
+            (0o640, 1000, Readers::Others),
+            (0o640, 0, Readers::Owner),
+            (0o440, 0, Readers::Owner),
+            (0o660, 0, Readers::Others),
+            (0o644, 0, Readers::Others),
+            (0o604, 1000, Readers::Others),
+            (0o601, 0, Readers::Others),
+        ] {
+            assert_eq!(Readers::by(mode, owner), readers, "{mode:o} of {owner}");
+        }
+    }
 
     #[test]
     fn neither_a_secret_nor_a_key_tells_itself_in_debug_output() {

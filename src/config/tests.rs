@@ -146,7 +146,8 @@ fn secrets_may_come_from_files_and_not_from_both() {
     let token = file("0123456789abcdef0123456789abcdef\n");
     let files = [("LOGOUTD_SEALING_KEY_FILE", key.path().to_str().unwrap()), ("LOGOUTD_ADMIN_TOKEN_FILE", token.path().to_str().unwrap())];
     let config = from_variables(&files).unwrap();
-    assert_eq!(config.sealing_key, SealingKey::Given(KeyOctets::new([0; 32])));
+    assert_eq!(config.sealing_key, SealingKey::InFile(KeyOctets::new([0; 32]), key.path().to_owned()));
+    assert_eq!(config.exposed, []);
     assert_eq!(config.admin_token.unwrap().expose(), "0123456789abcdef0123456789abcdef");
     let found = whys(from_variables(&[files[0], KEY]));
     assert!(found.concat().contains("sealing_key (LOGOUTD_SEALING_KEY) and sealing_key_file (LOGOUTD_SEALING_KEY_FILE)"), "{found:#?}");

@@ -165,6 +165,26 @@ impl NobodyAdministers {
     }
 }
 
+/// Others than its owner may read a file with a secret.
+#[derive(Clone, Copy, Debug)]
+pub struct SecretExposed<'a> {
+    /// The setting that names it.
+    pub setting: &'a str,
+    /// Which file.
+    pub file: &'a std::path::Path,
+}
+
+impl SecretExposed<'_> {
+    /// Tells it.
+    pub fn emit(self) {
+        warn!(
+            setting = self.setting,
+            file = %self.file.display(),
+            "a file with a secret may be read by others than its owner: chmod 600 it, or 640 where root owns it"
+        );
+    }
+}
+
 /// The server speaks plain HTTP where others than this machine can hear it.
 #[derive(Clone, Copy, Debug)]
 pub struct ListenerInPlain {

@@ -13,6 +13,7 @@ pub mod traces;
 
 pub use doors::{
     ConnectionRefused, HandshakeFailed, Limited, ListenerCertificate, ListenerInPlain, NobodyAdministers, OriginUnsaid, RequestLimited,
+    SecretExposed,
 };
 pub use events::{
     AccessTokenRead, AlarmTold, AlarmsCounted, AttemptMade, AuditHeadSigned, AuditStanding, AuthenticationFailed, CertificateNear,

@@ -13,7 +13,7 @@ use std::time::Duration;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection};
 
-use super::engine::{self, OpenError, directory_of, new_file};
+use super::engine::{self, ELSEWHERE, OpenError, directory_of, in_full, new_file};
 use super::{BACKUP_TAKEN_AT, CANARY};
 use crate::model::Timestamp;
 use crate::seams::{Clock, Entropy};
@@ -22,16 +22,19 @@ use crate::seams::{Clock, Entropy};
 #[derive(Debug, thiserror::Error)]
 pub enum CopyError {
     /// The name is taken.
-    #[error("{} exists, and nothing is overwritten: name another file", .0.display())]
+    #[error("{} exists, and nothing is overwritten: name another file", in_full(.0))]
     Exists(PathBuf),
     /// A restore would take a database's place.
-    #[error("{} holds a database: say --replace to put it aside, which loses nothing", .0.display())]
+    #[error("{} holds a database: say --replace to put it aside, which loses nothing", in_full(.0))]
     InTheWay(PathBuf),
     /// There is nothing to copy.
-    #[error("there is no database at {}", .0.display())]
+    #[error("there is no database at {}: {ELSEWHERE}", in_full(.0))]
     Absent(PathBuf),
+    /// There is nothing to restore.
+    #[error("there is no backup at {}", in_full(.0))]
+    NoBackup(PathBuf),
     /// A file could not be made, written or named.
-    #[error("{} cannot be written", .0.display())]
+    #[error("{} cannot be written", in_full(.0))]
     File(PathBuf, #[source] std::io::Error),
     /// The database could not be read, or the copy not be written.
     #[error("{} could not be copied", .0.display())]
@@ -86,6 +89,9 @@ pub async fn back_up(database: &Path, to: &Path, clock: &Clock) -> Result<Copied
     }
     // Read before the copy begins: what happened since is at least what is missing.
     let taken_at = clock.now();
+    if !database.is_file() {
+        return Err(CopyError::Absent(database.to_owned()));
+    }
     let part = Part::begin(to)?;
     let mut source = open(database).await?;
     part.fill(&mut source, database).await?;
@@ -220,7 +226,7 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
 /// A database to be read. Whoever else uses it goes on.
 async fn open(database: &Path) -> Result<SqliteConnection, CopyError> {
     if !database.is_file() {
-        return Err(CopyError::Absent(database.to_owned()));
+        return Err(CopyError::NoBackup(database.to_owned()));
     }
     let options = SqliteConnectOptions::new().filename(database).read_only(true).busy_timeout(BUSY_MAX);
     options.connect().await.map_err(|error| CopyError::Database(database.to_owned(), error))

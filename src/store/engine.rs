@@ -37,13 +37,13 @@ pub enum OpenError {
     #[error("the database was written by a newer logoutd (schema {0}): start that version, or restore a backup from before it")]
     Newer(i64),
     /// What is in the file is no whole database.
-    #[error("the database file {} is damaged or none: put it aside and restore a backup with `logoutd restore`", .0.display())]
+    #[error("the database file {} is damaged or none: put it aside and restore a backup with `logoutd restore`", in_full(.0))]
     Damaged(PathBuf, #[source] sqlx::Error),
     /// It can be read, and what is acknowledged must be written.
-    #[error("the database file {} cannot be written: give it and its directory to the user this runs as", .0.display())]
+    #[error("the database file {} cannot be written: give it and its directory to the user this runs as", in_full(.0))]
     ReadOnly(PathBuf, #[source] sqlx::Error),
     /// There is no room even to open it.
-    #[error("there is no room on the disk of {}: make some, nothing is lost", .0.display())]
+    #[error("there is no room on the disk of {}: make some, nothing is lost", in_full(.0))]
     Full(PathBuf, #[source] sqlx::Error),
     /// It was moved, and somebody else has the truth.
     #[error(
@@ -66,13 +66,13 @@ pub enum OpenError {
     #[error("this database is being filled by `logoutd move`, and is not whole: run that again until it is done")]
     Arriving,
     /// Where it should be, nothing can be.
-    #[error("the directory of {} does not exist: make it, owned by the user this runs as", .0.display())]
+    #[error("the directory of {} does not exist: make it, owned by the user this runs as, or {ELSEWHERE}", in_full(.0))]
     NoDirectory(PathBuf),
     /// Its file, or the lock beside it, could not be made.
-    #[error("the file {} could not be opened: its directory must belong to the user this runs as", .0.display())]
+    #[error("the file {} could not be opened: its directory must belong to the user this runs as, or {ELSEWHERE}", in_full(.0))]
     File(PathBuf, #[source] std::io::Error),
     /// Another server process uses the same file.
-    #[error("another logoutd uses this database file ({0} is locked): SQLite serves one process; use PostgreSQL for replicas")]
+    #[error("another logoutd uses this database file ({} is locked): SQLite serves one process; use PostgreSQL for replicas", in_full(.0))]
     InUse(PathBuf),
     /// A version with a bug that loses data.
     #[error("SQLite {0} is too old: versions before 3.51.3 can corrupt a write-ahead log")]
@@ -85,6 +85,14 @@ pub enum OpenError {
         /// What it is.
         value: String,
     },
+}
+
+/// How a database is named that is not where it was looked for.
+pub(super) const ELSEWHERE: &str = "say where the database is, by database.url in the file that --config names (or LOGOUTD_DATABASE_URL)";
+
+/// A path as it is found from anywhere: whoever reads of one that is relative would have to guess what to.
+pub fn in_full(path: &Path) -> String {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).display().to_string()
 }
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("./migrations");

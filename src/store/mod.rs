@@ -31,7 +31,7 @@ use futures_util::future::BoxFuture;
 use sqlx::{PgPool, SqlitePool};
 use tokio_util::task::TaskTracker;
 
-pub use engine::{OpenError, StoreSettings};
+pub use engine::{OpenError, StoreSettings, in_full};
 pub use notices::{Ear, Notice};
 pub use person::{Name, Names, Written};
 use remembered::{Commits, Remembered};

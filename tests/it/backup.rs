@@ -10,7 +10,7 @@ use sqlx::Connection as _;
 
 use crate::harness::api::Api;
 use crate::harness::database::{Database, Engine, on_both_engines};
-use crate::harness::process::{KEY, Process, done, logoutd, refused};
+use crate::harness::process::{KEY, Process, SEALING_KEY, done, logoutd, refused};
 use crate::harness::provider::Provider;
 use crate::harness::server::{ADMIN_TOKEN, ISSUER, Stage};
 use crate::harness::until;
@@ -397,6 +397,13 @@ async fn a_backup_taken_under_load_holds_whole_transactions_and_nothing_waits_fo
 async fn a_backup_is_refused_where_it_would_overwrite_or_has_nothing_to_copy() {
     let database = on_sqlite().await;
     assert!(refused(&back_up(&database, "copy.db")).contains("there is no database at"));
+    // As it is found from anywhere, and how to say otherwise.
+    let looked_for =
+        format!("there is no database at {}: say where", database.directory().canonicalize().unwrap().join("logoutd-2.db").display());
+    let told = refused(&logoutd(&database, &["backup", "--to", "copy.db", "--database-url", "sqlite://logoutd-2.db"], &KEY));
+    assert!(told.contains(&looked_for) && told.contains("--config") && told.contains("LOGOUTD_DATABASE_URL"), "{told}");
+    let told = refused(&restore(&database, "none.db", &[]));
+    assert!(told.contains("there is no backup at /") && told.contains("none.db"), "{told}");
     database.open(&logoutd::seams::Clock::system()).await.close().await;
     std::fs::write(database.directory().join("copy.db"), "precious").unwrap();
     assert!(refused(&back_up(&database, "copy.db")).contains("nothing is overwritten"));
@@ -407,6 +414,54 @@ async fn a_backup_is_refused_where_it_would_overwrite_or_has_nothing_to_copy() {
     assert!(told.contains("pg_dump") && told.contains("logoutd gap open") && !told.contains("secret-of-nobody"), "{told}");
     let left: Vec<_> = std::fs::read_dir(database.directory()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert!(!left.iter().any(|name| name.to_string_lossy().contains(".part-")), "{left:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backup_names_the_key_that_opens_it_and_says_when_the_one_at_hand_does_not() {
+    const OTHER: &str = "kKvN7xI0VniQq83vEjRWeJCrze8SNFZ4q83vEjRWeJA";
+    let database = on_sqlite().await;
+    let kept = |name: &str, content: &str| {
+        let path = database.directory().join(name);
+        std::fs::write(&path, content).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let taken = |name: &str, variables: &[(&str, &str)]| {
+        let output = logoutd(&database, &["backup", "--to", name, "--database-url", &database.url], variables);
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    database.open(&logoutd::seams::Clock::system()).await.close().await;
+    assert!(taken("before.db", &[]).contains("Nothing in it is sealed"));
+    let mut process = Process::serve(&database, &[]);
+    process.base().await;
+    process.terminate();
+    process.ended().await;
+
+    let (right, wrong) = (kept("right.key", SEALING_KEY), kept("wrong.key", OTHER));
+    let whole = |place: &str| format!("The sealing key ({place}) is not in it: keep it apart");
+    let told = taken("1.db", &KEY);
+    assert!(told.contains(&whole("sealing_key (LOGOUTD_SEALING_KEY)")), "{told}");
+    let told = taken("2.db", &[("LOGOUTD_SEALING_KEY_FILE", &right)]);
+    assert!(told.contains(&whole(&right)), "{told}");
+    let told = taken("3.db", &[("LOGOUTD_SEALING_KEY_FILE", &wrong)]);
+    assert!(
+        told.contains("none that opens it is at hand") && told.contains(&format!("another sealing key than that of {wrong}")),
+        "{told}"
+    );
+    let told = taken("4.db", &[("LOGOUTD_SEALING_KEY_FILE", &wrong), ("LOGOUTD_SEALING_KEY_PREVIOUS_FILE", &right)]);
+    assert!(told.contains("The sealing keys (") && told.contains(&wrong), "{told}");
+    assert!(taken("5.db", &[]).contains("logoutd.db.key is missing"));
+    // What a change of keys left beside the database.
+    kept(&format!("{}.key", file_of(&database).file_name().unwrap().to_str().unwrap()), OTHER);
+    assert!(taken("6.db", &[]).contains("none that opens it is at hand"));
+    let answer = done(&logoutd(&database, &["backup", "--to", "7.db", "--database-url", &database.url, "--json"], &[]));
+    assert!(answer["key_opens"] == false && answer["key_file"].as_str().unwrap().ends_with(".key"), "{answer}");
+    let answer = done(&back_up(&database, "8.db"));
+    assert_eq!(
+        (&answer["key_opens"], &answer["key_file"], &answer["key_place"]),
+        (&json!(true), &Value::Null, &json!("sealing_key (LOGOUTD_SEALING_KEY)"))
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -433,7 +488,8 @@ async fn a_restore_takes_whole_backups_under_the_right_key_alone_and_otherwise_l
     let arguments = ["restore", "copy.db", "--to", &database.url, "--replace"];
     let other = [("LOGOUTD_SEALING_KEY", "kKvN7xI0VniQq83vEjRWeJCrze8SNFZ4q83vEjRWeJA")];
     assert!(refused(&logoutd(&database, &arguments, &other)).contains("another sealing key"));
-    assert!(refused(&logoutd(&database, &arguments, &[])).contains("logoutd.db.key is missing"));
+    let why = refused(&logoutd(&database, &arguments, &[]));
+    assert!(why.contains("logoutd.db.key is missing") && why.contains("LOGOUTD_SEALING_KEY_FILE"), "{why}");
     // What nobody marked says nothing of when it was taken.
     std::fs::copy(file_of(&database), directory.join("plain.db")).unwrap();
     assert!(refused(&restore(&database, "plain.db", &["--replace"])).contains("--taken-at"));

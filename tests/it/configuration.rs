@@ -398,3 +398,40 @@ fn assert_variable(name: &str) {
     };
     assert!(settings_of_the_schema().contains_key(&long), "{name} is the variable of no setting");
 }
+
+#[test]
+fn a_sealing_key_that_others_may_read_is_refused_and_another_secret_is_told_of() {
+    const OCTETS: &str = "kKvN7xI0VniQq83vEjRWeJCrze8SNFZ4q83vEjRWeJA=";
+    let directory = tempfile::tempdir().unwrap();
+    let secret = |name: &str, content: &str, mode: u32| {
+        let path = directory.path().join(name);
+        fs::write(&path, content).unwrap();
+        fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let check = |variables: &[(&str, &str)]| {
+        let output = logoutd(&["check-config"], variables);
+        (output.status.code(), text(&output.stderr).to_owned())
+    };
+    let (open, kept) = (secret("open.key", OCTETS, 0o644), secret("kept.key", OCTETS, 0o600));
+    for setting in ["LOGOUTD_SEALING_KEY_FILE", "LOGOUTD_SEALING_KEY_PREVIOUS_FILE"] {
+        let (status, told) = check(&[(setting, &open)]);
+        assert!(status == Some(1) && told.contains(setting) && told.contains(&open) && told.contains("may be read by others"), "{told}");
+        assert!(!told.contains(OCTETS), "{told}");
+        assert_eq!(check(&[(setting, &kept)]), (Some(0), String::new()));
+    }
+
+    let token = secret("admin.token", "an-administrator-token-of-32-characters", 0o644);
+    let (status, told) = check(&[("LOGOUTD_ADMIN_TOKEN_FILE", &token)]);
+    assert!(status == Some(0) && told.starts_with(&format!("admin_token_file: {token} may be read by others")), "{told}");
+    let (of_client, authority) = (secret("client.secret", "a-secret-of-a-client-of-this-length", 0o640), secret("header", "a", 0o604));
+    let declared = format!(
+        "[[issuers]]\nid = \"main\"\nissuer = \"https://id.example.com\"\n[[issuers.clients]]\nclient_id = \"wiki\"\nclient_secret_file = {of_client:?}\n\
+         delivery = {{ headers = {{ x-key_file = {authority:?} }} }}\n"
+    );
+    let (status, told) = check(&[("LOGOUTD_CONFIG", &secret("logoutd.toml", &declared, 0o644))]);
+    assert!(status == Some(0) && told.contains("issuers[main].clients[wiki].delivery.headers.x-key_file: "), "{told}");
+    // What is root's may be lent to a group.
+    let is_root = std::os::unix::fs::MetadataExt::uid(&fs::metadata(&of_client).unwrap()) == 0;
+    assert_eq!(told.contains("issuers[main].clients[wiki].client_secret_file: "), !is_root, "{told}");
+}

@@ -77,11 +77,12 @@ async fn a_sealing_key_that_is_missing_wrong_or_open_to_others_is_refused_and_pu
     let private = || std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).unwrap();
 
     std::fs::remove_file(&key).unwrap();
-    refuses(serve_with_key_file(&database), &["logoutd.db.key is missing", "put it back"]).await;
+    refuses(serve_with_key_file(&database), &["logoutd.db.key is missing", "put it back", "LOGOUTD_SEALING_KEY_FILE"]).await;
     assert!(!key.exists(), "another key would seal what the first one cannot open");
     std::fs::write(&key, "kKvN7xI0VniQq83vEjRWeJCrze8SNFZ4q83vEjRWeJA\n").unwrap();
     private();
-    refuses(serve_with_key_file(&database), &["begun with another sealing key", "put that one back"]).await;
+    refuses(serve_with_key_file(&database), &["begun with another sealing key than that of /", "logoutd.db.key", "put that one back"])
+        .await;
     std::fs::write(&key, &kept).unwrap();
     std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o644)).unwrap();
     refuses(serve_with_key_file(&database), &["may be read by others", "chmod 600"]).await;
@@ -90,10 +91,36 @@ async fn a_sealing_key_that_is_missing_wrong_or_open_to_others_is_refused_and_pu
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_file_that_is_named_is_refused_while_others_may_read_it_and_a_token_s_is_warned_of() {
+    let database = on_sqlite().await;
+    let kept = |name: &str, content: &str, mode: u32| {
+        let path = database.directory().join(name);
+        std::fs::write(&path, content).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let serve = |mode: u32| {
+        let key = kept("sealing.key", "kKvN7xI0VniQq83vEjRWeJCrze8SNFZ4q83vEjRWeJA\n", mode);
+        let token = kept("admin.token", ADMIN_TOKEN, 0o644);
+        let arguments = ["serve", "--dev", "--listen", "127.0.0.1:0", "--database-url", database.url.as_str()];
+        Process::spawn(&database, &arguments, &[("LOGOUTD_ADMIN_TOKEN_FILE", &token), ("LOGOUTD_SEALING_KEY_FILE", &key)])
+    };
+    refuses(serve(0o644), &["LOGOUTD_SEALING_KEY_FILE", "sealing.key may be read by others", "chmod 600"]).await;
+    let mut process = serve(0o600);
+    process.base().await;
+    let warned = until("the token's file is warned of", || async {
+        process.lines().into_iter().find(|line| line["message"].to_string().contains("may be read by others"))
+    })
+    .await;
+    assert_eq!((&warned["level"], &warned["setting"]), (&json!("WARN"), &json!("admin_token_file")), "{warned}");
+    assert!(!process.log().contains(ADMIN_TOKEN));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_directory_that_is_not_there_is_named() {
     let mut database = on_sqlite().await;
     database.url = format!("sqlite://{}", database.directory().join("nowhere/logoutd.db").display());
-    refuses(Process::serve(&database, &[]), &["the directory of", "nowhere/logoutd.db does not exist", "make it"]).await;
+    refuses(Process::serve(&database, &[]), &["the directory of", "nowhere/logoutd.db does not exist", "make it", "--config"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
