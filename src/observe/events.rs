@@ -772,6 +772,9 @@ pub enum StoreFault {
 }
 
 impl StoreFault {
+    /// Each of them.
+    pub const ALL: [Self; 2] = [Self::Unavailable, Self::Corrupt];
+
     /// The label.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -6,7 +6,7 @@ use std::sync::{OnceLock, PoisonError, RwLock};
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
-use super::events::KeyTrouble;
+use super::events::{KeyTrouble, StoreFault};
 use crate::model::alarm::AlarmKind;
 use crate::model::attempt::OutcomeClass;
 use crate::model::delivery::{DeliveryState, SettledReason};
@@ -201,6 +201,34 @@ fn describe() {
     super::doors::describe();
 }
 
+/// Where a failure of the database is dealt with: the chores by their names, and who tells of one himself.
+const STORE_OPERATIONS: [&str; 24] = [
+    "alarms",
+    "audit",
+    "audit_retention",
+    "audit_trail",
+    "beat",
+    "census",
+    "certificates",
+    "clock",
+    "courier",
+    "expiry",
+    "follow",
+    "horizon",
+    "keys",
+    "lanes",
+    "leave",
+    "listen",
+    "note_lanes",
+    "raise_alarms",
+    "release",
+    "retention",
+    "saw_api_token",
+    "settle",
+    "tell",
+    "works",
+];
+
 /// What rules and dashboards look at is there from the start: a counter that appears with its first increment has no increase to see.
 fn begin() {
     use metrics::{counter, gauge};
@@ -227,6 +255,9 @@ fn begin() {
     ];
     for (name, label, values) in labelled {
         values.iter().for_each(|value| counter!(name, label => *value).absolute(0));
+    }
+    for (operation, fault) in STORE_OPERATIONS.into_iter().flat_map(|operation| StoreFault::ALL.map(|fault| (operation, fault))) {
+        counter!(STORE_FAILURES, "operation" => operation, "kind" => fault.as_str()).absolute(0);
     }
     for class in OutcomeClass::ALL {
         counter!(ATTEMPTS, "class" => class.as_str()).absolute(0);
