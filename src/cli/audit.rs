@@ -9,7 +9,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
 
 use super::asking::Asking;
-use super::output::{count, print};
+use super::output::{count, print, print_on};
 use super::plain::{plain, plain_json};
 use super::server::{Server, content, query, route};
 use super::when::When;
@@ -20,11 +20,11 @@ use crate::token::JwkSet;
 use crate::token::audit::{Broken, Line, Report, Trail, verify_receipt};
 
 const VERIFY_HELP: &str = "Without FILE the trail is read from the server. Without --keys the server is asked for the keys too: that finds damage, and not a \
-server that was\nreplaced as a whole. Keep the keys somewhere else, and a head now and then.\n\nExit status: 0 whole, 1 not whole, 2 used wrongly.";
+server that was\nreplaced as a whole. Keep the keys somewhere else, and a head now and then.\n\nExit status: 0 whole, 1 not whole or nothing to verify, 2 used wrongly.";
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Say whether the trail is whole; status 1 when a record was changed, removed, put in or put elsewhere
+    /// Say whether the trail is whole; status 1 when a record was changed, removed, put in or put elsewhere, and when there is none
     #[command(after_help = VERIFY_HELP)]
     Verify(VerifyArgs),
     /// Print the trail as JSON lines, to be kept or verified elsewhere
@@ -94,7 +94,7 @@ pub(super) async fn run(command: Command, asking: &Asking, variables: &Variables
         Command::Export(args) => {
             let mut pages = Pages::new(server()?, &args)?;
             while let Some(items) = pages.next().await? {
-                items.iter().try_for_each(|item| print(&plain_json(&item.to_string())))?;
+                items.iter().try_for_each(|item| print_on(&plain_json(&item.to_string())))?;
             }
             Ok(())
         }
@@ -149,9 +149,25 @@ async fn verify(args: VerifyArgs, asking: &Asking, variables: &Variables) -> Res
         }
     }
     let report = trail.end().map_err(not_whole)?;
+    if let Some(why) = nothing_in(&report) {
+        return Err(Error::NotWhole { why });
+    }
     match asking.json {
         true => print(&as_json(&report).to_string()),
         false => tell(&report),
+    }
+}
+
+/// Why a trail in which nothing is wrong says nothing: an export that broke off before it began looks like that.
+fn nothing_in(report: &Report) -> Option<String> {
+    let is_empty = report.verified == 0 && report.purged_to.is_none();
+    match (&report.head, report.unsealed) {
+        (Some(_), _) if !is_empty => None,
+        (_, 0) => Some("there is nothing to verify: it holds no record that a signed head covers".to_owned()),
+        (_, unsealed) => {
+            let waiting = count(unsealed, "record in it is", "records in it are");
+            Some(format!("there is nothing to verify: the {waiting} not sealed yet, which takes a few seconds"))
+        }
     }
 }
 

@@ -124,6 +124,9 @@ pub enum Error {
     /// The result could not be written.
     #[error("the result could not be written")]
     Output(#[from] std::io::Error),
+    /// Whoever read the result has read enough.
+    #[error("nobody reads the result any more")]
+    Unread,
 }
 
 impl Error {
@@ -154,19 +157,21 @@ impl Error {
             | Self::NotFound { .. }
             | Self::Left { .. }
             | Self::NotWhole { .. }
-            | Self::Output(_) => "",
+            | Self::Output(_)
+            | Self::Unread => "",
         }
     }
 
     /// Whether it is worth a word: whoever stopped reading knows.
     pub fn is_told(&self) -> bool {
-        !matches!(self, Self::Output(error) if error.kind() == std::io::ErrorKind::BrokenPipe)
+        !matches!(self, Self::Unread)
     }
 
-    /// 2 when the command was used wrongly, 1 when it failed.
+    /// 2 when the command was used wrongly, 1 when it failed, 0 when nobody wanted more of it.
     pub fn exit_code(&self) -> ExitCode {
         match self {
             Self::Variable { .. } | Self::Misuse { .. } => ExitCode::from(2),
+            Self::Unread => ExitCode::SUCCESS,
             Self::Config(_)
             | Self::App(_)
             | Self::Unreachable { .. }

@@ -154,9 +154,20 @@ pub(super) fn count(number: u64, one: &str, many: &str) -> String {
     if number == 1 { format!("1 {one}") } else { format!("{number} {many}") }
 }
 
-/// One result on the standard output. A reader that has gone away is an error and not a panic.
+/// One result on the standard output. A reader that has gone away had enough: what was done is done, and whether it went well is said by the status.
 pub(super) fn print(text: &str) -> Result<(), Error> {
-    Ok(writeln!(std::io::stdout().lock(), "{text}")?)
+    match print_on(text) {
+        Err(Error::Unread) => Ok(()),
+        printed => printed,
+    }
+}
+
+/// One of many results: without a reader the next ones need not be asked for.
+pub(super) fn print_on(text: &str) -> Result<(), Error> {
+    writeln!(std::io::stdout().lock(), "{text}").map_err(|error| match error.kind() {
+        std::io::ErrorKind::BrokenPipe => Error::Unread,
+        _ => Error::Output(error),
+    })
 }
 
 /// What the environment says, or what the terminal does: no crate here may ask it.

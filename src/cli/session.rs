@@ -99,6 +99,9 @@ pub(super) struct ReconcileArgs {
     /// When the list was made: 2026-11-22T14:00:00Z, or 15m for so long ago; a minute ago unless said. What began since is spared
     #[arg(long, value_name = "TIME", value_parser = When::parse)]
     as_of: Option<When>,
+    /// The list is empty on purpose: nobody lives at the provider, so everybody here is logged out
+    #[arg(long)]
+    nobody_lives: bool,
     /// Only show what would end; nothing is done
     #[arg(long)]
     dry_run: bool,
@@ -188,10 +191,10 @@ pub(super) async fn run(command: Command, desk: &Desk) -> Result<(), Error> {
 
 /// What would end is shown and asked about first. A lost answer does no harm: what ended already is not ended again.
 async fn reconcile(args: ReconcileArgs, Desk { server, out }: &Desk) -> Result<(), Error> {
-    let ReconcileArgs { issuer, file, as_of, dry_run, yes } = args;
+    let ReconcileArgs { issuer, file, as_of, nobody_lives, dry_run, yes } = args;
     let now = Clock::system().now();
     let list = content_within(&file, LIST_BYTES_MAX)?;
-    let live: Vec<_> = list.lines().map(str::trim).filter(|sid| !sid.is_empty()).collect();
+    let live = lives(&list, nobody_lives)?;
     // Said here, or whoever thinks for long before the answer would end what began meanwhile.
     let as_of = as_of.map_or_else(|| now.minus(AGE_OF_LIST), |when| when.ago(now));
     let request = json!({ "live": live, "as_of": as_of.to_string() });
@@ -201,9 +204,24 @@ async fn reconcile(args: ReconcileArgs, Desk { server, out }: &Desk) -> Result<(
     }
     if !yes {
         let rehearsed = rehearse(server, &path, &request).await?.value;
-        ask_about(&rehearsed, Breadth::Some, || blast_radius(*out, &rehearsed))?;
+        ask_about(&rehearsed, if nobody_lives { Breadth::Many } else { Breadth::Some }, || blast_radius(*out, &rehearsed))?;
     }
     out.answer(&server.post(&path, &request).await?, |receipt| told(*out, receipt))
+}
+
+/// The names on a list. An empty one is what a query leaves behind that failed, and would log out everybody.
+fn lives(list: &str, nobody_lives: bool) -> Result<Vec<&str>, Error> {
+    let live: Vec<_> = list.lines().map(str::trim).filter(|sid| !sid.is_empty()).collect();
+    match (live.len(), nobody_lives) {
+        (0, false) => {
+            Err(Error::misuse("the list names no sid, and would log out everybody: if nobody lives at the provider, say --nobody-lives"))
+        }
+        (1.., true) => Err(Error::misuse(format!(
+            "--nobody-lives, and the list names {}: leave one of them out",
+            count(live.len() as u64, "sid", "sids")
+        ))),
+        (0, true) | (1.., false) => Ok(live),
+    }
 }
 
 /// Where is this person still in?

@@ -10,7 +10,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
 
-use super::output::{Form, Output, count, print, to_the_second};
+use super::output::{Form, Output, count, print, print_on, to_the_second};
 use super::plain::{plain, plain_json};
 use super::receipt::{Counts, standing, told, verdict, waited_for};
 use super::server::{Server, route};
@@ -33,7 +33,11 @@ const REMEMBERED_MAX: usize = 10_000;
 pub(super) async fn watch(desk: &Desk, issuer: &IssuerId, id: &str) -> Result<(), Error> {
     let left_off = || Error::LeftOff { command: format!("logoutd logout watch {issuer} {}", plain(id)) };
     let receipt = tokio::select! {
-        receipt = follow(desk, issuer, id) => receipt?.ok_or_else(left_off)?,
+        receipt = follow(desk, issuer, id) => match receipt {
+            // Of what nobody followed to its end nobody knows how it ended.
+            Err(Error::Unread) | Ok(None) => return Err(left_off()),
+            receipt => receipt?.ok_or_else(left_off)?,
+        },
         _ = tokio::signal::ctrl_c() => return Err(left_off()),
     };
     if desk.out.form == Form::Human {
@@ -135,8 +139,8 @@ impl Teller {
     fn settled(&self, data: &str) -> Result<(), Error> {
         let delivery: Value = serde_json::from_str(data).map_err(|_| Error::Misunderstood)?;
         match (self.out.form, &self.bar) {
-            (Form::Json, _) => print(&plain_json(data)),
-            (Form::Human, None) => print(&line(&delivery)),
+            (Form::Json, _) => print_on(&plain_json(data)),
+            (Form::Human, None) => print_on(&line(&delivery)),
             (Form::Human, Some(bar)) if delivery.get("state").and_then(Value::as_str) != Some("delivered") => {
                 bar.println(line(&delivery));
                 Ok(())

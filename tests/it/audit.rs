@@ -94,6 +94,14 @@ async fn command(arguments: &[&str], stage: &Stage) -> (Option<i32>, String, Str
     (output.status.code(), text(output.stdout), text(output.stderr))
 }
 
+/// A record as an export shows it before it is sealed.
+fn unsealed(line: &str) -> String {
+    let mut line: Value = serde_json::from_str(line).unwrap();
+    line["seq"] = Value::Null;
+    line.as_object_mut().unwrap().retain(|name, _| ["type", "seq", "record"].contains(&name.as_str()));
+    line.to_string()
+}
+
 on_both_engines! {
     async fn records_are_numbered_in_the_order_of_sealing_and_the_trail_verifies(database) {
         let stage = with_history(database).await;
@@ -383,6 +391,32 @@ on_both_engines! {
         execute(database, "UPDATE audit SET caller = 'nobody' WHERE seq = 5").await;
         let (code, _, told) = command(&["audit", "verify"], &stage).await;
         assert!(code == Some(1) && told.contains("record 5"), "{told}");
+    }
+
+    async fn an_export_that_broke_off_before_it_began_is_not_whole(database) {
+        let stage = with_history(database).await;
+        let path = |name: &str| database.directory().join(name).to_str().unwrap().to_owned();
+        let (_, trail, _) = command(&["audit", "export"], &stage).await;
+        let (_, jwks, _) = command(&["audit", "keys"], &stage).await;
+        std::fs::write(path("jwks.json"), jwks).unwrap();
+        let (begun_at, keys) = (path("begun.jsonl"), path("jwks.json"));
+        let verify = ["audit", "verify", &begun_at, "--keys", &keys];
+        let key = trail.lines().next().unwrap();
+        assert!(key.contains("\"type\":\"key\""), "{key}");
+        for begun in ["", "\n\n", key] {
+            std::fs::write(path("begun.jsonl"), begun).unwrap();
+            for more in [&[][..], &["--json"]] {
+                let (code, said, told) = command(&[&verify[..], more].concat(), &stage).await;
+                assert!(code == Some(1) && said.is_empty() && told.contains("nothing to verify"), "{begun:?}: {said}{told}");
+            }
+        }
+        let unsealed: Vec<_> = trail.lines().filter(|line| line.contains("\"type\":\"record\"")).take(1).map(unsealed).collect();
+        std::fs::write(path("begun.jsonl"), unsealed.concat()).unwrap();
+        let (code, _, told) = command(&verify, &stage).await;
+        assert!(code == Some(1) && told.contains("nothing to verify: the 1 record in it is not sealed yet"), "{told}");
+        // What is no longer kept, behind a checkpoint, or before where it was asked for, is no reason.
+        let (code, _, told) = command(&["audit", "verify"], &stage).await;
+        assert_eq!(code, Some(0), "{told}");
     }
 
     async fn the_trail_is_measured_and_its_heads_are_told_once(database) {

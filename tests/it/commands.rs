@@ -452,9 +452,23 @@ on_both_engines! {
         assert!(shell.fails(2, &reconcile).contains("--yes"));
         let unsaid = shell.json(&["session", "reconcile", "main", list.to_str().unwrap()]);
         assert_eq!(unsaid["sessions_ended"], 0, "what is younger than the list is spared");
+        // A query that failed leaves an empty list behind.
+        let empty = database.directory().join("empty");
+        std::fs::write(&empty, "\n \n").unwrap();
+        let nobody = ["session", "reconcile", "main", empty.to_str().unwrap(), "--as-of", &as_of];
+        for more in [&["--yes"][..], &["--dry-run"], &[]] {
+            assert!(shell.fails(2, &[&nobody[..], more].concat()).contains("--nobody-lives"), "{more:?}");
+        }
+        assert!(shell.fails(2, &[&reconcile[..], &["--nobody-lives", "--yes"]].concat()).contains("leave one of them out"));
+        assert_eq!(stage.admin.items("/v1/issuers/main/sessions?state=live").await.len(), 3);
+        let said = [&nobody[..], &["--nobody-lives"]].concat();
+        assert!(shell.done(&[&said[..], &["--dry-run"]].concat()).contains("end 3 sessions"));
+        assert!(shell.fails(2, &said).contains("--yes"));
+
         assert!(shell.done(&[&reconcile[..], &["--yes"]].concat()).contains("2 sessions"));
         let live = stage.admin.items("/v1/issuers/main/sessions?state=live").await;
         assert!(live.len() == 1 && live[0]["sid"] == "s-3", "{live:?}");
+        assert!(shell.fails(2, &said).contains("--yes"), "a list of nobody is asked about, however few it ends");
 
         // Erasure.
         assert!(shell.fails(1, &["subject", "erase", "main", "--sub", "alice", "--yes"]).contains("409"));
@@ -500,6 +514,38 @@ async fn whoever_stops_watching_leaves_the_logout_going_on() {
     assert!(ran.status == 1 && ran.err.contains(&again), "{ran:?}");
     shell.done(&["client", "resume", "main", "mail"]);
     assert_eq!(settled(&stage, &id).await["deliveries"]["delivered"], 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_who_has_read_enough_is_no_failure() {
+    let database = Database::fresh(Engine::Sqlite).await.unwrap();
+    let stage = Stage::set(&database).await;
+    let (_wiki, _mail) = (stage.party("wiki", json!({})).await, stage.party("mail", json!({})).await);
+    stage.login("s-1", "alice", &["wiki", "mail"]).await;
+    let shell = Shell::at(&stage.server.base);
+    let unread = |line: &[&str]| {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        Ran::from(shell.command(line).stdout(writer).output().unwrap())
+    };
+    for line in [
+        &["session", "list", "main"][..],
+        &["session", "list", "main", "--json"],
+        &["audit", "export"],
+        &["check-config"],
+        &["completions", "bash"],
+    ] {
+        let ran = unread(line);
+        assert!(ran.status == 0 && ran.err.is_empty(), "{line:?}: {ran:?}");
+    }
+    // What a status says it says all the same.
+    let mistaken =
+        shell.command(&["check-config", "--json"]).env("LOGOUTD_HTTP__STREAMS_MAX", "many").stdout(Stdio::null()).output().unwrap();
+    assert_eq!(Ran::from(mistaken).status, 1);
+    shell.done(&["client", "pause", "main", "mail"]);
+    let ran = unread(&["kill", "main", "--sid", "s-1", "--watch"]);
+    assert!(ran.status == 1 && ran.err.contains("follow it again with"), "{ran:?}");
+    assert_eq!(stage.admin.items("/v1/issuers/main/logouts").await.len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
