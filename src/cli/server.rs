@@ -29,6 +29,8 @@ pub(super) struct Server {
     base: String,
     token: Zeroizing<String>,
     token_from: String,
+    /// `LOGOUTD_CA_FILE`.
+    ca_file: Option<String>,
     http: reqwest::Client,
 }
 
@@ -73,8 +75,9 @@ impl Server {
         let variable = |name: &str| variables.iter().find(|(key, value)| key == name && !value.is_empty()).map(|(_, value)| value.as_str());
         let base = base(asking.url.as_deref(), variable("LOGOUTD_URL"), Clear::said(variable("LOGOUTD_ALLOW_HTTP")))?;
         let (token, token_from) = token(variable("LOGOUTD_TOKEN"), variable("LOGOUTD_TOKEN_FILE"))?;
-        let http = http_client(variable("LOGOUTD_CA_FILE"))?;
-        Ok(Self { base, token, token_from, http })
+        let ca_file = variable("LOGOUTD_CA_FILE");
+        let http = http_client(ca_file)?;
+        Ok(Self { base, token, token_from, ca_file: ca_file.map(str::to_owned), http })
     }
 
     pub(super) async fn get(&self, path: &str) -> Result<Answer, Error> {
@@ -200,7 +203,7 @@ impl Server {
 
     pub(super) fn unreachable(&self, source: reqwest::Error) -> Error {
         let base = &self.base;
-        let advice = match (misspoken(&source), source.is_connect()) {
+        let advice = match (misspoken(&source, self.ca_file.as_deref()), source.is_connect()) {
             (Some(why), _) => format!("  {why}"),
             (None, true) => format!("  is it running? {base} is where it was looked for: LOGOUTD_URL or --url says another place"),
             (None, false) => format!("  {base} took the request, and no whole answer came back: ask again"),
@@ -319,16 +322,26 @@ pub(super) fn object_in(path: &Path) -> Result<Map<String, Value>, Error> {
 }
 
 /// What is wrong where both sides speak, and not the same. The libraries say it in words alone.
-fn misspoken(error: &reqwest::Error) -> Option<&'static str> {
+fn misspoken(error: &reqwest::Error, ca_file: Option<&str>) -> Option<String> {
     let mut causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source()).map(ToString::to_string);
     causes.find_map(|cause| match cause {
-        cause if cause.contains("InvalidContentType") => Some("it answers, but not by TLS: is it http:// and not https://?"),
-        cause if cause.contains("invalid HTTP version parsed") => Some("it answers, but not by HTTP: is it https:// and not http://?"),
-        cause if cause.contains("invalid peer certificate") => {
-            Some("its certificate is not trusted here: LOGOUTD_CA_FILE names certificates to trust beside the system's")
+        cause if cause.contains("InvalidContentType") => Some("it answers, but not by TLS: is it http:// and not https://?".to_owned()),
+        cause if cause.contains("invalid HTTP version parsed") => {
+            Some("it answers, but not by HTTP: is it https:// and not http://?".to_owned())
         }
+        cause if cause.contains("invalid peer certificate") => Some(distrusted(ca_file)),
         _ => None,
     })
+}
+
+fn distrusted(ca_file: Option<&str>) -> String {
+    match ca_file {
+        None => "its certificate is not trusted here: LOGOUTD_CA_FILE names certificates to trust beside the system's".to_owned(),
+        Some(file) => format!(
+            "its certificate is not trusted here, although LOGOUTD_CA_FILE is set: {file} must hold the authority that signed the server's certificate. \
+             One that is an authority itself, as `openssl req -x509` makes it, is not accepted as a server's"
+        ),
+    }
 }
 
 #[expect(
@@ -339,6 +352,10 @@ fn http_client(ca_file: Option<&str>) -> Result<reqwest::Client, Error> {
     const BAD: Error = Error::Variable { name: "LOGOUTD_CA_FILE", why: "must name a file with certificates in PEM" };
     let pem = ca_file.map(|path| content(Path::new(path))).transpose()?;
     let certificates = pem.map(|pem| reqwest::Certificate::from_pem_bundle(pem.as_bytes())).transpose().map_err(|_| BAD)?;
+    // A file without any, such as that of a key, is read without a fault.
+    if certificates.as_ref().is_some_and(Vec::is_empty) {
+        return Err(BAD);
+    }
     let builder = reqwest::Client::builder()
         .no_proxy()
         .redirect(reqwest::redirect::Policy::none())

@@ -296,3 +296,33 @@ async fn who_listens_in_plain_where_others_can_hear_it_is_warned() {
     assert!(overheard(&[]).await);
     assert!(!overheard(&[("LOGOUTD_HTTP__TRUSTED_PROXIES", "10.0.0.0/8")]).await);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_command_that_does_not_trust_the_listener_says_what_the_file_of_authorities_must_hold() {
+    let (database, authority, another) = (sqlite().await, Authority::new(), Authority::new());
+    let pair = authority.pair();
+    let files = Files::in_directory(database.directory(), &pair);
+    let mut process = Process::serve(&database, &files.variables());
+    let base = process.base().await.replace("http://", "https://");
+    let listed = |ca: Option<&str>| {
+        let file = database.directory().join("ca.crt");
+        std::fs::write(&file, ca.unwrap_or_default()).unwrap();
+        let mut variables = vec![("LOGOUTD_URL", base.as_str()), ("LOGOUTD_TOKEN", ADMIN_TOKEN)];
+        variables.extend(ca.map(|_| ("LOGOUTD_CA_FILE", file.to_str().unwrap())));
+        let output = run(&["issuer", "list"], &variables, database.directory());
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    assert_eq!(listed(Some(&authority.0.pem())), (Some(0), String::new()));
+    let (status, told) = listed(None);
+    assert!(status == Some(1) && told.contains("LOGOUTD_CA_FILE names certificates to trust"), "{told}");
+    let (status, told) = listed(Some(&another.0.pem()));
+    assert!(
+        status == Some(1) && told.contains("although LOGOUTD_CA_FILE is set") && told.contains("ca.crt must hold the authority"),
+        "{told}"
+    );
+    for without in [pair.key.as_str(), "", "hello"] {
+        let (status, told) = listed(Some(without));
+        assert!(status == Some(2) && told.contains("LOGOUTD_CA_FILE must name a file with certificates in PEM"), "{told}");
+        assert!(!told.contains("BEGIN"), "{told}");
+    }
+}
