@@ -12,14 +12,23 @@ import { parseArgs } from 'node:util';
 const EVENT = 'http://schemas.openid.net/event/backchannel-logout';
 /** How far the clocks of the provider and of this machine may differ, in seconds. */
 const LEEWAY_S = 60;
+/** How old a token may be, however late it says that it expires; and one that does not say, where such are taken. In seconds. */
+const AGE_MAX_S = 600;
+const AGE_WITHOUT_EXP_MAX_S = 120;
 /** In characters. */
 const BODY_MAX = 64 * 1024;
-/** How long a set of keys is kept, and how soon it is fetched anew for a `kid` that it lacks. */
+/** What a `typ` may be, if there is one: 2.4 only recommends the first, and some providers write the second. */
+const TYPES = ['logout+jwt', 'jwt'];
+/** How long a set of keys is kept, and how soon it is fetched anew for a `kid` that it lacks, or when it could not be had. */
 const KEYS_MAX_AGE_MS = 3_600_000;
 const KEYS_COOL_DOWN_MS = 5_000;
 
 const { values: settings } = parseArgs({
-  options: Object.fromEntries(['listen', 'issuer', 'client-id', 'jwks', 'alg'].map((name) => [name, { type: 'string' }])),
+  options: {
+    ...Object.fromEntries(['listen', 'issuer', 'client-id', 'jwks', 'alg'].map((name) => [name, { type: 'string' }])),
+    // For a provider that sends no `exp`, such as Hydra, and for no other.
+    'without-exp': { type: 'boolean', default: false },
+  },
 });
 /** What this application is registered with as `id_token_signed_response_alg`. */
 const alg = settings.alg ?? 'RS256';
@@ -33,8 +42,10 @@ const ALGORITHMS = {
 };
 const [hash, keyType, how] = ALGORITHMS[alg];
 
-let keys = { fetchedAt: -Infinity, byKid: new Map() };
-/** The `jti` of each token that was obeyed, until it has expired anyhow. */
+let keys = new Map();
+let [keysFetchedAt, keysAskedAt] = [-Infinity, -Infinity];
+let fetching = null;
+/** Until when each `jti` that was obeyed is remembered: until no token with it could be taken any more. */
 const seen = new Map();
 
 createServer(async (request, response) => {
@@ -42,18 +53,22 @@ createServer(async (request, response) => {
   if (request.method !== 'POST' || request.url !== '/backchannel-logout') return answer(response, 404);
   try {
     const token = await tokenOf(request);
-    const claims = await check(token, Date.now() / 1000);
-    logOut(claims);
-    seen.set(claims.jti, claims.exp ?? claims.iat + 600);
+    logOutOnce(await check(token, Date.now() / 1000), Date.now() / 1000);
     return answer(response, 200);
   } catch (error) {
-    console.log(`refused: ${error.message}`);
-    // What cannot be judged now may be good in a second: 503 is asked again soon, 400 is taken for a bad token.
-    if (error instanceof Away) return answer(response, 503);
-    return answer(response, 400, { error: 'invalid_request', error_description: error.message });
+    if (error instanceof Refused) {
+      console.log(`refused: ${error.message}`);
+      return answer(response, 400, { error: 'invalid_request', error_description: error.message });
+    }
+    // What cannot be judged now may be good in a second: 503 is asked again soon, 400 is taken for a bad token. What went wrong here, our log alone tells.
+    console.error(error);
+    return answer(response, error instanceof Away ? 503 : 500);
   }
 }).listen(Number(new URL(`http://${settings.listen}`).port), new URL(`http://${settings.listen}`).hostname);
 
+/** The token is bad. The message goes out to whoever sent it, and holds nothing of what was sent. */
+class Refused extends Error {}
+/** What is needed to judge the token is not there. */
 class Away extends Error {}
 
 function answer(response, status, body) {
@@ -64,56 +79,102 @@ function answer(response, status, body) {
 /** 2.5: one form field. */
 async function tokenOf(request) {
   let body = '';
-  for await (const chunk of request) {
+  for await (const chunk of request.setEncoding('utf8')) {
     body += chunk;
-    if (body.length > BODY_MAX) throw new Error('the body is too large');
+    if (body.length > BODY_MAX) throw new Refused('the body is too large');
   }
   const tokens = new URLSearchParams(body).getAll('logout_token');
-  if (tokens.length !== 1) throw new Error('there must be one logout_token');
+  if (tokens.length !== 1) throw new Refused('there must be one logout_token');
   return tokens[0];
 }
 
-/** 2.6, in its order. */
+/** 2.6, in its order, but for (8). */
 async function check(token, now) {
   const parts = token.split('.');
-  if (parts.length !== 3) throw new Error('it is not a signed JWT'); // (1): nothing encrypted was agreed on
-  const [header, claims] = parts.slice(0, 2).map((part) => JSON.parse(Buffer.from(part, 'base64url').toString()));
-  if (header.alg !== alg) throw new Error(`alg is ${header.alg}, not ${alg}`); // (3): never what the token chooses
+  if (parts.length !== 3) throw new Refused('it is not a signed JWT'); // (1): nothing encrypted was agreed on
+  const [header, claims] = parts.slice(0, 2).map(objectIn);
+  if (header.alg !== alg) throw new Refused(`alg is not ${alg}`); // (3): never what the token chooses
+  if (header.crit !== undefined) throw new Refused('crit asks for what nobody here understands'); // RFC 7515 4.1.11
   const key = await keyFor(header.kid); // (2)
-  if (!isSignedWith(key, parts)) throw new Error('the signature is wrong');
+  if (!isSignedWith(key, parts)) throw new Refused('the signature is wrong');
   // Not of the specification, but what keeps other JWTs of the provider out (RFC 8725 3.11).
-  if (header.typ !== undefined && header.typ.toLowerCase() !== 'logout+jwt') throw new Error('typ is not logout+jwt');
-  if (claims.iss !== settings.issuer) throw new Error('iss is somebody else'); // (4), to the letter
-  if (![].concat(claims.aud).includes(settings['client-id'])) throw new Error('aud is somebody else');
-  if (typeof claims.iat !== 'number' || claims.iat > now + LEEWAY_S) throw new Error('iat is in the future');
-  if (claims.exp !== undefined && claims.exp <= now - LEEWAY_S) throw new Error('it has expired');
-  if (!named(claims.sub) && !named(claims.sid)) throw new Error('neither sub nor sid'); // (5)
-  if (typeof claims.events?.[EVENT] !== 'object' || claims.events[EVENT] === null) throw new Error('it is not about a logout'); // (6)
-  if ('nonce' in claims) throw new Error('there is a nonce'); // (7)
-  for (const [jti, until] of seen) if (until < now - LEEWAY_S) seen.delete(jti);
-  if (typeof claims.jti !== 'string' || seen.has(claims.jti)) throw new Error('the jti is missing, or was used'); // (8)
+  if (header.typ !== undefined && !TYPES.includes(mediaType(header.typ))) throw new Refused('typ is that of another kind of token');
+  if (claims.iss !== settings.issuer) throw new Refused('iss is somebody else'); // (4), to the letter
+  if (![].concat(claims.aud).includes(settings['client-id'])) throw new Refused('aud is somebody else');
+  if (!Number.isFinite(claims.iat) || claims.iat > now + LEEWAY_S) throw new Refused('iat is missing, or in the future');
+  if (!Number.isFinite(claims.exp) && !(claims.exp === undefined && settings['without-exp'])) throw new Refused('exp is missing'); // 2.4
+  if (now >= goodUntil(claims)) throw new Refused('it has expired, or is too old');
+  if (!['sub', 'sid'].every((name) => claims[name] === undefined || isName(claims[name]))) throw new Refused('sub or sid is no name');
+  if (claims.sub === undefined && claims.sid === undefined) throw new Refused('neither sub nor sid'); // (5)
+  if (!isObject(claims.events?.[EVENT])) throw new Refused('it is not about a logout'); // (6)
+  if ('nonce' in claims) throw new Refused('there is a nonce'); // (7)
+  if (!isName(claims.jti)) throw new Refused('the jti is missing'); // 2.4
   return claims;
 }
 
+const isName = (value) => typeof value === 'string' && value !== '';
+const isObject = (value) => typeof value === 'object' && value !== null && !Array.isArray(value);
+/** In any case, and with its `application/` or without (RFC 7515 4.1.9). */
+const mediaType = (typ) => (typeof typ === 'string' ? typ.toLowerCase().replace(/^application\//, '') : null);
+
+/** One part of a token, which anybody may have written. */
+function objectIn(part) {
+  let found;
+  try { found = JSON.parse(Buffer.from(part, 'base64url').toString()); } catch { /* what is no JSON is no object either */ }
+  if (!isObject(found)) throw new Refused('it is not a signed JWT');
+  return found;
+}
+
+/** When a token can no longer be taken, with the leeway. */
+function goodUntil({ iat, exp }) {
+  return (exp === undefined ? iat + AGE_WITHOUT_EXP_MAX_S : Math.min(exp, iat + AGE_MAX_S)) + LEEWAY_S;
+}
+
 function isSignedWith(key, [header, payload, signature]) {
-  if (key.asymmetricKeyType !== keyType) return false;
   return verify(hash, Buffer.from(`${header}.${payload}`), { key, ...how }, Buffer.from(signature, 'base64url'));
 }
 
-const named = (value) => typeof value === 'string' && value !== '';
-
 /** The provider's key of that name. An unknown name is a reason to look again, and not more often than every few seconds. */
 async function keyFor(kid) {
-  const age = Date.now() - keys.fetchedAt;
-  if (age > KEYS_MAX_AGE_MS || (!keys.byKid.has(kid) && age > KEYS_COOL_DOWN_MS)) await fetchKeys();
-  if (!keys.byKid.has(kid)) throw new Error('nobody published that key');
-  return keys.byKid.get(kid);
+  if (!keys.has(kid) || Date.now() - keysFetchedAt > KEYS_MAX_AGE_MS) {
+    if (fetching || Date.now() - keysAskedAt > KEYS_COOL_DOWN_MS) await (fetching ??= fetchKeys().finally(() => { fetching = null; }));
+    else if (keysAskedAt > keysFetchedAt) throw new Away('the keys could not be had a moment ago');
+  }
+  if (!keys.has(kid)) throw new Refused('nobody published that key');
+  return keys.get(kid);
 }
 
 async function fetchKeys() {
-  const set = await fetch(settings.jwks, { signal: AbortSignal.timeout(3_000) }).then((got) => got.json()).catch(() => { throw new Away('the keys cannot be had'); });
-  const signing = set.keys.filter((jwk) => jwk.use === undefined || jwk.use === 'sig');
-  keys = { fetchedAt: Date.now(), byKid: new Map(signing.map((jwk) => [jwk.kid, createPublicKey({ key: jwk, format: 'jwk' })])) };
+  keysAskedAt = Date.now();
+  let set;
+  try {
+    const got = await fetch(settings.jwks, { signal: AbortSignal.timeout(3_000) });
+    if (!got.ok) throw new Error(`the answer is ${got.status}`);
+    set = await got.json();
+    if (!Array.isArray(set?.keys)) throw new Error('there is no set of keys in the answer');
+  } catch (cause) {
+    throw new Away('the keys cannot be had', { cause });
+  }
+  keys = new Map(set.keys.flatMap(usable));
+  keysFetchedAt = Date.now();
+}
+
+/** A key of a kind that is not understood, or not for this, stands in nobody's way (RFC 7517 5). */
+function usable(jwk) {
+  try {
+    const key = createPublicKey({ key: jwk, format: 'jwk' });
+    return key.asymmetricKeyType === keyType && (jwk.use === undefined || jwk.use === 'sig') ? [[jwk.kid, key]] : [];
+  } catch {
+    return [];
+  }
+}
+
+/** 2.6 (8), with nothing in between: ending a session and writing the `jti` down are one transaction, where the sessions are in a database. */
+function logOutOnce(claims, now) {
+  for (const [jti, until] of seen) if (now >= until) seen.delete(jti);
+  if (seen.has(claims.jti)) throw new Refused('the jti was used');
+  logOut(claims);
+  seen.set(claims.jti, goodUntil(claims));
 }
 
 /** 2.7. With a `sid`, that session and no other; without one, everything of this person. That there is none left is no failure. */

@@ -1,9 +1,10 @@
-// Walks every page, then looks for every name in them.
+// Walks every page, looks for every name in them, and tries the sample endpoint.
 
 import { mkdirSync, readdirSync } from 'node:fs';
 import { join, relative } from 'node:path';
 
 import { checkNames } from './names.mjs';
+import { SAMPLE, checkReceiver } from './receiver.mjs';
 import { walk } from './walk.mjs';
 
 const [work, root, ...words] = process.argv.slice(2);
@@ -31,6 +32,8 @@ for (const name of pages()) {
   const { ran, notRun, complaints } = await walk(join(root, name), place, root, print);
   say(relative(root, join(root, name)), complaints, `: ${ran} blocks run${notRun > 0 ? `, ${notRun} marked` : ''}`);
 }
+
+if (only.length === 0 || only.includes(SAMPLE)) for (const [what, complaints] of await checkReceiver(root, work)) say(`${SAMPLE}: ${what}`, complaints);
 
 const named = pages().filter((name) => only.length === 0 || only.includes(name)).map((name) => join(root, name));
 for (const [what, complaints] of await checkNames(named, work, root)) say(what, complaints);
