@@ -22,7 +22,7 @@ pub(super) enum Command {
     List(ListArgs),
     /// Show how a client is registered, and how its lane stands
     Show(OneArgs),
-    /// Send a client one logout token about nobody; status 1 when it cannot be reached or refuses all tokens
+    /// Send a client one logout token about nobody; status 1 when it cannot be reached or refuses all tokens. A 2xx counts as the probe of an open breaker
     Test(OneArgs),
     /// Hold deliveries to a client back; their time runs on, and the answer says what expires when
     Pause(OneArgs),
@@ -90,7 +90,7 @@ const LISTED: [Column; 8] = [
     time("suspended", "/suspended_at"),
 ];
 
-const SHOWN: [Column; 24] = [
+const SHOWN: [Column; 25] = [
     text("client", "/client_id"),
     text("name", "/client_name"),
     text("declared in", "/declared_in"),
@@ -109,6 +109,7 @@ const SHOWN: [Column; 24] = [
     text("pending", "/lane/pending"),
     time("oldest", "/lane/oldest"),
     text("breaker", "/lane/breaker"),
+    time("next probe", "/lane/probe_at"),
     time("failing since", "/lane/failing_since"),
     time("parked", "/lane/parked_at"),
     time("paused", "/lane/paused_at"),
@@ -153,7 +154,7 @@ pub(super) async fn run(command: Command, Desk { server, out }: &Desk) -> Result
         Command::Show(one) => out.facts(&server.get(&one.path(&[])?).await?, &SHOWN),
         Command::Test(one) => {
             let answer = server.order(&one.path(&["test"])?).await?;
-            out.facts(&answer, &TRIED)?;
+            out.answer(&answer, tried)?;
             verdict(&answer.value)
         }
         Command::Pause(one) => forecast(*out, &server.order(&one.path(&["pause"])?).await?),
@@ -196,6 +197,29 @@ fn forecast(out: Output, answer: &Answer) -> Result<(), Error> {
     })
 }
 
+/// What came back, what follows from it and what there is to look at.
+fn tried(trial: &Value) -> String {
+    let class = trial.get("class").and_then(Value::as_str).unwrap_or_default();
+    let is_closed = trial.get("breaker_closed").and_then(Value::as_bool).unwrap_or(false);
+    let closed = is_closed.then_some("its breaker was open and is closed by this: what waits for it is due now");
+    let lines: Vec<_> = [closed, remark(class)].into_iter().flatten().collect();
+    format!("{}{}", facts(trial, &TRIED), lines.join("\n"))
+}
+
+/// What to think of an answer; nothing of one that is simply good.
+fn remark(class: &str) -> Option<&'static str> {
+    Some(match class {
+        "delivered_oddly" => "any 2xx counts as done; the specification has 200",
+        "refused" => "it answers: whether it refuses every token, or this one because it is about nobody, its own log says",
+        "recoverable" => "look at its server, its DNS, its certificate",
+        "config_fault" | "redirected" => "look at its URI, its firewall, its login filter",
+        "gone" => "it says that it is gone for good: deliveries to it are given up at once; register another URI, or delete it",
+        "blocked" => "its address may not be reached from here: look at network.allow and delivery.allow_networks",
+        "ours" => "the fault is the server's own, and its log says which",
+        _ => return None,
+    })
+}
+
 /// Whether a client can be told: a refusal of a token about nobody is as good a sign as its acceptance.
 fn verdict(trial: &Value) -> Result<(), Error> {
     match trial.get("class").and_then(Value::as_str) {
@@ -216,5 +240,11 @@ mod tests {
     fn a_client_that_answers_a_token_about_nobody_can_be_told() {
         let good: Vec<_> = OutcomeClass::ALL.iter().filter(|class| verdict(&json!({"class": class.as_str()})).is_ok()).collect();
         assert_eq!(good, [&OutcomeClass::Delivered, &OutcomeClass::DeliveredOddly, &OutcomeClass::Refused]);
+    }
+
+    #[test]
+    fn there_is_a_remark_on_everything_but_a_plain_success() {
+        let bare: Vec<_> = OutcomeClass::ALL.iter().filter(|class| remark(class.as_str()).is_none()).collect();
+        assert_eq!(bare, [&OutcomeClass::Delivered]);
     }
 }

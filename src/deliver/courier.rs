@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use tokio::sync::{mpsc, watch};
 
-use super::lanes::{Lanes, Sight, Survey, Wanted, host_of};
+use super::lanes::{Lanes, Sight, Survey, Wanted};
 use super::provider;
 use super::request::{self, Claimed, Ended};
 use super::settler::{self, Finished};
@@ -210,7 +210,7 @@ impl Courier {
             }
         };
         let Leased { lane, class, retry, .. } = &claimed.leased;
-        let slot = self.slots.take(Use { lane: lane.clone(), host: uri.and_then(host_of), class: *class, retry: *retry, probe });
+        let slot = self.slots.take(Use { lane: lane.clone(), host: uri.and_then(Lane::behind), class: *class, retry: *retry, probe });
         let mut span = self.tools.tracer.go_on(SpanKind::Client, "attempt", claimed.facts.trace.clone());
         if let Some(host) = uri.and_then(url::Url::host_str) {
             span.note("server.address", host.to_owned());

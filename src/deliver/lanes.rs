@@ -28,12 +28,6 @@ const REMEMBERED_MIN: usize = 1024;
 /// A host that comes back bears this many at once before it is asked without limit.
 const HOST_RAMP: u16 = 256;
 
-/// The name under which a host's own facts are kept.
-pub(super) fn host_of(uri: &url::Url) -> Option<Lane> {
-    let port = uri.port_or_known_default()?;
-    Some(Lane::of_host(&format!("{}:{port}", uri.host_str()?)))
-}
-
 /// One for each courier; shared with its settler.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Lanes(Arc<Mutex<Book>>);
@@ -87,6 +81,8 @@ impl Receiver {
         let closed_at = record.and_then(|record| record.closed_at);
         if closed_at > self.closed_at {
             (self.closed_at, self.window) = (closed_at, Window::begin());
+            // Whoever found it back may have been another process, or an operator who asked.
+            self.breaker.begin_anew();
         }
         self.seen_at = now;
     }
@@ -358,7 +354,7 @@ impl Book {
         }
         for settings in &sight.settings {
             let LaneSettings { lane, max_in_flight, rate_per_s, uri } = settings;
-            let host = uri.as_ref().and_then(host_of);
+            let host = uri.as_ref().and_then(Lane::behind);
             let asked = Asked { at: sight.now, max_in_flight: *max_in_flight, rate_per_s: *rate_per_s, host };
             self.lanes.entry(lane.clone()).or_default().asked = Some(asked);
         }

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use url::Url;
+
 use super::key::words;
 use super::{ClientId, DeliveryId, EventId, IssuerId, ParticipantId, SessionId, Sid, Subject, Timestamp};
 
@@ -112,6 +114,12 @@ impl Lane {
     /// What stands for all clients behind one host. No client's lane is called so: an issuer's id has no space in it.
     pub fn of_host(authority: &str) -> Self {
         Self(format!("host {authority}"))
+    }
+
+    /// What stands for the host of an address, if it names one.
+    pub fn behind(uri: &Url) -> Option<Self> {
+        let port = uri.port_or_known_default()?;
+        Some(Self::of_host(&format!("{}:{port}", uri.host_str()?)))
     }
 
     /// The lane of an issuer's provider. No client's lane is called so either.

@@ -5,6 +5,10 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
+use logoutd::model::delivery::Lane;
+use logoutd::model::lane::LaneChange;
+use logoutd::model::{ClientId, IssuerId};
+use logoutd::store::LaneNote;
 use serde_json::{Value, json};
 
 use crate::harness::database::{Database, Engine, on_both_engines};
@@ -252,6 +256,31 @@ on_both_engines! {
         assert!(first["id"].is_string() && events.len() == 2, "{ran:?}");
         assert!(events.iter().all(|event| event["state"] == "delivered"), "{ran:?}");
         assert_eq!((&last["id"], &last["state"], &last["deliveries"]["delivered"]), (&first["id"], &json!("settled"), &json!(2)));
+    }
+
+    async fn a_client_shows_when_it_is_probed_next_and_a_test_says_that_it_is_back_or_what_to_look_at(database) {
+        let stage = Stage::set(database).await;
+        let wiki = stage.party("wiki", json!({})).await;
+        let shell = Shell::at(&stage.server.base);
+        let store = stage.server.store();
+        let now = store.now().await.unwrap();
+        let lane = Lane::of(&IssuerId::parse("main").unwrap(), &ClientId::parse("wiki").unwrap());
+        let probe_at = now.plus(Duration::from_mins(7));
+        let note = LaneNote { lane, change: LaneChange::Open { failing: true }, probe_at, hasten: Vec::new() };
+        store.note_lanes(vec![note], now).await.unwrap();
+        let shown = shell.done(&["client", "show", "main", "wiki"]);
+        let next = shown.lines().find_map(|line| line.strip_prefix("next probe")).unwrap().trim();
+        assert_eq!(next, format!("{}Z", probe_at.to_string().split('.').next().unwrap()), "{shown}");
+
+        wiki.answers([Reply::Status(503), Reply::Status(400), Reply::Status(410)]);
+        for (status, class, remark) in [(1, "recoverable", "its certificate"), (0, "refused", "its own log"), (1, "gone", "given up at once")] {
+            let ran = shell.run(&["client", "test", "main", "wiki"]);
+            assert!(ran.status == status && ran.out.contains(class) && ran.out.contains(remark) && !ran.out.contains("breaker"), "{ran:?}");
+        }
+        let told = shell.done(&["client", "test", "main", "wiki"]);
+        assert!(told.ends_with("its breaker was open and is closed by this: what waits for it is due now\n"), "{told}");
+        assert!(!shell.done(&["client", "show", "main", "wiki"]).contains("next probe"));
+        assert!(!shell.done(&["client", "test", "main", "wiki"]).contains("breaker"), "it is closed already");
     }
 
     async fn whoever_was_given_up_makes_watching_fail(database) {

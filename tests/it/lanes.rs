@@ -333,6 +333,101 @@ on_both_engines! {
         once_delivered(&stage, "b", 6).await;
     }
 
+    async fn a_test_that_is_taken_is_the_probe_of_an_open_lane_and_any_other_changes_nothing(database) {
+        let stage = Stage::set(database).await;
+        let wiki = stage.party("wiki", json!({"delivery": {"max_in_flight": 1}})).await;
+        wiki.always(Reply::Status(503));
+        sessions(&stage, "alice", 20, &["wiki"]).await;
+        stage.logout(json!({"sub": "alice"})).await;
+        once_open(&stage, "main/wiki").await;
+        once_still(&stage, "wiki", &wiki).await;
+        postpone_probes(database).await;
+        let open = record(&stage, "main/wiki").await;
+        let shown = &stage.admin.get("/v1/issuers/main/clients/wiki").await.expect(200)["lane"];
+        assert!(shown["breaker"] == "open" && shown["probe_at"].is_string(), "{shown}");
+        for (reply, class) in [
+            (Reply::Status(503), "recoverable"),
+            (Reply::Status(400), "refused"),
+            (Reply::Status(404), "config_fault"),
+            (Reply::Full { status: 302, headers: vec![("Location".to_owned(), wiki.uri())], body: String::new() }, "redirected"),
+            (Reply::Status(410), "gone"),
+            (Reply::Drop, "recoverable"),
+        ] {
+            wiki.answers([reply]);
+            let told = tried(&stage, "wiki").await;
+            assert_eq!((&told["class"], &told["breaker_closed"]), (&json!(class), &json!(false)));
+            assert_eq!(record(&stage, "main/wiki").await, open, "{class}");
+        }
+        assert_eq!(in_state(&stage, "wiki", "delivered").await, 0);
+
+        // The first delivery afterwards fails, which is no reason to open again: it was five failures ago that it was away.
+        wiki.answers([Reply::Status(200), Reply::Status(503)]);
+        wiki.always(Reply::Status(200));
+        let told = tried(&stage, "wiki").await;
+        assert_eq!((&told["class"], &told["breaker_closed"]), (&json!("delivered"), &json!(true)));
+        let closed = record(&stage, "main/wiki").await.unwrap();
+        assert_eq!((closed.probe_at, closed.failing_since, closed.parked_at), (None, None, None));
+        once_delivered(&stage, "wiki", 19).await;
+        assert_eq!(record(&stage, "main/wiki").await.unwrap().closed_at, closed.closed_at, "it was not open in between");
+        assert_eq!(tried(&stage, "wiki").await["breaker_closed"], false, "it is closed already");
+        let trail = stage.admin.items("/v1/audit?act=client_tested").await;
+        let closing: Vec<_> = trail.iter().map(|entry| entry["detail"]["breaker_closed"].as_bool().unwrap()).collect();
+        assert_eq!(closing, [[false, true].as_slice(), &[false; 6]].concat());
+    }
+
+    async fn a_test_that_is_taken_brings_back_who_is_parked_and_leaves_held_who_is_paused(database) {
+        let stage = Stage::set(database).await;
+        let (gone, held) = (stage.party("gone", json!({"delivery": {"max_in_flight": 1}})).await, stage.party("held", json!({})).await);
+        gone.answers([Reply::Status(410)]);
+        held.always(Reply::Status(503));
+        sessions(&stage, "alice", 6, &["gone", "held"]).await;
+        stage.logout(json!({"sub": "alice"})).await;
+        assert!(once_open(&stage, "main/gone").await.parked_at.is_some());
+        once_open(&stage, "main/held").await;
+        stage.admin.post("/v1/issuers/main/clients/held/pause", json!({})).await.expect(200);
+        once_still(&stage, "held", &held).await;
+        postpone_probes(database).await;
+        assert_eq!(tried(&stage, "gone").await["breaker_closed"], true);
+        once_delivered(&stage, "gone", 5).await;
+        let record = record(&stage, "main/gone").await.unwrap();
+        assert_eq!((record.probe_at, record.failing_since, record.parked_at), (None, None, None));
+
+        held.always(Reply::Status(200));
+        assert_eq!(tried(&stage, "held").await["breaker_closed"], true);
+        let shown = &stage.admin.get("/v1/issuers/main/clients/held").await.expect(200)["lane"];
+        assert!(shown["breaker"] == "closed" && shown["paused_at"].is_string() && shown["pending"] == 6, "{shown}");
+        stage.admin.post("/v1/issuers/main/clients/held/resume", json!({})).await.expect(200);
+        once_delivered(&stage, "held", 6).await;
+    }
+
+    async fn a_test_that_is_taken_finds_a_host_back_and_who_was_away_behind_it_waits_for_a_probe(database) {
+        let stage = Stage::set(database).await;
+        let front = Party::open(&stage.server.base, "main", ISSUER, "any").await;
+        for client_id in ["a", "b", "c"] {
+            stage.register(client_id, &front.uri(), json!({"delivery": {"max_in_flight": 1}})).await;
+        }
+        front.always(Reply::Status(503));
+        let host = format!("host {}", front.address());
+        sessions(&stage, "alice", 6, &["a", "b"]).await;
+        stage.logout(json!({"sub": "alice"})).await;
+        once_open(&stage, &host).await;
+        sessions(&stage, "bob", 2, &["c"]).await;
+        stage.logout(json!({"sub": "bob"})).await;
+        once_still_all(&stage, &front).await;
+        // As they are after hours of it.
+        let now = stage.server.store().now().await.unwrap();
+        let notes = ["a", "b"].map(|client| LaneNote { lane: lane(client), change: LaneChange::Open { failing: true }, probe_at: now, hasten: Vec::new() });
+        stage.server.store().note_lanes(notes.into(), now).await.unwrap();
+        postpone_probes(database).await;
+        front.always(Reply::Status(200));
+        assert_eq!(tried(&stage, "a").await["breaker_closed"], true);
+        once_delivered(&stage, "a", 6).await;
+        once_delivered(&stage, "c", 2).await;
+        assert_eq!(record(&stage, &host).await.unwrap().probe_at, None);
+        assert!(record(&stage, "main/b").await.unwrap().probe_at.is_some());
+        assert_eq!(in_state(&stage, "b", "delivered").await, 0);
+    }
+
     async fn who_is_gone_is_parked_at_once_and_still_probed(database) {
         let stage = Stage::set(database).await;
         let wiki = stage.party("wiki", json!({"delivery": {"max_in_flight": 1}})).await;
@@ -398,6 +493,20 @@ on_both_engines! {
         .await;
         let before = wiki.calls().iter().position(|call| call.claim("sid") == "urgent").unwrap();
         assert!(before < 100, "{before} of 120 went before");
+    }
+}
+
+/// What comes back when a client is tried out.
+async fn tried(stage: &Stage, client_id: &str) -> Value {
+    stage.admin.post(&format!("/v1/issuers/main/clients/{client_id}/test"), json!({})).await.expect(200)
+}
+
+/// Puts probes off, as after hours without an answer.
+async fn postpone_probes(database: &Database) {
+    let text = "UPDATE lanes SET probe_at = probe_at + 600000 WHERE probe_at IS NOT NULL";
+    match database.engine {
+        Engine::Sqlite => drop(sqlx::SqliteConnection::connect(&database.url).await.unwrap().execute(text).await.unwrap()),
+        Engine::Postgres => drop(sqlx::PgConnection::connect(&database.url).await.unwrap().execute(text).await.unwrap()),
     }
 }
 

@@ -467,6 +467,29 @@ on_both_engines! {
         assert!(attempts.len() == 1 && attempts[0].lease_lost, "what was sent is on record");
     }
 
+    async fn a_client_is_tried_out_with_the_names_that_its_logouts_carry(database) {
+        let stage = Stage::set(database).await;
+        let wiki = stage.party("wiki", json!({})).await;
+        let cases = [
+            (json!({}), [true, true]),
+            (json!({"delivery": {"claims": "both"}}), [true, true]),
+            (json!({"delivery": {"claims": "sid"}}), [false, true]),
+            (json!({"delivery": {"claims": "sub"}}), [true, false]),
+            // BCL 2.2: who needs a `sid` gets one.
+            (json!({"delivery": {"claims": "sub"}, "backchannel_logout_session_required": true}), [true, true]),
+        ];
+        for (number, (more, carried)) in cases.into_iter().enumerate() {
+            let mut body = json!({"backchannel_logout_uri": wiki.uri(), "id_token_signed_response_alg": "ES256"});
+            body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            stage.admin.put(&format!("{CLIENTS}/wiki"), body).await.expect(200);
+            stage.admin.post(&format!("{CLIENTS}/wiki/test"), json!({})).await.expect(200);
+            let call = &wiki.received(number + 1).await[number];
+            let names = ["sub", "sid"].map(|name| call.claim(name));
+            assert_eq!(names.clone().map(|name| name.is_string()), carried, "{more}: {names:?}");
+            assert!(names.iter().all(|name| name.as_str().is_none_or(|name| name.starts_with("test-"))), "{names:?}");
+        }
+    }
+
     async fn a_client_is_tried_out_with_a_token_about_nobody_and_nothing_is_kept_but_the_record(database) {
         let stage = Stage::set(database).await;
         let wiki = stage.party("wiki", json!({"delivery": {"claims": "sub"}})).await;
@@ -476,8 +499,8 @@ on_both_engines! {
         assert_eq!((&told["status"], &told["class"], &told["failure"]), (&json!(200), &json!("delivered"), &Value::Null));
         assert_eq!(told["remote_addr"], wiki.address().to_string());
         let call = wiki.only_call().await;
-        let about = call.claim("sid");
-        assert!(about.as_str().unwrap().starts_with("test-") && call.claim("sub").is_null(), "{about}");
+        let about = call.claim("sub");
+        assert!(about.as_str().unwrap().starts_with("test-") && call.claim("sid").is_null(), "{about}");
 
         let refusal = Reply::Full { status: 400, headers: Vec::new(), body: r#"{"error":"invalid_request"}"#.to_owned() };
         wiki.answers([refusal, Reply::Drop]);
@@ -486,7 +509,7 @@ on_both_engines! {
         assert!(told["excerpt"].as_str().unwrap().contains("invalid_request"), "{told}");
         let told = stage.admin.post(&path, json!({})).await.expect(200);
         assert_eq!((&told["status"], &told["class"], &told["failure"]), (&Value::Null, &json!("recoverable"), &json!("broken")));
-        assert!(wiki.calls().len() == 3 && wiki.calls()[2].claim("sid") != about, "each is about another nobody, and none is repeated");
+        assert!(wiki.calls().len() == 3 && wiki.calls()[2].claim("sub") != about, "each is about another nobody, and none is repeated");
         assert!(stage.admin.items(DELIVERIES).await.is_empty());
         let record = stage.admin.items("/v1/audit?act=client_tested").await;
         assert!(record.len() == 3 && record[2]["detail"]["class"] == "delivered", "{record:?}");

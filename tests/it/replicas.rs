@@ -162,6 +162,18 @@ async fn replicas_seen(database: &Database) -> i64 {
     sqlx::query_scalar("SELECT count(*) FROM replicas").fetch_one(&mut connection).await.unwrap()
 }
 
+/// Waits until two processes hear of what the other does.
+async fn both_listen(database: &Database) {
+    until("the other listens", || async {
+        let mut connection = sqlx::PgConnection::connect(&database.url).await.unwrap();
+        let channel = "SELECT 'LISTEN \"logoutd_' || CAST(hashtextextended(current_schema(), 0) AS TEXT) || '\"'";
+        let sql = format!("SELECT count(*) FROM pg_stat_activity WHERE query = ({channel})");
+        let listening: i64 = sqlx::query_scalar(sqlx::AssertSqlSafe(sql)).fetch_one(&mut connection).await.unwrap();
+        (listening == 2).then_some(())
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_processes_begin_at_the_same_time_on_an_empty_database() {
     let Some(database) = postgres().await else { return };
@@ -209,14 +221,7 @@ async fn what_one_cannot_do_another_does_at_once_and_whoever_waits_or_follows_at
 
     // Its only slot is taken; the other hears of what is due or never knows.
     let other = Server::start_with(&database, Mode::Dev, &[&PATIENT[..], &DEAF_TO_TIME].concat()).await;
-    until("the other listens", || async {
-        let mut connection = sqlx::PgConnection::connect(&database.url).await.unwrap();
-        let channel = "SELECT 'LISTEN \"logoutd_' || CAST(hashtextextended(current_schema(), 0) AS TEXT) || '\"'";
-        let sql = format!("SELECT count(*) FROM pg_stat_activity WHERE query = ({channel})");
-        let listening: i64 = sqlx::query_scalar(sqlx::AssertSqlSafe(sql)).fetch_one(&mut connection).await.unwrap();
-        (listening == 2).then_some(())
-    })
-    .await;
+    both_listen(&database).await;
     stage.login("s-1", "bob", &["wiki"]).await;
     let body = json!({"target": {"sid": "s-1"}, "reason": "user_logout"});
     let receipt = stage.provider.post_with("/v1/issuers/main/logouts", ("Prefer", "wait=15"), body).await.expect(201);
@@ -229,6 +234,44 @@ async fn what_one_cannot_do_another_does_at_once_and_whoever_waits_or_follows_at
     let logout = stage.logout(json!({"sid": "s-2"})).await;
     let told = Follower::of(&stage.provider, &logout, None).await.all().await;
     assert_eq!(told.iter().map(|told| told.name.as_str()).collect::<Vec<_>>(), ["settled", "end"]);
+    drop(other);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lane_that_a_test_closes_at_one_is_served_by_another_at_once() {
+    let Some(database) = postgres().await else { return };
+    let busy =
+        [&PATIENT[..], &DEAF_TO_TIME, &[("LOGOUTD_DELIVERY__TOTAL_IN_FLIGHT", "1"), ("LOGOUTD_DELIVERY__MAX_IN_FLIGHT", "1")]].concat();
+    let stage = Stage::on(Server::start_with(&database, Mode::Dev, &busy).await, &["ES256"]).await;
+    let (slow, wiki) = (stage.party("slow", json!({})).await, stage.party("wiki", json!({})).await);
+    wiki.always(Reply::Status(503));
+    for n in 0..8 {
+        stage.login(&format!("s-{n}"), "alice", &["wiki"]).await;
+    }
+    stage.logout(json!({"sub": "alice"})).await;
+    until("its lane is open", || async {
+        let records = stage.server.store().lane_records().await.unwrap();
+        records.iter().any(|record| record.lane.as_str() == "main/wiki" && record.probe_at.is_some()).then_some(())
+    })
+    .await;
+    let mut connection = sqlx::PgConnection::connect(&database.url).await.unwrap();
+    sqlx::query("UPDATE lanes SET probe_at = probe_at + 600000").execute(&mut connection).await.unwrap();
+    // Whoever is asked has no slot left; the other hears of it or never knows.
+    slow.always(Reply::Hang);
+    stage.login("slow", "bob", &["slow"]).await;
+    stage.logout(json!({"sub": "bob"})).await;
+    slow.received(1).await;
+    let other = Server::start_with(&database, Mode::Dev, &[&PATIENT[..], &DEAF_TO_TIME].concat()).await;
+    both_listen(&database).await;
+
+    wiki.always(Reply::Status(200));
+    let told = stage.admin.post("/v1/issuers/main/clients/wiki/test", json!({})).await.expect(200);
+    assert_eq!(told["breaker_closed"], true);
+    until("all of it is delivered", || async {
+        let delivered = stage.admin.items("/v1/issuers/main/deliveries?client_id=wiki&state=delivered").await;
+        (delivered.len() == 8).then_some(())
+    })
+    .await;
     drop(other);
 }
 

@@ -167,11 +167,15 @@ impl Breaker {
         (self.unsuccessful >= CONSECUTIVE && !standing.failing).then_some(LaneChange::Failing)
     }
 
-    /// A receiver that is back begins anew.
     fn forget(&mut self, change: LaneChange) -> LaneChange {
+        self.begin_anew();
+        change
+    }
+
+    /// A receiver that is back begins anew: how it was away before is not held against it.
+    pub fn begin_anew(&mut self) {
         self.answers.clear();
         self.away = 0;
-        change
     }
 
     fn note(&mut self, answer: Answer) {
@@ -294,6 +298,19 @@ mod tests {
         assert_eq!(lane.sees(Evidence::Alive, after(1)), None, "an answer is not enough");
         assert_eq!(lane.sees(Evidence::Gone, after(2)), None);
         assert_eq!(lane.sees(Evidence::Taken, after(3)), Some(LaneChange::Close));
+    }
+
+    #[test]
+    fn who_was_found_back_by_somebody_else_needs_as_many_failures_as_ever_to_open() {
+        let mut lane = Lane::default();
+        for second in 0..9 {
+            lane.sees(Evidence::Away, after(second));
+        }
+        lane.standing = Standing::default();
+        lane.breaker.begin_anew();
+        let opened: Vec<_> =
+            (10..15).map(|second| matches!(lane.sees(Evidence::Away, after(second)), Some(LaneChange::Open { .. }))).collect();
+        assert_eq!(opened, [false, false, false, false, true]);
     }
 
     #[test]
