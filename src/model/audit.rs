@@ -16,6 +16,8 @@ words! {
         SessionsExpired = "sessions_expired",
         /// A provider listed what lives, and the other sessions ended.
         SessionsReconciled = "sessions_reconciled",
+        /// A later login took the name of a session that a gap hid, and that one ended.
+        SessionDisplaced = "session_displaced",
         /// An issuer was registered.
         IssuerCreated = "issuer_created",
         /// An issuer changed.

@@ -2,6 +2,7 @@
 
 use super::cut_off::{CutOff, CutOffScope};
 use super::delivery::{Class, SettledReason};
+use super::gap::GapSpan;
 use super::issuer::{Age, Expiry};
 use super::rotation::{RotationDecision, RotationFacts};
 use super::session::Life;
@@ -125,6 +126,8 @@ pub struct SessionFacts<'a> {
     pub said: SaidAge,
     /// Whether sessions of its issuer end by their age.
     pub expiry: Expiry,
+    /// The open gaps of its issuer; none also where the report could be of no other login than the one that is known.
+    pub gap: Option<GapSpan>,
     /// When it is reported.
     pub now: Timestamp,
 }
@@ -143,6 +146,10 @@ pub struct SaidAge {
 pub struct LiveFact<'a> {
     /// Whose it is; none when that is not known.
     pub sub: Option<&'a Subject>,
+    /// When it began.
+    pub started_at: Timestamp,
+    /// When a report spoke of it last.
+    pub reported_at: Timestamp,
     /// How long it may live.
     pub age: Age,
 }
@@ -197,6 +204,8 @@ pub enum SessionDecision {
     Begin,
     /// The live session is over by its age, and a login after that came under its name: the one ends, the other begins.
     Renew,
+    /// The live session is from before a gap, and a later login came under its name: the one ended in the gap, the other begins.
+    Displace,
     /// It tells of a session that was over before it was reported; who takes part is told to log out.
     BeginEnded(EndFact),
     /// It tells of a session that has ended; who is new in it is told to log out.

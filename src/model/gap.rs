@@ -53,6 +53,15 @@ pub struct OpenGaps {
     pub unlisted_ends_at: Option<Timestamp>,
 }
 
+/// The time that all open gaps of an issuer lasted, from the first of them to the last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GapSpan {
+    /// When the first of them began.
+    pub begins_at: Timestamp,
+    /// When the last of them ended.
+    pub ends_at: Timestamp,
+}
+
 /// What an open gap means for a token: how long it lasted, and what was said since.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GapFact {

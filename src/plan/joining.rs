@@ -3,6 +3,7 @@
 //! Two promises pull at each other here. A genuine new login is never ended by an old logout; and who joined before a logout is told to log out,
 //! however late the report. Times alone tell the two apart, by the provider's clock and in whole seconds.
 
+use super::activity::SKEW_MAX;
 use super::effects::{opening, reach};
 use super::expiry::{self, is_renewed, was_extended};
 use super::lifetime::lifetime;
@@ -10,8 +11,8 @@ use super::rotation;
 use super::time::{Coverage, covers, gravity_of, is_newer};
 use crate::model::cut_off::{CutOff, CutOffScope};
 use crate::model::effects::{
-    EndCause, EndFact, KnownParticipation, Offline, ParticipantDecision, ParticipantFacts, ReportRules, SessionDecision, SessionFacts,
-    TokenDecision, TokenReportFacts,
+    EndCause, EndFact, KnownParticipation, LiveFact, Offline, ParticipantDecision, ParticipantFacts, ReportRules, SessionDecision,
+    SessionFacts, TokenDecision, TokenReportFacts,
 };
 use crate::model::session::Life;
 use crate::model::trigger::Gravity;
@@ -38,6 +39,7 @@ pub fn session(facts: &SessionFacts<'_>) -> SessionDecision {
     let ended = ended.filter(|ended| !was_extended(ended, facts.said, facts.expiry));
     match (facts.live, ended) {
         (Some(live), _) if is_renewed(facts.expiry, live.age, facts.now, facts.started_at) => SessionDecision::Renew,
+        (Some(live), _) if is_displaced(&live, facts) => SessionDecision::Displace,
         (Some(live), _) if live.sub.is_some_and(|sub| sub != facts.sub) => SessionDecision::OtherSubject,
         (Some(_), _) => SessionDecision::Merge,
         // The same instant is the same login, told again; otherwise only a later one begins anew.
@@ -49,6 +51,17 @@ pub fn session(facts: &SessionFacts<'_>) -> SessionDecision {
             None => SessionDecision::Begin,
         },
     }
+}
+
+/// Whether a login that is reported took the name of one that a gap hides. Providers use a `sid` again after a logout, and which logouts the gap held nobody
+/// knows any more: were the report taken for word of the session that is known, whoever was put out in the gap would be let in again by the next login.
+/// A clock of the provider's that is behind makes no difference.
+fn is_displaced(live: &LiveFact<'_>, facts: &SessionFacts<'_>) -> bool {
+    let (Some(gap), Some(started_at)) = (facts.gap, facts.started_at) else { return false };
+    let is_hidden = live.reported_at < gap.ends_at;
+    // Within a second nobody can tell two logins apart.
+    let is_later = started_at.seconds() > live.started_at.seconds();
+    is_hidden && is_later && started_at >= gap.begins_at.minus(SKEW_MAX)
 }
 
 /// What a participant's report means.
@@ -167,7 +180,8 @@ mod tests {
 
     use super::*;
     use crate::model::cut_off::Origin;
-    use crate::model::effects::{EndedFact, LiveFact, SaidAge};
+    use crate::model::effects::{EndedFact, SaidAge};
+    use crate::model::gap::GapSpan;
     use crate::model::issuer::{Age, Expiry};
     use crate::model::trigger::Except;
     use crate::model::{ClientId, Id, Sid, Subject};
@@ -220,10 +234,15 @@ mod tests {
     /// So long that nothing ends by it.
     const LONG: Age = Age { expires_at: Timestamp::from_millis(i64::MAX), idle_expires_at: None };
 
+    /// A live session that began long ago.
+    fn living(sub: Option<&Subject>, age: Age) -> LiveFact<'_> {
+        LiveFact { sub, started_at: at(-1), reported_at: at(-1), age }
+    }
+
     /// A report of `alice`'s session `s-1` that says nothing of itself.
     fn told<'a>(live: Option<LiveFact<'a>>, ended: Option<EndedFact>, sub: &'a Subject, sid: &'a Sid) -> SessionFacts<'a> {
         let (cut_offs, said, expiry, now): (&[CutOff], _, _, _) = (&[], SaidAge::default(), Expiry::Absolute, at(100_000));
-        SessionFacts { live, ended, cut_offs, sid: Some(sid), sub, started_at: None, said, expiry, now }
+        SessionFacts { live, ended, cut_offs, sid: Some(sid), sub, started_at: None, said, expiry, gap: None, now }
     }
 
     fn decide(ended: Option<EndFact>, cut_offs: &[CutOff], started_at: Option<i64>) -> SessionDecision {
@@ -234,7 +253,7 @@ mod tests {
     #[test]
     fn a_live_session_merges_unless_it_is_known_to_be_somebody_elses() {
         let (alice, bob, sid) = (sub(), Subject::parse("bob").unwrap(), sid("s-1"));
-        let facts = |sub| told(Some(LiveFact { sub, age: LONG }), Some(over(end(9_000))), &alice, &sid);
+        let facts = |sub| told(Some(living(sub, LONG)), Some(over(end(9_000))), &alice, &sid);
         assert_eq!(session(&facts(Some(&alice))), SessionDecision::Merge);
         assert_eq!(session(&facts(None)), SessionDecision::Merge);
         assert_eq!(session(&facts(Some(&bob))), SessionDecision::OtherSubject);
@@ -303,7 +322,7 @@ mod tests {
         let (alice, bob, sid) = (sub(), Subject::parse("bob").unwrap(), sid("s-1"));
         let age = Age { expires_at: at(9_000), idle_expires_at: None };
         let decide = |sub, started: Option<i64>, now| {
-            let facts = told(Some(LiveFact { sub: Some(&alice), age }), None, sub, &sid);
+            let facts = told(Some(living(Some(&alice), age)), None, sub, &sid);
             session(&SessionFacts { started_at: started.map(at), now: at(now), ..facts })
         };
         assert_eq!(decide(&alice, Some(10_000), 11_000), SessionDecision::Renew);
@@ -312,6 +331,29 @@ mod tests {
         assert_eq!(decide(&alice, None, 11_000), SessionDecision::Merge);
         assert_eq!(decide(&bob, Some(8_000), 11_000), SessionDecision::OtherSubject);
         assert_eq!(decide(&alice, Some(10_000), 8_999), SessionDecision::Merge);
+    }
+
+    #[test]
+    fn a_login_that_is_later_than_one_in_a_gap_is_another_one_and_every_other_report_speaks_of_the_one_that_is_known() {
+        use SessionDecision::{Displace, Merge, OtherSubject};
+        let (alice, bob, sid) = (sub(), Subject::parse("bob").unwrap(), sid("s-1"));
+        let (begins, ends) = (200_000, 300_000);
+        let gap = Some(GapSpan { begins_at: at(begins), ends_at: at(ends) });
+        let decide = |sub, reported: i64, started: Option<i64>, gap| {
+            let live = LiveFact { started_at: at(100_500), reported_at: at(reported), ..living(Some(&alice), LONG) };
+            session(&SessionFacts { started_at: started.map(at), gap, now: at(400_000), ..told(Some(live), None, sub, &sid) })
+        };
+        let before = 150_000;
+        for started in [begins, 250_000, ends, 390_000, begins - 60_000] {
+            assert_eq!(decide(&alice, before, Some(started), gap), Displace, "{started}");
+        }
+        assert_eq!(decide(&bob, before, Some(250_000), gap), Displace, "a sid may come back under another person");
+        for started in [None, Some(100_500), Some(100_999), Some(90_000), Some(begins - 60_001)] {
+            assert_eq!(decide(&alice, before, started, gap), Merge, "{started:?}");
+        }
+        assert_eq!(decide(&bob, before, None, gap), OtherSubject);
+        assert_eq!(decide(&alice, ends, Some(390_000), gap), Merge, "spoken of since, it is hidden no more");
+        assert_eq!(decide(&alice, before, Some(390_000), None), Merge, "without a gap it is known what ended");
     }
 
     #[test]

@@ -126,6 +126,38 @@ on_both_engines! {
         assert!(acts.contains(&json!("gap_opened")) && acts.contains(&json!("gap_closed")), "{acts:?}");
     }
 
+    async fn a_login_under_the_sid_of_a_session_in_a_gap_opens_nothing_of_that_one(database) {
+        let stage = Stage::set(database).await;
+        signed_in(&stage).await;
+        let before = stage.server.clock.now().to_string();
+        let gap = open_gap(&stage).await;
+        let log_in_at = async |sid: &str, started_at: &str, sub: &str| {
+            let participants = json!([{"client_id": "wiki", "refresh_token": {"token": format!("rt-{sid}-anew")}}]);
+            stage.provider.put(&format!("/v1/issuers/main/sessions/{sid}"), json!({"sub": sub, "started_at": started_at, "participants": participants})).await
+        };
+        // It may have been ended in the gap, and its name be another login's now.
+        let standing = log_in_at("s-1", &stage.server.clock.now().to_string(), "s-1").await.expect(201);
+        assert_eq!((&standing["state"], standing["participants"].as_array().unwrap().len()), (&json!("live"), 1), "{standing}");
+        assert_eq!(active(&stage, &ALL).await, [""; 0]);
+        assert!(is_active(&stage.provider, "rt-s-1-anew").await);
+        // The sid may be another person's, too.
+        log_in_at("s-2", &before, "somebody-else").await.expect(201);
+        assert_eq!(active(&stage, &["rt-s-2", "rt-s-2-anew"]).await, ["rt-s-2-anew"]);
+        // What is told again is the same login.
+        let again = log_in_at("s-1", &before, "s-1").await.expect(200);
+        assert_eq!(again["participants"], standing["participants"]);
+
+        stage.admin.post(&format!("{gap}/close"), json!(null)).await.expect(200);
+        assert_eq!(active(&stage, &ALL).await, [""; 0], "what ended stays so");
+        let ended = stage.admin.items("/v1/issuers/main/sessions?state=ended").await;
+        assert_eq!(ended.len(), 2, "{ended:?}");
+        assert!(ended.iter().all(|session| session["participants"][0]["ended_at"].is_string()), "{ended:?}");
+        let records = stage.admin.items("/v1/audit?act=session_displaced").await;
+        assert_eq!(records.len(), 2, "{records:?}");
+        let deliveries = stage.admin.items("/v1/issuers/main/deliveries").await;
+        assert!(deliveries.is_empty(), "a token about the old login would name the new one: {deliveries:?}");
+    }
+
     async fn a_list_made_after_a_gap_ends_what_is_gone_and_closes_the_gap(database) {
         let stage = Stage::set(database).await;
         signed_in(&stage).await;

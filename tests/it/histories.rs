@@ -45,22 +45,61 @@ enum Whom {
 /// What happens; numbers wrap around what there is.
 #[derive(Clone, Copy, Debug)]
 enum Step {
-    Login { sub: usize, life_s: Option<u64> },
-    Issue { session: usize, client: usize, offline: bool, life_s: Option<u64> },
-    Access { family: usize },
-    Refresh { family: usize },
-    Reuse { family: usize, back: usize },
-    Logout { whom: Whom, why: Why },
-    CutOff { whom: Whom, life_s: Option<u64> },
-    Lift { order: usize },
-    Deny { session: usize },
-    Suspend { client: usize },
-    Unsuspend { client: usize },
-    Revoke { family: usize },
+    Login {
+        sub: usize,
+        life_s: Option<u64>,
+    },
+    Issue {
+        session: usize,
+        client: usize,
+        offline: bool,
+        life_s: Option<u64>,
+    },
+    Access {
+        family: usize,
+    },
+    Refresh {
+        family: usize,
+    },
+    Reuse {
+        family: usize,
+        back: usize,
+    },
+    Logout {
+        whom: Whom,
+        why: Why,
+    },
+    CutOff {
+        whom: Whom,
+        life_s: Option<u64>,
+    },
+    Lift {
+        order: usize,
+    },
+    Deny {
+        session: usize,
+    },
+    Suspend {
+        client: usize,
+    },
+    Unsuspend {
+        client: usize,
+    },
+    Revoke {
+        family: usize,
+    },
     Gap,
     Close,
-    Report { session: usize },
-    Wait { seconds: u64 },
+    Report {
+        session: usize,
+    },
+    /// A login under the `sid` of one that lives.
+    Relogin {
+        session: usize,
+    },
+    Wait {
+        seconds: u64,
+    },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -93,16 +132,19 @@ fn step() -> impl Strategy<Value = Step> {
         1 => n.clone().prop_map(|family| Step::Revoke { family }),
         1 => Just(Step::Gap),
         1 => Just(Step::Close),
-        2 => n.prop_map(|session| Step::Report { session }),
+        2 => n.clone().prop_map(|session| Step::Report { session }),
+        2 => n.prop_map(|session| Step::Relogin { session }),
         2 => (5_u64..60).prop_map(|seconds| Step::Wait { seconds }),
     ]
 }
 
 struct Session {
     sub: usize,
+    /// The number of its `sid`, which another one may have had before.
+    sid: usize,
     live: bool,
     over_at: Option<Timestamp>,
-    denied: bool,
+    began_at: Timestamp,
     reported_at: Timestamp,
 }
 
@@ -146,6 +188,8 @@ struct Model {
     orders: Vec<Order>,
     gaps: Vec<Gap>,
     suspended: [bool; CLIENTS.len()],
+    /// Numbers of `sid`s.
+    denied: Vec<usize>,
 }
 
 /// Whether something is good; unknown within a moment of an end by time.
@@ -163,9 +207,9 @@ impl Model {
     fn is_of(&self, whom: Whom, family: &Family) -> bool {
         let session = &self.sessions[family.session];
         match whom {
-            Whom::Session(of) => family.session == of,
+            Whom::Session(of) => session.sid == self.sessions[of].sid,
             Whom::Subject(sub) => session.sub == sub,
-            Whom::AllBut(of) => session.sub == self.sessions[of].sub && family.session != of,
+            Whom::AllBut(of) => session.sub == self.sessions[of].sub && session.sid != self.sessions[of].sid,
             Whom::Client(client) => family.client == client,
             Whom::SubjectAtClient(sub, client) => session.sub == sub && family.client == client,
             Whom::Everyone => true,
@@ -188,10 +232,14 @@ impl Model {
         cut
     }
 
-    /// Whether nobody has said since a gap that what was known before it lives.
+    fn is_denied(&self, session: &Session) -> bool {
+        self.denied.contains(&session.sid)
+    }
+
+    /// Whether nobody has said since a gap that what was known before it lives. What is of a session is as unsure as the session.
     fn is_hidden(&self, session: &Session, known_at: Timestamp, now: Timestamp) -> Option<bool> {
         let mut hidden = Some(false);
-        for gap in self.gaps.iter().filter(|gap| known_at < gap.ends_at) {
+        for gap in self.gaps.iter().filter(|gap| known_at.min(session.began_at) < gap.ends_at) {
             if !session.live || session.reported_at < gap.ends_at {
                 return Some(true);
             }
@@ -207,7 +255,7 @@ impl Model {
         let family = &self.families[family];
         let (session, (_, issued_at)) = (&self.sessions[family.session], &family.tokens[token]);
         let current = token + 1 == family.tokens.len();
-        if family.revoked || !current || self.suspended[family.client] || session.denied || (!family.offline && !session.live) {
+        if family.revoked || !current || self.suspended[family.client] || self.is_denied(session) || (!family.offline && !session.live) {
             return Some(false);
         }
         let expires = family.life_s.map(|life| issued_at.plus(Duration::from_secs(life)));
@@ -220,7 +268,7 @@ impl Model {
         let access = &self.access[access];
         let family = &self.families[access.family];
         let session = &self.sessions[family.session];
-        if family.revoked || access.parted || self.suspended[family.client] || session.denied || !session.live {
+        if family.revoked || access.parted || self.suspended[family.client] || self.is_denied(session) || !session.live {
             return Some(false);
         }
         let bound = Family { offline: false, tokens: Vec::new(), ..*family };
@@ -238,14 +286,28 @@ impl Model {
         }
         for at in 0..self.sessions.len() {
             let ends = match whom {
-                Whom::Session(of) => at == of,
+                Whom::Session(of) => self.sessions[at].sid == self.sessions[of].sid,
                 Whom::Subject(sub) => self.sessions[at].sub == sub,
-                Whom::AllBut(of) => self.sessions[at].sub == self.sessions[of].sub && at != of,
+                Whom::AllBut(of) => self.sessions[at].sub == self.sessions[of].sub && self.sessions[at].sid != self.sessions[of].sid,
                 Whom::Client(_) | Whom::SubjectAtClient(..) => false,
                 Whom::Everyone => true,
             };
             self.sessions[at].live &= !ends;
         }
+    }
+
+    /// A login under the `sid` of a session that lives: another one, where a gap hides that one, and word of it where none does.
+    fn sign_in_again(&mut self, at: usize, now: Timestamp) {
+        let Session { sub, sid, reported_at, .. } = self.sessions[at];
+        if self.gaps.iter().all(|gap| reported_at >= gap.ends_at) {
+            self.sessions[at].reported_at = now;
+            return;
+        }
+        self.sessions[at].live = false;
+        for family in self.families.iter_mut().filter(|family| family.session == at) {
+            family.revoked |= !family.offline;
+        }
+        self.sessions.push(Session { sub, sid, live: true, over_at: None, began_at: now, reported_at: now });
     }
 
     /// What the reuse of a token of this family ends.
@@ -287,8 +349,12 @@ impl History<'_> {
         format!("{kind}-{}-{}", self.issuer, self.names)
     }
 
+    fn sid(&self, session: usize) -> String {
+        format!("s-{}", self.model.sessions[session].sid)
+    }
+
     fn target(&self, whom: Whom) -> Value {
-        let sid = |at: usize| format!("s-{at}");
+        let sid = |at: usize| self.sid(at);
         let sub = |sub: usize| format!("user-{sub}");
         match whom {
             Whom::Session(at) => json!({"sid": sid(at)}),
@@ -327,21 +393,25 @@ impl History<'_> {
         self.model.refresh_is_good(family, self.model.families[family].tokens.len() - 1, self.now())
     }
 
+    fn login(&self, sub: usize) -> Value {
+        let participants: Vec<_> = CLIENTS.iter().map(|(client_id, _)| json!({"client_id": client_id})).collect();
+        json!({"sub": format!("user-{sub}"), "started_at": self.now().to_string(), "participants": participants})
+    }
+
     #[expect(clippy::too_many_lines, reason = "one arm for each thing that can happen")]
     async fn take(&mut self, step: Step) {
         self.stage.server.advance(Duration::from_secs(2));
         match step {
             Step::Login { sub, life_s } => {
                 let (sub, at) = (sub % SUBJECTS, self.model.sessions.len());
-                let participants: Vec<_> = CLIENTS.iter().map(|(client_id, _)| json!({"client_id": client_id})).collect();
-                let mut body = json!({"sub": format!("user-{sub}"), "started_at": self.now().to_string(), "participants": participants});
+                let mut body = self.login(sub);
                 if let Some(life) = life_s {
                     body["expires_at"] = json!(self.at(life));
                 }
                 let over_at = life_s.map(|life| self.now().plus(Duration::from_secs(life)));
                 self.provider.put(&self.path(&format!("sessions/s-{at}")), body).await.expect(201);
-                let reported_at = self.now();
-                self.model.sessions.push(Session { sub, live: true, over_at, denied: false, reported_at });
+                let now = self.now();
+                self.model.sessions.push(Session { sub, sid: at, live: true, over_at, began_at: now, reported_at: now });
             }
             Step::Issue { session, client, offline, life_s } => {
                 let (Some(session), client) = (self.live_session(session), client % CLIENTS.len()) else { return };
@@ -349,8 +419,7 @@ impl History<'_> {
                     return;
                 }
                 let name = self.name("rt");
-                let mut body =
-                    json!({"sid": format!("s-{session}"), "client_id": CLIENTS[client].0, "token": name, "offline_access": offline});
+                let mut body = json!({"sid": self.sid(session), "client_id": CLIENTS[client].0, "token": name, "offline_access": offline});
                 if let Some(life) = life_s {
                     body["expires_at"] = json!(self.at(life));
                 }
@@ -364,7 +433,7 @@ impl History<'_> {
                 let Some(session) = self.live_session(self.model.families[at].session) else { return };
                 let (name, issued_at, expires_at) = (self.name("at"), self.now(), self.now().plus(Duration::from_secs(300)));
                 let Family { client, tokens, .. } = &self.model.families[at];
-                let body = json!({"sid": format!("s-{session}"), "client_id": CLIENTS[*client].0, "token": name,
+                let body = json!({"sid": self.sid(session), "client_id": CLIENTS[*client].0, "token": name,
                                   "refresh_token": tokens.last().unwrap().0, "expires_at": expires_at.to_string()});
                 self.provider.post(&self.path("access-tokens"), body).await.expect(201);
                 self.model.access.push(Access { family: at, name, issued_at, expires_at, parted: false });
@@ -425,9 +494,9 @@ impl History<'_> {
             }
             Step::Deny { session } => {
                 let Some(at) = session.checked_rem(self.model.sessions.len()) else { return };
-                let body = json!({"sid": format!("s-{at}"), "expires_at": self.at(1_000_000)});
+                let body = json!({"sid": self.sid(at), "expires_at": self.at(1_000_000)});
                 assert!(self.stage.admin.post(&self.path("denylist"), body).await.is_success());
-                self.model.sessions[at].denied = true;
+                self.model.denied.push(self.model.sessions[at].sid);
             }
             Step::Suspend { client } | Step::Unsuspend { client } => {
                 let (client, suspended) = (client % CLIENTS.len(), matches!(step, Step::Suspend { .. }));
@@ -455,8 +524,14 @@ impl History<'_> {
             Step::Report { session } => {
                 let Some(at) = self.live_session(session) else { return };
                 let body = json!({"sub": format!("user-{}", self.model.sessions[at].sub)});
-                self.provider.put(&self.path(&format!("sessions/s-{at}")), body).await.expect(200);
+                self.provider.put(&self.path(&format!("sessions/{}", self.sid(at))), body).await.expect(200);
                 self.model.sessions[at].reported_at = self.now();
+            }
+            Step::Relogin { session } => {
+                let Some(at) = self.live_session(session) else { return };
+                let body = self.login(self.model.sessions[at].sub);
+                assert!(self.provider.put(&self.path(&format!("sessions/{}", self.sid(at))), body).await.is_success());
+                self.model.sign_in_again(at, self.now());
             }
             Step::Wait { seconds } => self.stage.server.advance(Duration::from_secs(seconds)),
         }

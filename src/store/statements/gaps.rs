@@ -1,11 +1,16 @@
 //! Gaps: what a restored database cannot know, from its backup to its first start.
 
-use super::{Builder, Conn, corrupt, count, dialect, instant, listed as cut, push_page, registry, word};
+use super::ending::{self, Scene};
+use super::joins::Desk;
+use super::sessions::SessionRow;
+use super::{Builder, Conn, corrupt, count, dialect, expiry, instant, listed as cut, push_page, registry, word};
 use crate::model::access::Caller;
 use crate::model::audit::Act;
-use crate::model::gap::{AfterRestore, Gap, GapCause, GapClosedBy, OpenGaps};
+use crate::model::effects::ProviderWord;
+use crate::model::event::TARGET_RECONCILE;
+use crate::model::gap::{AfterRestore, Gap, GapCause, GapClosedBy, GapSpan, OpenGaps};
 use crate::model::page::{Cursor, Listed, Page};
-use crate::model::{GapId, IssuerId, Timestamp};
+use crate::model::{EventId, GapId, IssuerId, SessionId, Subject, Timestamp};
 use crate::store::{AuditEntry, BACKUP_TAKEN_AT, Context, Ending, GapOrder, OPEN_GAPS_MAX, StoreError};
 
 const COLUMNS: &str = "id, issuer_id, begins_at, ends_at, cause, created_at, listed_at, closed_at, closed_by";
@@ -180,6 +185,50 @@ pub(in crate::store) async fn open_at(conn: &mut Conn, issuer: &IssuerId) -> Res
     .fetch_one(conn)
     .await?;
     Ok(instant(ends_at).map(|ends_at| OpenGaps { ends_at, unlisted_ends_at: instant(unlisted_ends_at) }))
+}
+
+/// The time that the open gaps of an issuer lasted; none where none is open.
+pub(super) async fn span(conn: &mut Conn, issuer: &IssuerId) -> Result<Option<GapSpan>, StoreError> {
+    let (begins_at, ends_at): (Option<i64>, Option<i64>) =
+        sqlx::query_as("SELECT min(begins_at), max(ends_at) FROM gaps WHERE issuer_id = $1 AND closed_at IS NULL")
+            .bind(issuer.as_str())
+            .fetch_one(conn)
+            .await?;
+    Ok(instant(begins_at).zip(instant(ends_at)).map(|(begins_at, ends_at)| GapSpan { begins_at, ends_at }))
+}
+
+/// Ends a session that a gap hid, for a later login that has its name. The name is locked, and so nobody joins under it. Nobody is told: a token would name
+/// the new login too.
+pub(super) async fn make_room(conn: &mut Conn, desk: Desk<'_>, row: &SessionRow, started_at: Timestamp) -> Result<(), StoreError> {
+    let owned: Vec<Subject> = row.sub.clone().map(Subject::stored).into_iter().collect();
+    let session = SessionId::stored(row.id.clone());
+    let event: EventId = desk.context.entropy.id(desk.now);
+    let act = Scene {
+        issuer: desk.issuer,
+        event: &event,
+        // By then at the latest.
+        at: started_at.min(desk.now),
+        now: desk.now,
+        // It is from the provider that the new login comes.
+        terms: expiry::terms(ProviderWord::Known),
+        owned: &owned,
+    };
+    ending::insert_event(conn, desk.context, act, expiry::new_event(TARGET_RECONCILE, Caller::ITSELF)).await?;
+    let detail = serde_json::json!({ "session": session.as_str() }).to_string();
+    let ended = ending::end_listed(conn, desk.context, act, &[session], desk.rules.opening_by_renewal).await?;
+    if ended.sessions == 0 {
+        return Err(StoreError::raced());
+    }
+    ending::count_on_receipt(conn, &event, ended).await?;
+    let audit = AuditEntry {
+        act: Act::SessionDisplaced,
+        caller: Caller::itself(desk.issuer),
+        actor: None,
+        issuer: Some(desk.issuer.clone()),
+        event: Some(event),
+        detail,
+    };
+    registry::record(conn, desk.context, &audit).await
 }
 
 /// What no list of sessions speaks of, at an issuer and from before a gap's end: sessions without a `sid`, families that hang on no session that lives and

@@ -8,9 +8,10 @@ use super::families::{self, Member};
 use super::joins::{self, Desk, Joined, Owner, TokenStanding, end_of};
 use super::sessions::{self, SessionRow};
 use super::token_events::{self, Notes};
-use super::{Builder, Conn, access_tokens, dialect, expiry, millis, name_lock, subject_lock};
+use super::{Builder, Conn, access_tokens, dialect, expiry, gaps, millis, name_lock, subject_lock};
 use crate::model::access::Caller;
 use crate::model::effects::{EndCause, EndFact, EndedFact, LiveFact, ReportRules, SaidAge, SessionDecision, SessionFacts};
+use crate::model::gap::GapSpan;
 use crate::model::issuer::{Age, IssuerRecord};
 use crate::model::report::{
     AccessTokenReport, ParticipantReport, Report, ReportRefused, Reported, SessionReport, SessionStanding, TokenOwner, TokenReport,
@@ -181,8 +182,15 @@ async fn session(conn: &mut Conn, desk: Desk<'_>, issuer: &IssuerRecord, report:
         let sub = row.sub.clone().map(Subject::stored);
         Some(EndedFact { sub, started_at: Timestamp::from_millis(row.started_at), age: age_of(row), end: end_of(row)? })
     });
+    let gap = gap(conn, desk.issuer, live.as_ref(), report).await?;
     let decision = (desk.rules.session)(&SessionFacts {
-        live: live.as_ref().map(|row| LiveFact { sub: live_sub.as_ref(), age: age_of(row) }),
+        live: live.as_ref().map(|row| LiveFact {
+            sub: live_sub.as_ref(),
+            started_at: Timestamp::from_millis(row.started_at),
+            // What a version before this one knew had no such time.
+            reported_at: Timestamp::from_millis(row.reported_at.max(row.created_at)),
+            age: age_of(row),
+        }),
         ended: ended_fact,
         cut_offs: &cut_offs,
         sid,
@@ -190,6 +198,7 @@ async fn session(conn: &mut Conn, desk: Desk<'_>, issuer: &IssuerRecord, report:
         started_at: report.started_at,
         said: SaidAge { expires_at: report.expires_at, idle_expires_at: report.idle_expires_at },
         expiry: issuer.expiry,
+        gap,
         now: desk.now,
     });
     let ended_row = ended.clone();
@@ -202,18 +211,37 @@ async fn session(conn: &mut Conn, desk: Desk<'_>, issuer: &IssuerRecord, report:
             // Judged once more, as a login under a name that nothing lives under: a logout may cover it.
             return Box::pin(self::session(conn, desk, issuer, report)).await;
         }
+        (SessionDecision::Displace, Some(row), _) => {
+            gaps::make_room(conn, desk, &row, report.started_at.unwrap_or(desk.now)).await?;
+            return Box::pin(self::session(conn, desk, issuer, report)).await;
+        }
         (SessionDecision::BeginEnded(end), ..) => {
             let session = begin(conn, desk, issuer, report, Some(end.clone())).await?;
             super::provider::tell_late(conn, desk, &session, &report.session, &end).await?;
             (session, Begun::Now)
         }
-        (SessionDecision::Begin | SessionDecision::Renew | SessionDecision::Merge | SessionDecision::JoinEnded, ..) => {
+        (
+            SessionDecision::Begin
+            | SessionDecision::Renew
+            | SessionDecision::Displace
+            | SessionDecision::Merge
+            | SessionDecision::JoinEnded,
+            ..,
+        ) => {
             let report = &continued(report, ended_row.as_ref());
             (begin(conn, desk, issuer, report, None).await?, Begun::Now)
         }
     };
     add_aliases(conn, desk.issuer, &session.id, report).await?;
     standing_after(conn, desk, &session, &report.participants, begun).await
+}
+
+/// The gaps that matter to a report: only one that names a later start than is known can be of another login, and few do.
+async fn gap(conn: &mut Conn, issuer: &IssuerId, live: Option<&SessionRow>, report: &SessionReport) -> Result<Option<GapSpan>, StoreError> {
+    match (live, report.started_at) {
+        (Some(row), Some(started_at)) if started_at.millis() > row.started_at => gaps::span(conn, issuer).await,
+        (Some(_) | None, _) => Ok(None),
+    }
 }
 
 /// A session that had ended by its age and goes on all the same is the same login still, as far as the report does not say otherwise.
