@@ -87,6 +87,7 @@ pub async fn back_up(database: &Path, to: &Path, clock: &Clock) -> Result<Copied
     if to.symlink_metadata().is_ok() {
         return Err(CopyError::Exists(to.to_owned()));
     }
+    engine::refuse_many_names(database)?;
     // Read before the copy begins: what happened since is at least what is missing.
     let taken_at = clock.now();
     if !database.is_file() {
@@ -135,7 +136,9 @@ pub async fn restore(
     existing: Existing,
     clock: &Clock,
 ) -> Result<Restored, CopyError> {
-    let _lock = engine::lock_beside(to)?;
+    let held = engine::hold(to)?;
+    // Not the name of a link, which would lead to the old one no more.
+    let to = &held.file;
     let there: Vec<&str> = FILES.into_iter().filter(|suffix| beside(to, suffix).symlink_metadata().is_ok()).collect();
     if !there.is_empty() && existing == Existing::Keep {
         return Err(CopyError::InTheWay(to.to_owned()));

@@ -74,6 +74,17 @@ pub enum OpenError {
     /// Another server process uses the same file.
     #[error("another logoutd uses this database file ({} is locked): SQLite serves one process; use PostgreSQL for replicas", in_full(.0))]
     InUse(PathBuf),
+    /// Its file has other names beside this one.
+    #[error(
+        "the database file {} has {names} names (hard links), and what is written by one would be missing by another: remove all names but one \
+             (`find -samefile` finds them)", file.display()
+    )]
+    ManyNames {
+        /// The name it was found by.
+        file: PathBuf,
+        /// How many it has.
+        names: u64,
+    },
     /// A version with a bug that loses data.
     #[error("SQLite {0} is too old: versions before 3.51.3 can corrupt a write-ahead log")]
     SqliteTooOld(String),
@@ -108,8 +119,8 @@ pub(super) struct OpenedSqlite {
 
 pub(super) async fn open_sqlite(settings: &StoreSettings) -> Result<OpenedSqlite, OpenError> {
     let options = sqlite_options(settings)?;
-    let file = options.get_filename().to_owned();
-    let lock = lock_beside(&file)?;
+    let Held { file, lock } = hold(options.get_filename())?;
+    let options = options.filename(&file);
     create_for_its_owner(&file)?;
     let mut write = options.connect().await.map_err(|error| of_file(&file, error))?;
     let version: String = sqlx::query_scalar("SELECT sqlite_version()").fetch_one(&mut write).await?;
@@ -292,8 +303,55 @@ pub(super) fn directory_of(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// A second process would be legal for SQLite, and would break what is kept in memory here: doorbells and lanes.
-pub(super) fn lock_beside(database: &Path) -> Result<File, OpenError> {
+/// A database file that nobody else serves, replaces or moves.
+#[derive(Debug)]
+pub(super) struct Held {
+    /// Where it is, after symbolic links.
+    pub(super) file: PathBuf,
+    /// Held as long as this is open.
+    pub(super) lock: File,
+}
+
+/// Locks a database. A second process would be legal for SQLite, and would break what is kept in memory here: doorbells and lanes.
+///
+/// The lock is a file beside it, since closing another descriptor of the database's own file would drop the locks that SQLite has on it. So it must be known by
+/// one name: the one that symbolic links lead to, and no second hard link.
+pub(super) fn hold(database: &Path) -> Result<Held, OpenError> {
+    let file = followed(database).map_err(|error| OpenError::File(database.to_owned(), error))?;
+    let lock = lock_beside(&file)?;
+    refuse_many_names(&file)?;
+    Ok(Held { file, lock })
+}
+
+/// So many links lead from one to another at most, as systems have it.
+const LINKS_MAX: usize = 40;
+
+/// The file a name leads to, whether or not it is there yet. Links among its directories are followed by whoever opens it, and lead to one lock.
+fn followed(path: &Path) -> std::io::Result<PathBuf> {
+    let mut file = path.to_owned();
+    for _ in 0..LINKS_MAX {
+        match std::fs::read_link(&file) {
+            Ok(to) => file = directory_of(&file).join(to),
+            // It is no link, or not there.
+            Err(_) => return Ok(file),
+        }
+    }
+    Err(std::io::Error::other("symbolic links lead in a circle"))
+}
+
+/// By each of its names a file would have a log of its own, which SQLite says damages it.
+pub(super) fn refuse_many_names(file: &Path) -> Result<(), OpenError> {
+    #[cfg(unix)]
+    if let Ok(found) = file.metadata() {
+        let names = std::os::unix::fs::MetadataExt::nlink(&found);
+        if found.is_file() && names > 1 {
+            return Err(OpenError::ManyNames { file: file.to_owned(), names });
+        }
+    }
+    Ok(())
+}
+
+fn lock_beside(database: &Path) -> Result<File, OpenError> {
     let mut path = database.as_os_str().to_owned();
     path.push(".lock");
     let path = PathBuf::from(path);
@@ -386,6 +444,34 @@ mod tests {
             let mut connection = options.clone().synchronous(lazy).connect().await.unwrap();
             let refused = refuse_lazy_sqlite(&mut connection).await;
             assert!(matches!(refused, Err(OpenError::NotDurable { setting: "synchronous", .. })), "{lazy:?}");
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_database_is_held_by_whatever_name_leads_to_it_and_by_one_name_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        std::fs::create_dir(at("real")).unwrap();
+        std::os::unix::fs::symlink("real", at("other")).unwrap();
+        std::os::unix::fs::symlink("other/l.db", at("link.db")).unwrap();
+        std::os::unix::fs::symlink(at("link.db"), at("longer.db")).unwrap();
+        std::os::unix::fs::symlink("circle.db", at("circle.db")).unwrap();
+        let names = ["real/l.db", "other/l.db", "link.db", "longer.db"];
+        // Before it is there, and after.
+        for _ in 0..2 {
+            for held in names {
+                let _held = hold(&at(held)).unwrap();
+                for other in names {
+                    assert!(matches!(hold(&at(other)), Err(OpenError::InUse(_))), "{held} {other}");
+                }
+            }
+            std::fs::write(at("real/l.db"), "").unwrap();
+        }
+        assert!(matches!(hold(&at("circle.db")), Err(OpenError::File(..))));
+        std::fs::hard_link(at("real/l.db"), at("second.db")).unwrap();
+        for name in names.into_iter().chain(["second.db"]) {
+            assert!(matches!(hold(&at(name)), Err(OpenError::ManyNames { names: 2, .. })), "{name}");
         }
     }
 

@@ -118,7 +118,7 @@ pub async fn move_all(order: &MoveOrder, clock: &Clock, entropy: &Entropy) -> Re
     if !order.from.is_file() {
         return Err(MoveError::Absent(order.from.clone()));
     }
-    let _lock = engine::lock_beside(&order.from)?;
+    let _held = engine::hold(&order.from)?;
     let of_source = |error| MoveError::Source(order.from.clone(), error);
     let mut source = open_source(&order.from).await.map_err(of_source)?;
     if !engine::is_of_this_schema(&mut source).await.map_err(of_source)? {
@@ -146,7 +146,7 @@ pub async fn release(from: &Path) -> Result<(), MoveError> {
     if !from.is_file() {
         return Err(MoveError::Absent(from.to_owned()));
     }
-    let _lock = engine::lock_beside(from)?;
+    let _held = engine::hold(from)?;
     let failed = |error| MoveError::Source(from.to_owned(), error);
     let mut source = open_source(from).await.map_err(failed)?;
     if noted(&mut source, MOVED_TO).await.map_err(failed)?.is_none() {

@@ -10,7 +10,7 @@ use crate::harness::DEADLINE;
 use crate::harness::api::Api;
 use crate::harness::database::{Database, Engine, on_both_engines};
 use crate::harness::party::{Party, Reply, slow_party};
-use crate::harness::process::{Process, SEALING_KEY};
+use crate::harness::process::{KEY, Process, SEALING_KEY};
 use crate::harness::server::{ADMIN_TOKEN, ISSUER};
 use crate::harness::until;
 
@@ -241,6 +241,48 @@ async fn a_second_process_on_the_same_sqlite_file_is_refused_and_the_first_goes_
     // The lock goes with the process that held it, however it goes.
     first.kill();
     Process::serve(&database, &[]).base().await;
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_second_name_of_the_same_sqlite_file_is_no_way_around_the_first_process() {
+    let database = Database::fresh(Engine::Sqlite).await.unwrap();
+    let file = std::path::PathBuf::from(database.url.strip_prefix("sqlite://").unwrap());
+    let at = |name: &str| database.directory().join(name);
+    let url = |name: &str| format!("sqlite://{}", at(name).display());
+    // The link is there before what it leads to.
+    std::os::unix::fs::symlink(file.file_name().unwrap(), at("link.db")).unwrap();
+    let refused = async |arguments: &[&str]| {
+        let mut process = Process::spawn(&database, arguments, &[KEY[0], ("LOGOUTD_ADMIN_TOKEN", ADMIN_TOKEN)]);
+        assert_eq!(process.ended().await.code(), Some(1), "{arguments:?}");
+        process.log()
+    };
+    let serve = async |url: &str| refused(&["serve", "--dev", "--listen", "127.0.0.1:0", "--database-url", url]).await;
+    let restore = async |url: &str| refused(&["restore", "copy.db", "--replace", "--to", url]).await;
+
+    let mut first = Process::serve(&database, &[]);
+    let admin = first.admin().await;
+    let mut backup = Process::spawn(&database, &["backup", "--to", "copy.db", "--database-url", &url("link.db")], &KEY);
+    assert_eq!(backup.ended().await.code(), Some(0), "{}", backup.log());
+    for told in [serve(&url("link.db")).await, restore(&url("link.db")).await] {
+        assert!(told.contains("another logoutd uses this database file"), "{told}");
+    }
+    std::fs::hard_link(&file, at("second.db")).unwrap();
+    for told in [serve(&url("second.db")).await, restore(&url("second.db")).await] {
+        assert!(told.contains("has 2 names (hard links)"), "{told}");
+    }
+    admin.get("/v1/issuers").await.expect(200);
+    first.kill();
+    assert!(serve(&database.url).await.contains("has 2 names (hard links)"), "neither is the file's own");
+    std::fs::remove_file(at("second.db")).unwrap();
+
+    // What a link leads to is replaced, and not the link.
+    let mut restored = Process::spawn(&database, &["restore", "copy.db", "--replace", "--to", &url("link.db")], &KEY);
+    assert_eq!(restored.ended().await.code(), Some(0), "{}", restored.log());
+    assert!(at("link.db").is_symlink());
+    let mut again = Process::serve(&database, &[]);
+    let again = again.admin().await;
+    assert_eq!(again.get("/readyz").await.status, 200);
 }
 
 #[tokio::test]
