@@ -2,6 +2,8 @@
 //!
 //! Owns the cleaning of bodies. Never keeps a token: a receiver may echo ours, or somebody else's.
 
+use crate::model::shown::is_unseen;
+
 /// How much of a body is read, in octets.
 pub(super) const BODY_OCTETS_MAX: usize = 8 * 1024;
 
@@ -30,7 +32,7 @@ pub(super) enum Extent {
 /// The beginning of a body without control characters, without the secrets that were sent and without anything shaped like a token.
 pub(super) fn excerpt(body: &[u8], extent: Extent, secrets: &[&str]) -> Option<String> {
     // Controls go first, so that a line end inside a token does not hide it.
-    let text: String = String::from_utf8_lossy(body).chars().filter(|c| !is_control(*c)).collect();
+    let text: String = String::from_utf8_lossy(body).chars().filter(|c| !is_unseen(*c)).collect();
     // Before tokens are looked for: those would take a piece out of a secret and leave the rest.
     let text = without_secrets(text, extent, secrets);
     let mut text = without_tokens(&text, extent);
@@ -43,11 +45,6 @@ pub(super) fn excerpt(body: &[u8], extent: Extent, secrets: &[&str]) -> Option<S
     text.truncate(text.floor_char_boundary(EXCERPT_OCTETS_MAX));
     let text = text.trim();
     (!text.is_empty()).then(|| text.to_owned())
-}
-
-/// Control characters, and those that turn the direction of the text around them.
-fn is_control(c: char) -> bool {
-    c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }
 
 /// Takes out each secret, longest first, since one may be a part of another; where the reading was cut, also the beginning of one at its end.

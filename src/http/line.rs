@@ -1,4 +1,4 @@
-//! Free text from outside, bounded: never empty, never with control characters.
+//! Free text from outside, bounded: never empty, never with characters that control how it is shown.
 
 use std::borrow::Cow;
 
@@ -6,6 +6,7 @@ use utoipa::openapi::schema::ObjectBuilder;
 
 use super::wire::Written;
 use crate::model::Malformed;
+use crate::model::shown::is_unfit_for_names;
 
 macro_rules! lines {
     ($($(#[$doc:meta])* $name:ident, $max:literal, $why:literal;)*) => { $(
@@ -24,7 +25,9 @@ macro_rules! lines {
             const NAME: &'static str = stringify!($name);
             fn read(text: &str) -> Result<Self, Malformed> {
                 match text.chars().take($max + 1).count() {
-                    1..=$max if text.chars().any(char::is_control) => Err(Malformed { what: "a text", why: "must not contain control characters" }),
+                    1..=$max if text.chars().any(is_unfit_for_names) => {
+                        Err(Malformed { what: "a text", why: "must not contain control characters, nor any that turn the text or are not seen" })
+                    }
                     1..=$max => Ok(Self(text.to_owned())),
                     _ => Err(Malformed { what: "a text", why: $why }),
                 }
@@ -57,7 +60,7 @@ mod tests {
         assert!(Line::read(&"ä".repeat(255)).is_ok());
         assert!(Note::read(&"ä".repeat(1024)).is_ok());
         assert!(Note::read(&"a".repeat(1025)).is_err());
-        for wrong in ["", &"a".repeat(256), "a\0", "a\nb", "\u{85}"] {
+        for wrong in ["", &"a".repeat(256), "a\0", "a\nb", "\u{85}", "a\u{202e}b", "a\u{200b}"] {
             assert!(Line::read(wrong).is_err(), "{wrong:?}");
         }
     }

@@ -29,6 +29,7 @@ pub mod report;
 pub mod rotation;
 pub mod schedule;
 pub mod session;
+pub mod shown;
 pub mod time;
 pub mod token;
 pub mod trace;

@@ -32,6 +32,7 @@ use crate::model::delivery::Lane;
 use crate::model::issuer::{IssuerRecord, ManagedBy};
 use crate::model::key::{KeyRecord, SigningAlg};
 use crate::model::page::Listed;
+use crate::model::shown::is_unfit_for_names;
 use crate::model::{ClientId, Digest, IssuerId, Timestamp};
 use crate::store::{Change, Pending};
 use crate::token::{JwkSet, Sealed, secret_digest};
@@ -792,10 +793,11 @@ fn refuse_encryption(body: &ClientMetadata) -> Result<(), Problem> {
 }
 
 fn name(text: &str) -> Result<String, Problem> {
-    if (1..=NAME_CHARS_MAX).contains(&text.chars().count()) && !text.chars().any(char::is_control) {
+    if (1..=NAME_CHARS_MAX).contains(&text.chars().count()) && !text.chars().any(is_unfit_for_names) {
         Ok(text.to_owned())
     } else {
-        Err(Problem::invalid("/client_name", format!("must have 1 to {NAME_CHARS_MAX} characters and no control characters")))
+        let why = format!("must have 1 to {NAME_CHARS_MAX} characters, no control characters, and none that turn the text or are not seen");
+        Err(Problem::invalid("/client_name", why))
     }
 }
 
@@ -955,6 +957,14 @@ mod tests {
         }
         let excepted = json!({"backchannel_logout_uri": "https://10.0.0.1/logout", "delivery": {"allow_networks": ["10.0.0.0/24"]}});
         assert!(put(&excepted).is_ok());
+    }
+
+    #[test]
+    fn a_name_that_would_be_shown_as_another_is_refused() {
+        for name in ["", "a\nb", "wi\u{202e}ki", "wiki\u{200b}", "\u{2066}wiki"] {
+            assert_eq!(fault(&json!({ "client_name": name })), "/client_name", "{name:?}");
+        }
+        assert!(put(&json!({"client_name": "Wiki der Söhne \u{645}\u{6cc}\u{200c}\u{62e}"})).is_ok());
     }
 
     #[test]
