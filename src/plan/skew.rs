@@ -1,13 +1,11 @@
 //! Whose clock is wrong: ours, or those of the hosts that answer us.
 //!
-//! One host's clock says nothing, since it may be the wrong one; three that agree against us do. Where there is only one, it is believed after five
-//! answers: the operator knows both.
+//! One host's clock says nothing, since it may be the wrong one; three that agree against us do. Where there are only one or two, they are believed after
+//! five answers, if they agree: the operator knows them. Of two that disagree nobody knows which one is wrong.
 
 /// By how many seconds clocks may differ before anybody is told. A logout token lives two minutes at most (BCL 2.4).
 pub const TOLERANCE_S: i64 = 60;
-/// How many hosts outvote this server.
-const HOSTS_MIN: usize = 3;
-/// How many answers of a single host do.
+/// How many answers of one host or two do what three hosts do at once.
 const ANSWERS_MIN: u32 = 5;
 
 /// What one host's answers say.
@@ -24,16 +22,22 @@ pub fn ahead_ms(hosts: &[Seen]) -> Option<i64> {
     match hosts {
         [] => None,
         [only] => (only.answers >= ANSWERS_MIN).then_some(only.ahead_ms),
-        some if some.len() < HOSTS_MIN => None,
+        [first, second] => {
+            let agree = first.ahead_ms.abs_diff(second.ahead_ms) <= TOLERANCE_S.unsigned_abs() * 1000;
+            let answers = first.answers.saturating_add(second.answers);
+            (agree && answers >= ANSWERS_MIN).then(|| nearer(first.ahead_ms, second.ahead_ms))
+        }
         many => {
             let mut all: Vec<i64> = many.iter().map(|seen| seen.ahead_ms).collect();
             all.sort_unstable();
-            // Of an even number the one nearer to ours: nobody is alarmed for nothing.
-            let upper = all.get(all.len() / 2).copied()?;
-            let lower = all.get((all.len() - 1) / 2).copied()?;
-            Some(if upper.abs() < lower.abs() { upper } else { lower })
+            Some(nearer(all.get((all.len() - 1) / 2).copied()?, all.get(all.len() / 2).copied()?))
         }
     }
+}
+
+/// Of two that may be right the one nearer to ours: nobody is alarmed for nothing.
+const fn nearer(one: i64, other: i64) -> i64 {
+    if other.abs() < one.abs() { other } else { one }
 }
 
 /// The seconds of a difference that somebody must hear of.
@@ -51,11 +55,15 @@ mod tests {
     }
 
     #[test]
-    fn one_host_is_believed_after_five_answers_and_two_that_may_disagree_never() {
+    fn one_host_or_two_that_agree_are_believed_after_five_answers_and_two_that_disagree_never() {
         assert_eq!(ahead_ms(&[]), None);
         assert_eq!(ahead_ms(&[seen(600, 4)]), None);
         assert_eq!(ahead_ms(&[seen(600, 5)]), Some(600_000));
-        assert_eq!(ahead_ms(&[seen(600, 9), seen(600, 9)]), None);
+        assert_eq!(ahead_ms(&[seen(600, 2), seen(600, 2)]), None);
+        assert_eq!(ahead_ms(&[seen(630, 1), seen(600, 4)]), Some(600_000));
+        assert_eq!(ahead_ms(&[seen(-600, 9), seen(-630, 9)]), Some(-600_000));
+        assert_eq!(ahead_ms(&[seen(600, 9), seen(0, 9)]), None);
+        assert_eq!(ahead_ms(&[seen(i64::MIN / 1000, u32::MAX), seen(i64::MAX / 1000, u32::MAX)]), None);
     }
 
     #[test]

@@ -180,14 +180,16 @@ on_both_engines! {
         assert_eq!((&message.body["state"], &message.body["id"]), (&json!("cleared"), &raised["id"]));
     }
 
-    async fn a_clock_ten_minutes_off_is_reported_and_stops_nobody(database) {
+    async fn a_clock_ten_minutes_off_is_reported_by_two_hosts_that_agree_and_stops_nobody(database) {
         let stage = Stage::set(database).await;
         let date = httpdate::fmt_http_date(later());
         let party = stage.party("wiki", json!({})).await;
         party.always(Reply::Full { status: 200, headers: vec![("Date".to_owned(), date)], body: String::new() });
+        // The same machine by another name is another host.
+        stage.register("shop", &party.uri().replace("127.0.0.1", "localhost"), json!({})).await;
         for number in 0..6 {
             let sid = format!("s-{number}");
-            stage.login(&sid, "alice", &["wiki"]).await;
+            stage.login(&sid, "alice", &["wiki", "shop"]).await;
             let receipt = stage.logout(json!({ "sid": sid })).await;
             stage.settled(&receipt["id"]).await;
         }
