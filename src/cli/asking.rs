@@ -49,3 +49,18 @@ pub(super) struct Bound {
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub(super) limit: u32,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Arguments, Config, Mode};
+
+    #[test]
+    fn what_a_command_reads_from_its_environment_stops_no_server_backup_or_restore() {
+        let named = AFTER_HELP.lines().filter_map(|line| line.split_whitespace().next()).filter(|word| word.starts_with("LOGOUTD_"));
+        let variables: Vec<_> = named.map(|name| (name.to_owned(), "1".to_owned())).collect();
+        assert!(variables.len() >= 5, "{variables:?}");
+        let arguments = Arguments { config: None, database_url: None, listen: None, mode: Mode::Production };
+        assert!(Config::load(&arguments, variables).is_ok());
+    }
+}

@@ -661,8 +661,17 @@ fn read_open(path: &Path) -> Result<(String, Readers), String> {
 
 /// Variables that begin like ours and are not settings: those of the command line and of the tests, and those Kubernetes sets in every container beside
 /// a service that is called `logoutd`.
-const OTHER_VARIABLES: [&str; 6] =
-    ["LOGOUTD_CONFIG", "LOGOUTD_URL", "LOGOUTD_TOKEN", "LOGOUTD_TEST_*", "LOGOUTD_SERVICE_*", "LOGOUTD_PORT*"];
+const OTHER_VARIABLES: [&str; 9] = [
+    "LOGOUTD_CONFIG",
+    "LOGOUTD_URL",
+    "LOGOUTD_TOKEN",
+    "LOGOUTD_TOKEN_FILE",
+    "LOGOUTD_CA_FILE",
+    "LOGOUTD_ALLOW_HTTP",
+    "LOGOUTD_TEST_*",
+    "LOGOUTD_SERVICE_*",
+    "LOGOUTD_PORT*",
+];
 
 fn lay_variables(reader: &mut Reader, variables: &[(String, String)]) {
     for (name, value) in variables {
