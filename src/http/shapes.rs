@@ -116,7 +116,7 @@ pub struct ReceiptShape {
     participations_ended: u64,
     refresh_tokens_revoked: u64,
     /// Whether the provider knows: the worst of what it is to be told of. `not_told`: it was not, and who still has its cookie can sign in again without a
-    /// password. Null where there was nothing to tell: no session ended, or the provider ended them itself. Not counted in `deliveries`; the list of the
+    /// password. Null where there was nothing to tell: no session that is known here ended, or the provider ended them itself. Not counted in `deliveries`; the list of the
     /// logout's deliveries shows each with the kind `provider`.
     provider: Option<text::ProviderTold>,
     /// Refresh tokens the provider is to revoke as well, where the issuer has `revocation` and they are kept sealed. Not counted in `deliveries`; the

@@ -166,7 +166,7 @@ pub struct Trigger {
     pub occurred_at: Option<Timestamp>,
     /// A plain logout takes the offline grants along.
     pub revoke_offline_access: bool,
-    /// Whether the provider shall be told; none leaves it to the rule.
+    /// Whether the provider shall be told; none leaves it to the rule. Who says that it shall has it asked about what is not known here, too.
     pub tell_provider: Option<bool>,
     /// On whose behalf the caller acts.
     pub actor: Option<String>,

@@ -38,7 +38,8 @@ pub struct LogoutBody {
     #[serde(default)]
     revoke_offline_access: bool,
     /// Whether the provider shall be told of the sessions that end, as its issuer registered. Null: unless it ended them itself, which is so where it posts
-    /// the logout or where its own logout token set it off.
+    /// the logout or where its own logout token set it off. True with a target that is a `sid` or a `sub` alone, of which nothing lives here: it is asked
+    /// to end that all the same.
     tell_provider: Option<bool>,
     /// On whose behalf.
     actor: Option<text::Line>,

@@ -12,7 +12,7 @@ use crate::harness::api::send;
 use crate::harness::database::{Database, Engine, on_both_engines};
 use crate::harness::party::{Party, Reply};
 use crate::harness::provider::Provider;
-use crate::harness::server::{Server, Stage};
+use crate::harness::server::{ISSUER, Server, Stage};
 
 const SUBJECTS: &str = "/v1/issuers/main/subjects";
 const SESSIONS: &str = "/v1/issuers/main/sessions";
@@ -216,6 +216,28 @@ on_both_engines! {
         let again = erase(&stage, ALICE).await.expect(200);
         assert_eq!((&again["sessions"], &again["audit_records"]), (&json!(0), &json!(0)), "{again}");
         assert!(verified(&stage).await.is_ok());
+    }
+
+    async fn what_the_provider_was_asked_to_end_and_was_never_reported_names_nobody_either(database) {
+        let stage = Stage::set(database).await;
+        let provider = Party::open(&stage.server.base, "main", ISSUER, "provider").await;
+        provider.always(Reply::Full { status: 503, headers: vec![("Retry-After".to_owned(), "60".to_owned())], body: format!("{ALICE} is busy") });
+        let url = format!("http://{}/users/{{sub}}", provider.address());
+        let told_by = json!({"provider_logout": {"preset": "http", "method": "DELETE", "url": url}});
+        stage.admin.patch("/v1/issuers/main", told_by).await.expect(200);
+        let asked = stage.admin.post(LOGOUTS, json!({"target": {"sub": ALICE}, "reason": "admin", "tell_provider": true})).await.expect(202);
+        provider.only_call().await;
+        let why = erase(&stage, ALICE).await.problem(409, "in-use");
+        assert!(why["detail"].as_str().unwrap().contains("0 live sessions, 1 open deliveries"), "{why}");
+        provider.always(Reply::Status(204));
+        stage.server.advance(Duration::from_secs(70));
+        settled(&stage, &asked["id"]).await;
+        assert!(dump(database).await.contains(ALICE));
+        assert_eq!(erase(&stage, ALICE).await.expect(200)["deliveries"], 1);
+        seal(&stage).await;
+        if let Some(line) = dump(database).await.lines().find(|line| line.contains(ALICE)) {
+            panic!("she is left in {line}");
+        }
     }
 
     async fn what_protected_goes_on_protecting_and_a_new_login_is_a_new_login(database) {

@@ -315,6 +315,41 @@ on_both_engines! {
         assert_eq!(notices(&stage).await.len(), 2);
     }
 
+    async fn what_was_never_reported_is_ended_there_where_somebody_asks_for_it_by_name(database) {
+        let stage = Stage::set(database).await;
+        let own = provider(&stage).await;
+        told_by_http(&stage, &own).await;
+        let there = json!({"target": {"sid": "s-there"}, "tell_provider": true});
+        let rehearsed = kill(&stage, json!({"target": {"sid": "s-there"}, "tell_provider": true, "dry_run": true})).await;
+        assert_eq!(rehearsed["provider"], "pending");
+        assert!(notices(&stage).await.is_empty(), "a rehearsal asks nobody");
+        let asked = kill(&stage, there).await;
+        assert_eq!((&asked["provider"], &asked["sessions_ended"]), (&json!("pending"), &json!(0)));
+        assert_eq!(own.only_call().await.path, "/sessions/s-there");
+        assert_eq!(finished(&stage, &asked).await["provider"], "told");
+
+        // What lives here and began after the logout was spared, and is not ended there either.
+        let before = long_ago(&stage);
+        stage.login("s-new", "bob", &[]).await;
+        for target in [json!({"sid": "s-new"}), json!({"sub": "bob"})] {
+            let spared = kill(&stage, json!({"target": target, "tell_provider": true, "occurred_at": before})).await;
+            assert_eq!((&spared["provider"], &spared["sessions_ended"]), (&Value::Null, &json!(0)));
+        }
+        // Nobody's session in particular, and a part in one, are nothing to ask by.
+        for target in [json!({"everyone": true, "except": {"sub": ["bob"]}}), json!({"client_id": "wiki"}), json!({"sub": "alice", "except_sid": "s-1"}), json!({"key": "k-1"})] {
+            let receipt = kill(&stage, json!({"target": target, "tell_provider": true})).await;
+            assert_eq!(finished(&stage, &receipt).await["provider"], Value::Null, "{target}");
+        }
+        // Who is named by something that the request does not take cannot be asked about.
+        let nameless = kill(&stage, json!({"target": {"sub": "alice"}, "tell_provider": true})).await;
+        assert_eq!((&nameless["provider"], &nameless["state"]), (&json!("gave_up"), &json!("settled")));
+        told_by(&stage, json!({"preset": "http", "method": "POST", "url": format!("{}/users/{{sub}}/sign-out", base(&own))})).await;
+        let person = kill(&stage, json!({"target": {"sub": "alice"}, "tell_provider": true, "reason": "compromise"})).await;
+        assert_eq!(finished(&stage, &person).await["provider"], "told");
+        let paths: Vec<String> = own.calls().into_iter().map(|call| call.path).collect();
+        assert_eq!(paths, ["/sessions/s-there", "/users/alice/sign-out"]);
+    }
+
     async fn a_session_that_is_reported_after_its_person_was_logged_out_is_told_too(database) {
         let stage = Stage::set(database).await;
         let own = provider(&stage).await;

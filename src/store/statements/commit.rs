@@ -83,7 +83,10 @@ pub(super) async fn conclude(
     let ended = Ended { tokens, ..ending.counted() };
     ending::count_on_receipt(conn, event, ended).await?;
     adopt(conn, act, &target, reach.adopt).await?;
-    provider::tell(conn, context, act, &ending.ended).await?;
+    match (ending.ended.as_slice(), trigger.tell_provider) {
+        ([], Some(true)) => provider::tell_of_unknown(conn, context, act, &trigger.target).await?,
+        (ended, _) => provider::tell(conn, context, act, ended).await?,
+    }
     joins::write_deliveries(conn, context, ending::duty(act), &ending.told, *opening).await?;
     if reach.adopt == Adopt::Reopen {
         let untold = untold(conn, act, &target).await?;

@@ -353,6 +353,8 @@ async fn in_the_way(conn: &mut Conn, issuer: &IssuerId, sight: &Sight, now: Time
     const COUNT: &str = "SELECT CAST(count(*) AS BIGINT) FROM ";
     let sessions = counted(conn, &sight.sessions, &format!("{COUNT} sessions WHERE ended_at IS NULL AND id IN "), "").await?;
     let of_sessions = counted(conn, &sight.sessions, &format!("{COUNT} deliveries WHERE state = 'pending' AND session_id IN "), "").await?;
+    let events: Vec<String> = sight.events.iter().cloned().collect();
+    let of_unknown = counted(conn, &events, &format!("{COUNT} deliveries WHERE state = 'pending' AND {OF_UNKNOWN}"), "").await?;
     let good = format!(
         " AND EXISTS (SELECT 1 FROM refresh_tokens AS t WHERE t.grant_id = g.id AND t.superseded_at IS NULL
                          AND (t.expires_at IS NULL OR t.expires_at > {}))",
@@ -364,14 +366,25 @@ async fn in_the_way(conn: &mut Conn, issuer: &IssuerId, sight: &Sight, now: Time
         .bind(issuer.as_str())
         .fetch_one(conn)
         .await?;
-    Ok(InTheWay { sessions, deliveries: of_sessions, grants, works: count(works) })
+    Ok(InTheWay { sessions, deliveries: of_sessions + of_unknown, grants, works: count(works) })
+}
+
+/// Rewrites two columns of rows of the person's sessions; answers how many rows.
+async fn of_sessions(conn: &mut Conn, person: Person<'_>, table: &str, of: &str, columns: [&str; 2]) -> Result<u64, StoreError> {
+    rewrite(conn, person, (table, columns), &format!("{of} IN "), &person.sight.sessions).await
 }
 
 /// Rewrites two columns of rows that are found by a condition over ids, in chunks; answers how many rows.
-async fn of_sessions(conn: &mut Conn, person: Person<'_>, table: &str, of: &str, columns: [&str; 2]) -> Result<u64, StoreError> {
+async fn rewrite(
+    conn: &mut Conn,
+    person: Person<'_>,
+    (table, columns): (&str, [&str; 2]),
+    condition: &str,
+    ids: &[String],
+) -> Result<u64, StoreError> {
     let mut rewritten = 0;
-    for chunk in person.sight.sessions.chunks(ROWS_MAX) {
-        let mut sql = Builder::new(format!("SELECT id, {}, {} FROM {table} WHERE {of} IN ", columns[0], columns[1]));
+    for chunk in ids.chunks(ROWS_MAX) {
+        let mut sql = Builder::new(format!("SELECT id, {}, {} FROM {table} WHERE {condition}", columns[0], columns[1]));
         push_list(&mut sql, chunk.iter().map(String::as_str));
         let rows: Vec<(String, Option<String>, Option<String>)> = sql.build_query_as().fetch_all(&mut *conn).await?;
         rewritten += rows.len() as u64;
@@ -387,18 +400,28 @@ async fn of_sessions(conn: &mut Conn, person: Person<'_>, table: &str, of: &str,
     Ok(rewritten)
 }
 
+/// Deliveries of a logout to the provider, about a session that is not known here: they stand with the logout alone.
+const OF_UNKNOWN: &str =
+    "kind = 'provider' AND NOT EXISTS (SELECT 1 FROM sessions AS s WHERE s.id = deliveries.session_id) AND event_id IN ";
+
 async fn deliveries(conn: &mut Conn, person: Person<'_>) -> Result<u64, StoreError> {
-    for chunk in person.sight.sessions.chunks(ROWS_MAX) {
-        let mut excerpts = Builder::new(
-            "UPDATE attempts SET excerpt = NULL WHERE excerpt IS NOT NULL AND delivery_id IN (SELECT id FROM deliveries WHERE session_id IN ",
-        );
-        push_list(&mut excerpts, chunk.iter().map(String::as_str));
-        excerpts.push(")").build().execute(&mut *conn).await?;
-        let mut relayed = Builder::new("DELETE FROM relayed_tokens WHERE delivery_id IN (SELECT id FROM deliveries WHERE session_id IN ");
-        push_list(&mut relayed, chunk.iter().map(String::as_str));
-        relayed.push(")").build().execute(&mut *conn).await?;
+    let sight = person.sight;
+    let events: Vec<String> = sight.events.iter().cloned().collect();
+    let columns = ["sid", "sub"];
+    for (condition, ids) in [("session_id IN ", &sight.sessions), (OF_UNKNOWN, &events)] {
+        for chunk in ids.chunks(ROWS_MAX) {
+            for before in [
+                "UPDATE attempts SET excerpt = NULL WHERE excerpt IS NOT NULL AND delivery_id IN",
+                "DELETE FROM relayed_tokens WHERE delivery_id IN",
+            ] {
+                let mut sql = Builder::new(format!("{before} (SELECT id FROM deliveries WHERE {condition}"));
+                push_list(&mut sql, chunk.iter().map(String::as_str));
+                sql.push(")").build().execute(&mut *conn).await?;
+            }
+        }
     }
-    of_sessions(conn, person, "deliveries", "session_id", ["sid", "sub"]).await
+    let unknown = rewrite(conn, person, ("deliveries", columns), OF_UNKNOWN, &events).await?;
+    Ok(unknown + of_sessions(conn, person, "deliveries", "session_id", columns).await?)
 }
 
 async fn forget_devices(conn: &mut Conn, person: Person<'_>) -> Result<(), StoreError> {

@@ -9,14 +9,14 @@ use serde_json::Value;
 
 use super::ending::{EndedSession, Scene, Secrets, Terms};
 use super::joins::{Desk, Joined, class_number};
-use super::{Builder, Conn, corrupt, duration_ms, instant, push_list, push_text, word};
+use super::{Builder, Conn, corrupt, duration_ms, instant, push_equal, push_list, push_text, word};
 use crate::model::delivery::{Class, DeliveryKind, DeliveryState, Lane, Leased, Opened, Tally};
 use crate::model::effects::{EndFact, Offline, ProviderWord};
 use crate::model::provider_logout::{
     Auth, Body, BodyKind, ClientAuth, HttpCall, Method, Preset, ProviderLogout, SessionNames, Template, UrlTemplate,
 };
 use crate::model::session::SessionName;
-use crate::model::trigger::Reason;
+use crate::model::trigger::{Reason, Target};
 use crate::model::{ClientId, DeliveryId, EventId, IssuerId, ParticipantId, ProviderKey, SessionId, Sid, Subject, Timestamp};
 use crate::store::{Context, ProviderFacts, StoreError};
 
@@ -144,6 +144,41 @@ pub(super) async fn tell(conn: &mut Conn, context: &Context, act: Scene<'_>, ses
         insert(conn, context, act, (&issuer.issuer, logout), chunk).await?;
     }
     Ok(())
+}
+
+/// Asks it to end what a logout names and of which nothing lives here: somebody said that it is to be told, and knows of a session that was never
+/// reported. What lives here was spared, or has ended and told it already.
+pub(super) async fn tell_of_unknown(conn: &mut Conn, context: &Context, act: Scene<'_>, target: &Target) -> Result<(), StoreError> {
+    let mut lives = Builder::new("SELECT CAST(count(*) AS BIGINT) FROM sessions WHERE ended_at IS NULL AND issuer_id = ");
+    lives.push_bind(act.issuer.as_str().to_owned());
+    let (sub, sid) = match target {
+        Target::Session(SessionName::Sid(sid)) => {
+            push_equal(&mut lives, "sid", sid.as_str());
+            (None, Some(sid.clone()))
+        }
+        Target::Subject(sub) => {
+            push_equal(&mut lives, "sub", sub.as_str());
+            (Some(sub.clone()), None)
+        }
+        // Nothing that the provider could be asked by, or nothing of its own.
+        Target::Session(SessionName::Key(_) | SessionName::Subject(_))
+        | Target::SubjectExcept { .. }
+        | Target::Client(_)
+        | Target::SubjectAtClient { .. }
+        | Target::SessionAtClient { .. }
+        | Target::ClientSid { .. }
+        | Target::ClientSub { .. }
+        | Target::RefreshToken { .. }
+        | Target::Reuse(_)
+        | Target::Device(_)
+        | Target::Everyone => return Ok(()),
+    };
+    if lives.build_query_scalar::<i64>().fetch_one(&mut *conn).await? > 0 {
+        return Ok(());
+    }
+    // No session has this id: the delivery stands with its logout alone.
+    let unknown = EndedSession { id: context.entropy.id(act.now), sub, sid, key: None };
+    tell(conn, context, act, &[unknown]).await
 }
 
 /// Tells it of a session that was over before it was reported, as what ended it would have done.
