@@ -30,6 +30,9 @@ pub struct SubjectShape {
     sessions: Vec<SessionShape>,
     /// The applications the person may still be in.
     still_open: Vec<StillOpenShape>,
+    /// The applications that call somebody so by a name of their own, in a session of which nobody reported that it is this person's: what is known by
+    /// a relayed token alone. Where applications have names of their own it may be somebody else.
+    still_open_by_client_sub: Vec<StillOpenShape>,
 }
 
 /// An application somebody may still be in.
@@ -83,6 +86,7 @@ impl SubjectShape {
         Self {
             sessions: record.sessions.into_iter().map(|view| standing(view, gaps)).collect(),
             still_open: record.still_open.into_iter().map(StillOpenShape::from).collect(),
+            still_open_by_client_sub: record.by_client_sub.into_iter().map(StillOpenShape::from).collect(),
         }
     }
 }

@@ -342,6 +342,8 @@ pub struct SubjectRecord {
     pub sessions: Vec<SessionView>,
     /// Where they are still in, by application.
     pub still_open: Vec<StillOpen>,
+    /// Where somebody may be in whom an application calls so, in a session that is not known to be theirs.
+    pub by_client_sub: Vec<StillOpen>,
 }
 
 /// An application a person is still in, or may be.

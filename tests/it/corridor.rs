@@ -450,7 +450,7 @@ on_both_engines! {
         assert_eq!(open, expected);
         assert!(mail.calls().is_empty());
         let nobody = stage.provider.post("/v1/issuers/main/subjects/status", json!({"sub": "nobody"})).await.expect(200);
-        assert_eq!(nobody, json!({"sessions": [], "still_open": []}));
+        assert_eq!(nobody, json!({"sessions": [], "still_open": [], "still_open_by_client_sub": []}));
     }
 
     async fn logouts_are_listed_filtered_and_found(database) {

@@ -133,6 +133,29 @@ on_both_engines! {
         assert!(shop.calls().is_empty() && deliveries(&stage, "shop").await.is_empty());
     }
 
+    async fn whom_relay_alone_brought_is_found_by_the_name_that_the_client_knows(database) {
+        let stage = Stage::set(database).await;
+        let provider = Provider::open(&stage, json!({})).await;
+        let wiki = party(&stage, &provider, "wiki").await;
+        wiki.always(busy_for_a_minute());
+        assert_eq!(provider.post(&provider.token("wiki", &json!({"sid": "s-1", "sub": "alice"}))).await.status, 200);
+        wiki.only_call().await;
+        let status = async |sub: &str| stage.provider.post("/v1/issuers/main/subjects/status", json!({"sub": sub})).await.expect(200);
+        let alice = status("alice").await;
+        assert_eq!((&alice["sessions"], &alice["still_open"]), (&json!([]), &json!([])), "nobody said whose session it was");
+        let there = &alice["still_open_by_client_sub"];
+        assert!(there.as_array().unwrap().len() == 1 && there[0]["client_id"] == "wiki" && there[0]["why"] == "pending", "{alice}");
+        assert_eq!(status("bob").await["still_open_by_client_sub"], json!([]));
+        // Where the session is known to be theirs it is said once.
+        stage.login("s-2", "carol", &["wiki"]).await;
+        let carol = status("carol").await;
+        assert!(carol["still_open"][0]["why"] == "live" && carol["still_open_by_client_sub"] == json!([]), "{carol}");
+        wiki.always(Reply::Status(200));
+        stage.server.advance(Duration::from_secs(70));
+        settled(&stage, "wiki").await;
+        assert_eq!(status("alice").await["still_open_by_client_sub"], json!([]));
+    }
+
     async fn what_is_no_logout_token_for_anybody_here_is_refused_and_ends_nothing(database) {
         let stage = Stage::set(database).await;
         let provider = Provider::open(&stage, json!({})).await;

@@ -248,7 +248,36 @@ pub(in crate::store) async fn subject(
     open.extend(sessions.iter().filter(|session| session.ended_at.is_none()).flat_map(live_participants));
     open.extend(undelivered(conn, &sessions).await?);
     open.extend(offline_tokens(conn, issuer, sub, now).await?);
-    Ok(SubjectRecord { sessions, still_open: open.into_iter().collect() })
+    let by_client_sub = called_so(conn, issuer, sub).await?;
+    Ok(SubjectRecord { sessions, still_open: open.into_iter().collect(), by_client_sub: by_client_sub.into_iter().collect() })
+}
+
+/// What is known by relay alone has no owner: only the application's own name says who it was.
+async fn called_so(conn: &mut Conn, issuer: &IssuerId, sub: &Subject) -> Result<BTreeSet<StillOpen>, StoreError> {
+    let rows: Vec<(String, Option<i64>, Option<String>, i64)> = by_client_sub(issuer, sub).build_query_as().fetch_all(conn).await?;
+    let open = rows.into_iter().filter_map(|(client, ended, state, until)| {
+        let why = match (ended, state) {
+            (_, Some(state)) => why_open(&state),
+            (None, None) => Ok(OpenWhy::Live),
+            (Some(_), None) => return None,
+        };
+        Some(why.map(|why| StillOpen { client_id: ClientId::stored(client), why, until: Some(Timestamp::from_millis(until)) }))
+    });
+    open.collect()
+}
+
+/// From the participants of that name, of whom there are few.
+fn by_client_sub(issuer: &IssuerId, sub: &Subject) -> Builder {
+    let mut sql = Builder::new(
+        "SELECT p.client_id, p.ended_at, d.state, s.expires_at FROM participants AS p JOIN sessions AS s ON s.id = p.session_id
+           LEFT JOIN deliveries AS d ON d.participant_id = p.id AND d.kind <> 'provider'
+                                    AND d.state IN ('pending', 'rejected', 'expired', 'cancelled', 'unreachable')
+          WHERE p.issuer_id = ",
+    );
+    sql.push_bind(issuer.as_str().to_owned()).push(" AND p.sub = ").push_bind(sub.as_str().to_owned());
+    sql.push(" AND (s.sub IS NULL OR s.sub <> ").push_bind(sub.as_str().to_owned());
+    sql.push(format!(") ORDER BY p.created_at DESC LIMIT {SESSIONS_SHOWN}"));
+    sql
 }
 
 fn live_participants(session: &SessionView) -> impl Iterator<Item = StillOpen> + '_ {
@@ -269,16 +298,20 @@ async fn undelivered(conn: &mut Conn, sessions: &[SessionView]) -> Result<Vec<St
     let rows: Vec<(String, String, i64)> = sql.build_query_as().fetch_all(conn).await?;
     rows.into_iter()
         .map(|(client, state, until)| {
-            let why = match state.as_str() {
-                "pending" => OpenWhy::Pending,
-                "rejected" | "expired" => OpenWhy::GaveUp,
-                "unreachable" => OpenWhy::Unreachable,
-                "cancelled" => OpenWhy::Cancelled,
-                _ => return Err(corrupt("deliveries", "state")),
-            };
-            Ok(StillOpen { client_id: ClientId::stored(client), why, until: Some(Timestamp::from_millis(until)) })
+            Ok(StillOpen { client_id: ClientId::stored(client), why: why_open(&state)?, until: Some(Timestamp::from_millis(until)) })
         })
         .collect()
+}
+
+/// What a delivery that was not delivered says of whoever takes part.
+fn why_open(state: &str) -> Result<OpenWhy, StoreError> {
+    match state {
+        "pending" => Ok(OpenWhy::Pending),
+        "rejected" | "expired" => Ok(OpenWhy::GaveUp),
+        "unreachable" => Ok(OpenWhy::Unreachable),
+        "cancelled" => Ok(OpenWhy::Cancelled),
+        _ => Err(corrupt("deliveries", "state")),
+    }
 }
 
 async fn offline_tokens(conn: &mut Conn, issuer: &IssuerId, sub: &Subject, now: Timestamp) -> Result<Vec<StillOpen>, StoreError> {
@@ -307,5 +340,6 @@ pub(super) fn hot() -> Vec<(&'static str, Builder)> {
         ("sessions by alias", SessionSearch::Alias(Alias::stored(word()))),
         ("sessions by device", SessionSearch::Device(word())),
     ];
-    searches.into_iter().map(|(name, by)| (name, found(&issuer, &by))).collect()
+    let found = searches.into_iter().map(|(name, by)| (name, found(&issuer, &by)));
+    found.chain([("whom clients call so", by_client_sub(&issuer, &Subject::stored(word())))]).collect()
 }
