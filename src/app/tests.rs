@@ -61,7 +61,7 @@ async fn a_server_refuses_to_go_on_with_another_sealing_key_or_without_its_own()
 
     let other = ("LOGOUTD_SEALING_KEY", "q83vEjRWeJCrze8SNFZ4kKvN7xI0VniQq83vEjRWeJA");
     let refused = start(config(directory.path(), &[other])).await.unwrap_err();
-    assert!(matches!(refused, Error::SealingKey(KeyError::Other(_))), "{refused}");
+    assert!(matches!(refused, Error::SealingKey(KeyError::Other { .. })), "{refused}");
 
     let key = directory.path().join("100% logoutd.db.key");
     std::fs::rename(&key, directory.path().join("elsewhere")).unwrap();
