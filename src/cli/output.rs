@@ -164,10 +164,8 @@ pub(super) fn print(text: &str) -> Result<(), Error> {
 
 /// One of many results: without a reader the next ones need not be asked for.
 pub(super) fn print_on(text: &str) -> Result<(), Error> {
-    writeln!(std::io::stdout().lock(), "{text}").map_err(|error| match error.kind() {
-        std::io::ErrorKind::BrokenPipe => Error::Unread,
-        _ => Error::Output(error),
-    })
+    writeln!(std::io::stdout().lock(), "{text}")
+        .map_err(|error| if error.kind() == std::io::ErrorKind::BrokenPipe { Error::Unread } else { Error::Output(error) })
 }
 
 /// What the environment says, or what the terminal does: no crate here may ask it.
