@@ -244,6 +244,7 @@ mod tests {
             may_mass_kill: true,
             remote: None,
             behalf: crate::model::access::Behalf::default(),
+            token: crate::model::access::OwnToken::NONE,
         };
         assert_eq!(own(&caller(Role::Provider)).as_deref(), Some("t-1"));
         for role in [Role::Operator, Role::Auditor, Role::Admin] {

@@ -136,6 +136,9 @@ fn tell_once(out: &Output, answer: &Answer) -> Result<(), Error> {
         Form::Json => out.answer(answer, |_| String::new()),
         Form::Human => {
             eprintln!("id {}", plain(id));
+            if let Ok(until) = member("expires_at") {
+                eprintln!("it works until {}", plain(until));
+            }
             if let Ok(until) = member("previous_until") {
                 eprintln!("the value before works until {}", plain(until));
             }

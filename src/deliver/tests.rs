@@ -94,6 +94,7 @@ fn audit() -> AuditEntry {
         may_mass_kill: true,
         remote: None,
         behalf: crate::model::access::Behalf::default(),
+        token: crate::model::access::OwnToken::NONE,
     };
     AuditEntry { act: Act::IssuerCreated, caller, actor: None, issuer: Some(issuer()), event: None, detail: "{}".into() }
 }

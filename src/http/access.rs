@@ -22,7 +22,7 @@ use super::state::AppState;
 use super::throttle::{Judged, Suspect};
 use super::uses::note;
 use super::wire::Written;
-use crate::model::access::{ApiTokenRecord, Behalf, Caller, Edition, Permission, Role, ShownApiToken};
+use crate::model::access::{ApiTokenRecord, Behalf, Caller, Edition, OwnToken, Permission, Role, ShownApiToken};
 use crate::model::issuer::IssuerRecord;
 use crate::model::limits::Load;
 use crate::model::{Digest, IssuerId, Timestamp};
@@ -86,7 +86,7 @@ pub mod needs {
         )* };
     }
 
-    needs!(Report ReadSessions Kill Undo ReadLogouts ReadDeliveries Introspect RevokeTokens SubjectSecrets Operate RetryDeliveries TestClients ReadRegistry Administer ManageApiTokens Erase ReadAudit ReadMetrics);
+    needs!(Report ReadSessions Kill Undo ReadLogouts ReadDeliveries Introspect RevokeTokens SubjectSecrets Operate RetryDeliveries TestClients ReadRegistry Administer ManageApiTokens ReadApiTokens ManageKeys Erase ReadAudit ReadMetrics);
 }
 
 /// A caller who may do it at the issuer the path names as `{iss}`.
@@ -111,7 +111,11 @@ impl<N: Need> FromRequestParts<AppState> for Anywhere<N> {
 
     async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self, Problem> {
         let caller = authenticated(parts, app, N::PERMISSION.load()).await?;
-        if caller.may(N::PERMISSION, None) { Ok(Self(caller, PhantomData)) } else { Err(forbidden(&caller, N::PERMISSION)) }
+        if !caller.may(N::PERMISSION, None) {
+            return Err(forbidden(&caller, N::PERMISSION));
+        }
+        check_edition(&caller, N::PERMISSION)?;
+        Ok(Self(caller, PhantomData))
     }
 }
 
@@ -124,7 +128,11 @@ impl<N: Need> FromRequestParts<AppState> for Somewhere<N> {
 
     async fn from_request_parts(parts: &mut Parts, app: &AppState) -> Result<Self, Problem> {
         let caller = authenticated(parts, app, N::PERMISSION.load()).await?;
-        if caller.role.may(N::PERMISSION) { Ok(Self(caller, PhantomData)) } else { Err(forbidden(&caller, N::PERMISSION)) }
+        if !caller.role.may(N::PERMISSION) {
+            return Err(forbidden(&caller, N::PERMISSION));
+        }
+        check_edition(&caller, N::PERMISSION)?;
+        Ok(Self(caller, PhantomData))
     }
 }
 
@@ -154,7 +162,19 @@ fn admit(caller: &Caller, permission: Permission, iss: &str) -> Result<Option<Is
         Some(id) => caller.may(permission, Some(id)),
         None => caller.may(permission, None),
     };
-    if may { Ok(id) } else { Err(forbidden(caller, permission)) }
+    if !may {
+        return Err(forbidden(caller, permission));
+    }
+    check_edition(caller, permission)?;
+    Ok(id)
+}
+
+/// Whether the value that was shown may do it: one that was replaced may do nothing that lasts longer than its overlap.
+fn check_edition(caller: &Caller, permission: Permission) -> Result<(), Problem> {
+    match (caller.token.edition, permission.ends_with_an_overlap()) {
+        (Edition::Previous, false) => Err(Problem::forbidden("this value of the token was replaced: use the new one")),
+        (Edition::Previous, true) | (Edition::Current, _) => Ok(()),
+    }
 }
 
 /// Says which roles may, or that the caller is bound to an issuer of its own: nothing that depends on what was asked for.
@@ -255,12 +275,11 @@ pub(super) async fn identify(
 ) -> Result<Caller, Problem> {
     let digest = digest_of_token(token.as_bytes());
     let address = remote.map(|remote| remote.to_string());
-    let (caller, own_rate) = match known(app, digest).await? {
-        Ok(Known::Bootstrap) => (bootstrap(address), None),
+    let caller = match known(app, digest).await? {
+        Ok(Known::Bootstrap) => bootstrap(address),
         Ok(Known::Minted(shown)) => {
             note(app, &shown, app.clock.now());
-            let own_rate = shown.record.rate_per_s;
-            (caller(shown.record, address), own_rate)
+            caller(*shown, address)
         }
         // A good token is good however many were not: they are too many to be guessed, and one old token must not lock out all behind one address.
         Err(why) => {
@@ -271,7 +290,7 @@ pub(super) async fn identify(
         }
     };
     traces::vouch();
-    app.limiter.credential(&caller.identity, own_rate, load, app.clock.now())?;
+    app.limiter.credential(&caller.identity, caller.token.rate_per_s, load, app.clock.now())?;
     Ok(caller)
 }
 
@@ -308,9 +327,10 @@ impl Vigil {
     }
 }
 
-fn caller(record: ApiTokenRecord, remote: Option<String>) -> Caller {
-    let ApiTokenRecord { id, role, issuer, client_id, may_mass_kill, .. } = record;
-    Caller { identity: id.to_string(), role, issuer, client_id, may_mass_kill, remote, behalf: Behalf::default() }
+fn caller(ShownApiToken { record, edition }: ShownApiToken, remote: Option<String>) -> Caller {
+    let ApiTokenRecord { id, role, issuer, client_id, may_mass_kill, expires_at, rate_per_s, .. } = record;
+    let token = OwnToken { edition, expires_at, rate_per_s };
+    Caller { identity: id.to_string(), role, issuer, client_id, may_mass_kill, remote, behalf: Behalf::default(), token }
 }
 
 fn bootstrap(remote: Option<String>) -> Caller {
@@ -322,6 +342,7 @@ fn bootstrap(remote: Option<String>) -> Caller {
         may_mass_kill: true,
         remote,
         behalf: Behalf::default(),
+        token: OwnToken::NONE,
     }
 }
 
@@ -343,7 +364,16 @@ mod tests {
 
     fn caller(role: Role, issuer: Option<&str>) -> Caller {
         let issuer = issuer.map(|id| IssuerId::parse(id).unwrap());
-        Caller { identity: "t".into(), role, issuer, client_id: None, may_mass_kill: false, remote: None, behalf: Behalf::default() }
+        Caller {
+            identity: "t".into(),
+            role,
+            issuer,
+            client_id: None,
+            may_mass_kill: false,
+            remote: None,
+            behalf: Behalf::default(),
+            token: OwnToken::NONE,
+        }
     }
 
     #[test]
@@ -362,6 +392,8 @@ mod tests {
             P::ReadRegistry,
             P::Administer,
             P::ManageApiTokens,
+            P::ReadApiTokens,
+            P::ManageKeys,
             P::ReadAudit,
             P::ReadMetrics,
         ];
@@ -403,6 +435,23 @@ mod tests {
                 let admitted = admit(&caller(role, Some("main")), permission, "main").is_ok();
                 assert_eq!(admitted, allowed.contains(&permission), "{role} {permission:?}");
             }
+        }
+    }
+
+    #[test]
+    fn a_value_that_was_replaced_may_do_all_but_what_outlasts_its_overlap() {
+        let before = |role| {
+            let caller = caller(role, Some("main"));
+            Caller { token: OwnToken { edition: Edition::Previous, ..OwnToken::NONE }, ..caller }
+        };
+        for permission in [P::ManageApiTokens, P::ManageKeys] {
+            let refused = admit(&before(Role::Admin), permission, "main").unwrap_err();
+            assert_eq!(refused.detail(), Some("this value of the token was replaced: use the new one"), "{permission:?}");
+            let refused = admit(&before(Role::Operator), permission, "main").unwrap_err();
+            assert_eq!(refused.detail(), Some("this needs the role admin"), "{permission:?}");
+        }
+        for permission in [P::Kill, P::Administer, P::ReadApiTokens, P::ReadAudit] {
+            assert!(admit(&before(Role::Admin), permission, "main").is_ok(), "{permission:?}");
         }
     }
 

@@ -53,8 +53,12 @@ pub enum Permission {
     ReadRegistry,
     /// Change issuers and clients.
     Administer,
-    /// Mint, list and revoke API tokens.
+    /// Mint, rotate and revoke API tokens.
     ManageApiTokens,
+    /// List API tokens.
+    ReadApiTokens,
+    /// Rotate, import and withdraw keys, and seal secrets anew.
+    ManageKeys,
     /// Make a person nobody.
     Erase,
     /// Read the audit trail.
@@ -81,10 +85,20 @@ impl Permission {
             | Self::ReadRegistry
             | Self::Administer
             | Self::ManageApiTokens
+            | Self::ReadApiTokens
+            | Self::ManageKeys
             | Self::Erase
             | Self::ReadAudit
             | Self::ReadMetrics => Load::Other,
         }
+    }
+}
+
+impl Permission {
+    /// Whether the value of an API token that was replaced is good for it while it overlaps. With what outlasts that overlap, whoever found the old value
+    /// could stay.
+    pub const fn ends_with_an_overlap(self) -> bool {
+        !matches!(self, Self::ManageApiTokens | Self::ManageKeys)
     }
 }
 
@@ -153,6 +167,24 @@ pub struct Caller {
     pub remote: Option<String>,
     /// What it says of itself for the audit trail.
     pub behalf: Behalf,
+    /// What binds the API token it showed.
+    pub token: OwnToken,
+}
+
+/// What binds an API token that was shown, beside what it may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OwnToken {
+    /// Which of its values was shown.
+    pub edition: Edition,
+    /// When it stops working.
+    pub expires_at: Option<Timestamp>,
+    /// How many requests it may send in a second, where that is not what all may.
+    pub rate_per_s: Option<u16>,
+}
+
+impl OwnToken {
+    /// Of who showed none, or the one of the configuration.
+    pub const NONE: Self = Self { edition: Edition::Current, expires_at: None, rate_per_s: None };
 }
 
 /// On whose behalf something is asked for, and why, as the caller says; nobody checks it, the audit trail keeps it.
@@ -187,6 +219,7 @@ impl Caller {
             may_mass_kill: false,
             remote: None,
             behalf: Behalf::default(),
+            token: OwnToken::NONE,
         }
     }
 
@@ -196,7 +229,16 @@ impl Caller {
     /// The configuration, which whoever runs the process has written.
     pub fn configuration() -> Self {
         let identity = Self::CONFIGURATION.to_owned();
-        Self { identity, role: Role::Admin, issuer: None, client_id: None, may_mass_kill: false, remote: None, behalf: Behalf::default() }
+        Self {
+            identity,
+            role: Role::Admin,
+            issuer: None,
+            client_id: None,
+            may_mass_kill: false,
+            remote: None,
+            behalf: Behalf::default(),
+            token: OwnToken::NONE,
+        }
     }
 
     /// The identity of an issuer's provider where it speaks by its own signature instead of by an API token.
@@ -205,7 +247,16 @@ impl Caller {
     /// An issuer's provider, known by its signature.
     pub fn provider(issuer: &IssuerId) -> Self {
         let (identity, issuer) = (Self::PROVIDER.to_owned(), Some(issuer.clone()));
-        Self { identity, role: Role::Provider, issuer, client_id: None, may_mass_kill: false, remote: None, behalf: Behalf::default() }
+        Self {
+            identity,
+            role: Role::Provider,
+            issuer,
+            client_id: None,
+            may_mass_kill: false,
+            remote: None,
+            behalf: Behalf::default(),
+            token: OwnToken::NONE,
+        }
     }
 
     /// A registered client, known by credentials of its own.
@@ -219,6 +270,7 @@ impl Caller {
             may_mass_kill: false,
             remote,
             behalf: Behalf::default(),
+            token: OwnToken::NONE,
         }
     }
 

@@ -156,6 +156,7 @@ mod tests {
                 may_mass_kill: false,
                 remote: None,
                 behalf: crate::model::access::Behalf::default(),
+                token: crate::model::access::OwnToken::NONE,
             },
             idempotency: None,
         }

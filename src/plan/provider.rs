@@ -210,6 +210,7 @@ mod tests {
             may_mass_kill: true,
             remote: None,
             behalf: crate::model::access::Behalf::default(),
+            token: crate::model::access::OwnToken::NONE,
         };
         Trigger {
             issuer: IssuerId::parse("main").unwrap(),

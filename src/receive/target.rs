@@ -307,6 +307,7 @@ mod tests {
             may_mass_kill,
             remote: None,
             behalf: crate::model::access::Behalf::default(),
+            token: crate::model::access::OwnToken::NONE,
         };
         let mass = |body: &str| parse::<TargetBody>(body.as_bytes()).unwrap().mass();
         for many in [r#"{"client_id":"c"}"#, r#"{"everyone":true}"#] {

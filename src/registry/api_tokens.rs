@@ -10,13 +10,12 @@ use utoipa_axum::routes;
 
 use super::clients::{OVERLAP_S, RATE_PER_S, bounded};
 use super::{done, entry};
-use crate::http::needs::ManageApiTokens;
+use crate::http::needs::{ManageApiTokens, ReadApiTokens};
 use crate::http::problem::ProblemDocument;
 use crate::http::wire::{text, value};
 use crate::http::{AppState, Code, List, Path, Problem, Query, Reply, Routes, Somewhere, StrictJson, page};
 use crate::model::access::{ApiTokenRecord, Caller, Role};
 use crate::model::audit::Act;
-use crate::model::page::{PAGE_ITEMS_MAX, Page};
 use crate::model::{ApiTokenId, ClientId, IssuerId, Timestamp};
 use crate::token::digest_of_token;
 
@@ -108,7 +107,7 @@ fn view(record: ApiTokenRecord) -> ApiTokenView {
     }
 }
 
-/// Mints an API token. Its value is in this answer and nowhere else.
+/// Mints an API token. Its value is in this answer and nowhere else. What a token mints that expires, expires with it at the latest.
 #[utoipa::path(
     post,
     path = "/v1/api-tokens",
@@ -118,7 +117,7 @@ fn view(record: ApiTokenRecord) -> ApiTokenView {
     responses(
         (status = 201, description = "Minted", body = ApiTokenView),
         (status = 401, description = "unauthorized", content_type = "application/problem+json", body = ProblemDocument),
-        (status = 403, description = "forbidden: another issuer than the caller's own", content_type = "application/problem+json", body = ProblemDocument),
+        (status = 403, description = "forbidden: another issuer than the caller's own, or a value of the token that was replaced", content_type = "application/problem+json", body = ProblemDocument),
         (status = 404, description = "unknown-issuer", content_type = "application/problem+json", body = ProblemDocument),
         (status = 422, description = "invalid-field", content_type = "application/problem+json", body = ProblemDocument),
     )
@@ -145,7 +144,7 @@ fn detail(record: &ApiTokenRecord) -> serde_json::Value {
         "rate_per_s": record.rate_per_s })
 }
 
-/// The token as it will be, if this caller may mint it. Nobody mints above its own role and outside its own issuer.
+/// The token as it will be, if this caller may mint it. Nobody mints above its own role, outside its own issuer and beyond its own expiry.
 fn minted(body: NewApiToken, minter: &Caller, id: ApiTokenId, now: Timestamp) -> Result<ApiTokenRecord, Problem> {
     let NewApiToken { role, issuer, client_id, may_mass_kill, expires_at, rate_per_s } = body;
     let (role, issuer, client_id, expires_at) = (role.0, value(issuer), value(client_id), value(expires_at));
@@ -168,6 +167,8 @@ fn minted(body: NewApiToken, minter: &Caller, id: ApiTokenId, now: Timestamp) ->
     if expires_at.is_some_and(|expiry| expiry <= now) {
         return Err(Problem::invalid("/expires_at", "must be in the future"));
     }
+    // Else whoever found one that is soon over would have one that is not.
+    let expires_at = expires_at.into_iter().chain(minter.token.expires_at).min();
     let rate_per_s = bounded("/rate_per_s", rate_per_s, &RATE_PER_S)?;
     Ok(ApiTokenRecord {
         id,
@@ -214,7 +215,7 @@ pub struct ApiTokensQuery {
 )]
 pub async fn list(
     State(app): State<AppState>,
-    Somewhere(caller, _): Somewhere<ManageApiTokens>,
+    Somewhere(caller, _): Somewhere<ReadApiTokens>,
     Query(query): Query<ApiTokensQuery>,
 ) -> Result<Reply<List<ApiTokenView>>, Problem> {
     let issuer = confined(&caller, value(query.issuer))?;
@@ -251,7 +252,7 @@ pub async fn revoke(
     Somewhere(caller, _): Somewhere<ManageApiTokens>,
     Path(id): Path<String>,
 ) -> Result<Reply<()>, Problem> {
-    let id = within_reach(&app, &caller, &id).await?;
+    let id = within_reach(&app, &caller, &id).await?.id;
     let audit = entry(Act::ApiTokenRevoked, &caller, caller.issuer.as_ref(), &json!({ "api_token": id.as_str() }))?;
     done(app.store.revoke_api_token(&id, audit).await?, Code::UnknownApiToken, || Problem::of(Code::Conflict))?;
     Ok(Reply::done())
@@ -270,7 +271,7 @@ pub struct Rotation {
 /// Gives an API token another value; it stays the same token, with its identity, its rights, its expiry, and whatever belongs to it.
 ///
 /// The value before is good for the overlap; the one before that is not, even if its overlap were not over. Revoking the token ends both. A token that
-/// should have other rights is minted anew.
+/// should have other rights is minted anew. Who shows a value that was replaced rotates nothing, and a token that expires rotates none that lives longer.
 #[utoipa::path(
     post,
     path = "/v1/api-tokens/{id}/rotate",
@@ -281,7 +282,7 @@ pub struct Rotation {
     responses(
         (status = 201, description = "Rotated; its value is in this answer and nowhere else", body = ApiTokenView),
         (status = 401, description = "unauthorized", content_type = "application/problem+json", body = ProblemDocument),
-        (status = 403, description = "forbidden", content_type = "application/problem+json", body = ProblemDocument),
+        (status = 403, description = "forbidden: also for a value that was replaced, and of a token that lives longer than the caller's", content_type = "application/problem+json", body = ProblemDocument),
         (status = 404, description = "unknown-api-token: there is none, or it is revoked or expired", content_type = "application/problem+json", body = ProblemDocument),
         (status = 422, description = "invalid-field", content_type = "application/problem+json", body = ProblemDocument),
     )
@@ -293,7 +294,9 @@ pub async fn rotate(
     StrictJson(body): StrictJson<Rotation>,
 ) -> Result<Reply<ApiTokenView>, Problem> {
     bounded("/overlap_s", Some(body.overlap_s), &OVERLAP_S)?;
-    let id = within_reach(&app, &caller, &id).await?;
+    let known = within_reach(&app, &caller, &id).await?;
+    permit_rotation(&caller, &known)?;
+    let id = known.id;
     let token = format!("{PREFIX}{}", app.entropy.token());
     let detail = json!({ "api_token": id.as_str(), "overlap_s": body.overlap_s });
     let audit = entry(Act::ApiTokenRotated, &caller, caller.issuer.as_ref(), &detail)?;
@@ -303,27 +306,22 @@ pub async fn rotate(
 }
 
 /// The token a path names, if this caller may see it.
-async fn within_reach(app: &AppState, caller: &Caller, id: &str) -> Result<ApiTokenId, Problem> {
+async fn within_reach(app: &AppState, caller: &Caller, id: &str) -> Result<ApiTokenRecord, Problem> {
     let unknown = || Problem::of(Code::UnknownApiToken);
-    let id = ApiTokenId::parse(id).ok_or_else(unknown)?;
+    let record = app.store.api_token_named(&ApiTokenId::parse(id).ok_or_else(unknown)?).await?.ok_or_else(unknown)?;
     match &caller.issuer {
-        Some(own) if !is_of(app, &id, own).await? => Err(unknown()),
-        Some(_) | None => Ok(id),
+        Some(own) if record.issuer.as_ref() != Some(own) => Err(unknown()),
+        Some(_) | None => Ok(record),
     }
 }
 
-/// Whether a token belongs to an issuer. Few callers are bound to an issuer and revoke tokens, and no issuer has many, so its list is walked.
-async fn is_of(app: &AppState, id: &ApiTokenId, issuer: &IssuerId) -> Result<bool, Problem> {
-    let mut after = None;
-    loop {
-        let listed = app.store.api_tokens(Some(issuer), Page { limit: PAGE_ITEMS_MAX, after }).await?;
-        if listed.items.iter().any(|token| token.id == *id) {
-            return Ok(true);
+/// Nobody gives out a value that is good when its own is not any more. A rotated token keeps its expiry, so that one which lives longer is refused.
+fn permit_rotation(caller: &Caller, of: &ApiTokenRecord) -> Result<(), Problem> {
+    match caller.token.expires_at {
+        Some(own) if of.expires_at.is_none_or(|expiry| expiry > own) => {
+            Err(Problem::forbidden(format!("this token expires at {own}, and rotates none that lives longer")))
         }
-        after = listed.next;
-        if after.is_none() {
-            return Ok(false);
-        }
+        Some(_) | None => Ok(()),
     }
 }
 
@@ -344,6 +342,7 @@ mod tests {
             may_mass_kill: true,
             remote: None,
             behalf: crate::model::access::Behalf::default(),
+            token: crate::model::access::OwnToken::NONE,
         }
     }
 
@@ -379,6 +378,27 @@ mod tests {
             assert_eq!(mint(&body, &bound), Err((Code::Forbidden, None)), "{body}");
         }
         assert!(mint(&json!({"role": "provider", "issuer": "main"}), &bound).is_ok());
+    }
+
+    #[test]
+    fn what_is_minted_or_rotated_lives_no_longer_than_the_token_that_does_it() {
+        let ends = |text: &str| Timestamp::parse(text).unwrap();
+        let brief = |own: &str| {
+            let token = crate::model::access::OwnToken { expires_at: Some(ends(own)), ..crate::model::access::OwnToken::NONE };
+            Caller { token, ..admin(None) }
+        };
+        let own = "2026-02-01T00:00:00Z";
+        let minted = |expires_at: Value| mint(&json!({"role": "admin", "expires_at": expires_at}), &brief(own)).unwrap();
+        for (asked, expected) in
+            [(json!(null), own), (json!("2026-03-01T00:00:00Z"), own), (json!("2026-01-02T00:00:00Z"), "2026-01-02T00:00:00Z")]
+        {
+            assert_eq!(minted(asked).expires_at, Some(ends(expected)));
+        }
+        assert_eq!(mint(&json!({"role": "admin"}), &admin(None)).unwrap().expires_at, None);
+        let of = |expires_at| ApiTokenRecord { expires_at, ..minted(json!(null)) };
+        assert!(permit_rotation(&brief(own), &of(Some(ends(own)))).is_ok() && permit_rotation(&admin(None), &of(None)).is_ok());
+        assert!(permit_rotation(&brief(own), &of(None)).is_err());
+        assert!(permit_rotation(&brief(own), &of(Some(ends("2026-02-01T00:00:01Z")))).is_err());
     }
 
     #[test]

@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 use utoipa_axum::routes;
 
 use super::entry;
-use crate::http::needs::{Administer, ReadAudit};
+use crate::http::needs::{ManageKeys, ReadAudit};
 use crate::http::problem::ProblemDocument;
 use crate::http::reply::cached;
 use crate::http::wire::text;
@@ -90,7 +90,7 @@ pub struct AuditKeysView {
 )]
 pub async fn rotate(
     State(app): State<AppState>,
-    Anywhere(caller, _): Anywhere<Administer>,
+    Anywhere(caller, _): Anywhere<ManageKeys>,
     NoBody: NoBody,
 ) -> Result<Reply<AuditKeysView>, Problem> {
     let keys = app.store.audit_keys().await?;

@@ -8,7 +8,7 @@ use utoipa_axum::routes;
 
 use super::entry;
 use super::keys::{Keys, shown};
-use crate::http::needs::Administer;
+use crate::http::needs::ManageKeys;
 use crate::http::problem::ProblemDocument;
 use crate::http::wire::text;
 use crate::http::{AppState, At, Code, FieldError, Problem, Reply, Routes, Seat, StrictJson};
@@ -72,7 +72,7 @@ impl std::fmt::Debug for Import {
 )]
 pub async fn import(
     State(app): State<AppState>,
-    At(seat, _): At<Administer>,
+    At(seat, _): At<ManageKeys>,
     StrictJson(body): StrictJson<Import>,
 ) -> Result<Reply<Keys>, Problem> {
     let (named, missing_ok) = (body.kid.clone().map(|text| text.0.into_string()), body.not_published_yet);

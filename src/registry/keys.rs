@@ -7,7 +7,7 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::routes;
 
 use super::{done, entry};
-use crate::http::needs::{Administer, ReadRegistry};
+use crate::http::needs::{ManageKeys, ReadRegistry};
 use crate::http::problem::ProblemDocument;
 use crate::http::wire::text;
 use crate::http::{AppState, At, Code, List, Path, Problem, Query, Reply, Routes, StrictJson, Text, page};
@@ -152,7 +152,7 @@ pub struct Keys {
 )]
 pub async fn rotate(
     State(app): State<AppState>,
-    At(seat, _): At<Administer>,
+    At(seat, _): At<ManageKeys>,
     StrictJson(Rotation { alg, at_once }): StrictJson<Rotation>,
 ) -> Result<Reply<Keys>, Problem> {
     let issuer = &seat.issuer;
@@ -214,7 +214,7 @@ pub(super) async fn shown(app: &AppState, issuer: &IssuerRecord, reply: impl FnO
 )]
 pub async fn withdraw(
     State(app): State<AppState>,
-    At(seat, _): At<Administer>,
+    At(seat, _): At<ManageKeys>,
     Path((_, kid)): Path<(String, String)>,
 ) -> Result<Reply<()>, Problem> {
     let (id, detail) = (&seat.issuer.id, json!({ "kid": kid }));

@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 use utoipa_axum::routes;
 
 use super::entry;
-use crate::http::needs::Administer;
+use crate::http::needs::ManageKeys;
 use crate::http::problem::ProblemDocument;
 use crate::http::{Anywhere, AppState, NoBody, Problem, Reply, Routes};
 use crate::model::audit::Act;
@@ -41,7 +41,7 @@ pub struct ResealedShape {
     ))]
 pub async fn reseal(
     State(app): State<AppState>,
-    Anywhere(caller, _): Anywhere<Administer>,
+    Anywhere(caller, _): Anywhere<ManageKeys>,
     NoBody: NoBody,
 ) -> Result<Reply<ResealedShape>, Problem> {
     let mut done = ResealedShape::default();

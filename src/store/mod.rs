@@ -1049,6 +1049,11 @@ impl Store {
         remember!(self, api_tokens, &digest, read!(self, registry::api_token(digest)))
     }
 
+    /// An API token by its identity, expired and revoked ones too.
+    pub async fn api_token_named(&self, id: &ApiTokenId) -> Result<Option<ApiTokenRecord>, StoreError> {
+        read!(self, registry::api_token_named(id))
+    }
+
     /// API tokens, newest first.
     pub async fn api_tokens(&self, issuer: Option<&IssuerId>, page: Page) -> Result<Listed<ApiTokenRecord>, StoreError> {
         read!(self, registry::api_tokens(issuer, &page))

@@ -148,6 +148,65 @@ on_both_engines! {
         stage.admin.post(&format!("/v1/api-tokens/{short}/rotate"), json!({})).await.problem(404, "unknown-api-token");
     }
 
+    async fn a_value_that_was_replaced_gives_nothing_that_outlasts_its_overlap(database) {
+        let stage = Stage::set(database).await;
+        let (id, before) = minted(&stage, json!({"role": "admin"})).await;
+        let (provider, _) = minted(&stage, json!({"role": "provider", "issuer": "main"})).await;
+        let (_, after) = rotated(&stage, &id, 3600).await;
+        let kid = stage.admin.items("/v1/issuers/main/keys").await[0]["kid"].as_str().unwrap().to_owned();
+        let orders = [
+            (Method::POST, format!("/v1/api-tokens/{id}/rotate"), json!({"overlap_s": 3600})),
+            (Method::POST, format!("/v1/api-tokens/{provider}/rotate"), json!({})),
+            (Method::POST, "/v1/api-tokens".to_owned(), json!({"role": "admin"})),
+            (Method::DELETE, format!("/v1/api-tokens/{provider}"), Value::Null),
+            (Method::POST, "/v1/issuers/main/keys/rotate".to_owned(), json!({})),
+            (Method::DELETE, format!("/v1/issuers/main/keys/{kid}"), Value::Null),
+            (Method::POST, "/v1/keys/reseal".to_owned(), Value::Null),
+            (Method::POST, "/v1/audit/keys/rotate".to_owned(), Value::Null),
+        ];
+        let send_as = async |caller: &Api, (method, path, body): &(Method, String, Value)| {
+            let request = caller.request(method.clone(), path);
+            send(if body.is_null() { request } else { request.json(body) }).await
+        };
+        for order in &orders {
+            let refused = send_as(&before, order).await;
+            assert_eq!(refused.problem(403, "forbidden")["detail"], "this value of the token was replaced: use the new one", "{order:?}");
+        }
+        // What it does beside that, it does until the overlap is over.
+        before.get("/v1/api-tokens").await.expect(200);
+        before.post("/v1/issuers/main/logouts", json!({"target": {"sid": "s-1"}, "reason": "admin"})).await.expect(201);
+        // Its own rotation last, which replaces this value too.
+        for order in orders.iter().rev() {
+            assert_ne!(send_as(&after, order).await.status, 403, "{order:?}");
+        }
+    }
+
+    async fn a_token_that_expires_gives_no_other_a_longer_life(database) {
+        let stage = Stage::set(database).await;
+        let own = stage.server.clock.now().plus(HOUR).to_string();
+        let (id, brief) = minted(&stage, json!({"role": "admin", "expires_at": own})).await;
+        let later = stage.server.clock.now().plus(2 * HOUR).to_string();
+        let mut given = Vec::new();
+        for body in [json!({"role": "admin"}), json!({"role": "auditor", "expires_at": later})] {
+            let child = brief.post("/v1/api-tokens", body).await.expect(201);
+            assert_eq!(child["expires_at"], json!(own), "{child}");
+            given.push(brief.with_token(child["token"].as_str().unwrap()));
+        }
+        let (lasting, _) = minted(&stage, json!({"role": "provider", "issuer": "main"})).await;
+        let refused = brief.post(&format!("/v1/api-tokens/{lasting}/rotate"), json!({})).await;
+        assert!(refused.problem(403, "forbidden")["detail"].as_str().unwrap().contains("rotates none that lives longer"));
+        let anew = brief.post(&format!("/v1/api-tokens/{id}/rotate"), json!({})).await.expect(201);
+        assert_eq!(anew["expires_at"], json!(own), "{anew}");
+        given.push(brief.with_token(anew["token"].as_str().unwrap()));
+        for caller in &given {
+            caller.get("/v1/issuers").await.expect(200);
+        }
+        stage.server.advance(HOUR);
+        for caller in &given {
+            caller.get("/v1/issuers").await.problem(401, "unauthorized");
+        }
+    }
+
     async fn the_command_line_rotates_a_token_and_prints_its_value_alone(database) {
         let stage = Stage::set(database).await;
         let (id, before) = minted(&stage, json!({"role": "provider", "issuer": "main"})).await;

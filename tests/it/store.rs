@@ -65,6 +65,7 @@ pub(crate) fn admin() -> Caller {
         may_mass_kill: true,
         remote: None,
         behalf: logoutd::model::access::Behalf::default(),
+        token: logoutd::model::access::OwnToken::NONE,
     }
 }
 

@@ -805,6 +805,14 @@ pub(in crate::store) async fn api_token(conn: &mut Conn, digest: Digest) -> Resu
     row.map(shown).transpose()
 }
 
+/// The token of this identity, whatever became of it.
+pub(in crate::store) async fn api_token_named(conn: &mut Conn, id: &ApiTokenId) -> Result<Option<ApiTokenRecord>, StoreError> {
+    let mut sql = Builder::new(format!("SELECT {API_TOKEN} FROM api_tokens WHERE id = "));
+    sql.push_bind(id.as_str().to_owned());
+    let row: Option<ApiTokenRow> = sql.build_query_as().fetch_optional(conn).await?;
+    row.map(ApiTokenRow::into_record).transpose()
+}
+
 pub(in crate::store) async fn api_tokens(
     conn: &mut Conn,
     issuer: Option<&IssuerId>,
