@@ -146,7 +146,12 @@ pub(super) async fn seat(caller: Caller, app: &AppState, permission: Permission,
     match admit(&caller, permission, iss)? {
         Some(id) => match app.store.issuer(&id).await? {
             Some(issuer) => {
-                app.limiter.issuer(&issuer.id, &caller, permission.load(), app.clock.now())?;
+                let now = app.clock.now();
+                match permission.load() {
+                    // Until it has been read nobody knows whether it is an order: what is none must not take the place of one.
+                    Load::Ending => app.limiter.has_room(&issuer.id, &caller, now)?,
+                    load @ (Load::GivingUp | Load::Other) => app.limiter.issuer(&issuer.id, &caller, load, now)?,
+                }
                 Ok(Seat { caller, issuer })
             }
             None => Err(Problem::of(Code::UnknownIssuer)),

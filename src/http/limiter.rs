@@ -1,7 +1,8 @@
 //! How many requests a caller may send who has shown who it is, and how many all of an issuer's.
 //!
 //! Buckets are kept in memory, since they only save work: a restart forgives everybody, and each process has its part of what was agreed. What ends
-//! something has buckets of its own, so that a logout gets through whatever else was sent; what clients give up and what is only rehearsed is not in them.
+//! something has buckets of its own, so that a logout gets through whatever else was sent; what clients give up and what is only rehearsed is not in them,
+//! and an issuer's is taken from when an order has been read and is one.
 //! An issuer's bucket holds no operator and no administrator. Who has not shown who it is, is not counted here: how
 //! often one may be wrong about that is `throttle.rs`'s, and how many connections one may have the listener's. Never limited are health, keys and
 //! metadata, which anybody may ask for; a provider's logout tokens, which it does not send again; and forward-auth, which has no answer that says so.
@@ -50,7 +51,7 @@ impl Limiter {
     pub fn credential(&self, identity: &str, own: Option<u16>, load: Load, now: Timestamp) -> Result<(), Problem> {
         let own = own.map(|per_s| Pace { per_s, burst: per_s.saturating_mul(BURST_S) });
         let Some(pace) = own.or(self.limits.credential) else { return Ok(()) };
-        self.take(Whose::Credential(identity.to_owned()), pace, load, now).map_err(|wait| {
+        self.take(Whose::Credential(identity.to_owned()), pace, (load, 1), now).map_err(|wait| {
             RequestLimited { what: Limited::Credential, load, caller: identity }.emit();
             Problem::rate_limited(wait, "this credential sends too many requests")
         })
@@ -58,19 +59,32 @@ impl Limiter {
 
     /// Counts a request about an issuer.
     pub fn issuer(&self, issuer: &IssuerId, caller: &Caller, load: Load, now: Timestamp) -> Result<(), Problem> {
-        let Some(pace) = self.limits.issuer.filter(|_| caller.is_held_by_issuer()) else { return Ok(()) };
-        self.take(Whose::Issuer(issuer.clone()), pace, load, now).map_err(|wait| {
-            RequestLimited { what: Limited::Issuer, load, caller: &caller.identity }.emit();
-            Problem::rate_limited(wait, "there are too many requests about this issuer")
-        })
+        self.at_issuer(issuer, caller, load, 1, now)
+    }
+
+    /// Whether there is room at an issuer for one more that ends something. It is not counted yet.
+    pub fn has_room(&self, issuer: &IssuerId, caller: &Caller, now: Timestamp) -> Result<(), Problem> {
+        self.at_issuer(issuer, caller, Load::Ending, 0, now)
+    }
+
+    /// Counts an order to end something, that was let in since there was room and has been read.
+    pub fn order(&self, issuer: &IssuerId, caller: &Caller, now: Timestamp) -> Result<(), Problem> {
+        self.at_issuer(issuer, caller, Load::Ending, 1, now)
     }
 
     /// Counts as something else what was let in to end something and only asks what that would end.
     pub fn rehearsal(&self, issuer: &IssuerId, caller: &Caller, now: Timestamp) -> Result<(), Problem> {
-        if caller.is_held_by_issuer() {
-            self.give_back(Whose::Issuer(issuer.clone()), Load::Ending);
-        }
+        self.give_back(Whose::Credential(caller.identity.clone()), Load::Ending);
+        self.credential(&caller.identity, caller.token.rate_per_s, Load::Other, now)?;
         self.issuer(issuer, caller, Load::Other, now)
+    }
+
+    fn at_issuer(&self, issuer: &IssuerId, caller: &Caller, load: Load, number: u16, now: Timestamp) -> Result<(), Problem> {
+        let Some(pace) = self.limits.issuer.filter(|_| caller.is_held_by_issuer()) else { return Ok(()) };
+        self.take(Whose::Issuer(issuer.clone()), pace, (load, number), now).map_err(|wait| {
+            RequestLimited { what: Limited::Issuer, load, caller: &caller.identity }.emit();
+            Problem::rate_limited(wait, "there are too many requests about this issuer")
+        })
     }
 
     fn give_back(&self, whose: Whose, load: Load) {
@@ -80,8 +94,8 @@ impl Limiter {
         }
     }
 
-    /// How long until there is room, if there is none.
-    fn take(&self, whose: Whose, pace: Pace, load: Load, now: Timestamp) -> Result<(), Duration> {
+    /// Takes so many, which may be none; how long until there is room, if there is none.
+    fn take(&self, whose: Whose, pace: Pace, (load, number): (Load, u16), now: Timestamp) -> Result<(), Duration> {
         let name = match &whose {
             Whose::Credential(identity) => identity.as_str(),
             Whose::Issuer(issuer) => issuer.as_str(),
@@ -95,7 +109,7 @@ impl Limiter {
         if bucket.room(rate, now) == 0 {
             return Err(bucket.next(rate).since(now));
         }
-        bucket.take(1);
+        bucket.take(number);
         Ok(())
     }
 }
@@ -115,6 +129,7 @@ fn make_room(buckets: &mut HashMap<(Whose, Load), (Rate, Bucket)>, key: &(Whose,
 mod tests {
     use super::*;
     use crate::model::ClientId;
+    use crate::model::access::OwnToken;
 
     const NOW: Timestamp = Timestamp::from_seconds(1_800_000_000);
 
@@ -163,9 +178,31 @@ mod tests {
         let limiter = limiter(Limits { credential: None, issuer: pace(1, 2) });
         let main = IssuerId::parse("main").unwrap();
         let provider = Caller::provider(&main);
-        let rehearse = || limiter.issuer(&main, &provider, Load::Ending, NOW).and_then(|()| limiter.rehearsal(&main, &provider, NOW));
+        let rehearse = || limiter.has_room(&main, &provider, NOW).and_then(|()| limiter.rehearsal(&main, &provider, NOW));
         assert_eq!([(); 4].map(|()| rehearse().is_ok()), [true, true, false, false]);
-        assert_eq!([(); 3].map(|()| limiter.issuer(&main, &provider, Load::Ending, NOW).is_ok()), [true, true, false]);
+        assert_eq!([(); 3].map(|()| limiter.order(&main, &provider, NOW).is_ok()), [true, true, false]);
+        assert!(limiter.has_room(&main, &provider, NOW).is_err());
+    }
+
+    #[test]
+    fn rehearsals_of_a_credential_leave_room_for_what_it_ends_and_are_held_to_its_own_rate() {
+        let limiter = limiter(Limits { credential: pace(1, 1), issuer: None });
+        let main = IssuerId::parse("main").unwrap();
+        let slow = OwnToken { rate_per_s: Some(1), ..OwnToken::NONE };
+        let provider = Caller { token: slow, ..Caller::provider(&main) };
+        let let_in = || limiter.credential(&provider.identity, slow.rate_per_s, Load::Ending, NOW);
+        let rehearsed = (0..20).filter(|_| let_in().and_then(|()| limiter.rehearsal(&main, &provider, NOW)).is_ok()).count();
+        assert_eq!(rehearsed, usize::from(BURST_S));
+        assert_eq!((0..20).filter(|_| let_in().is_ok()).count(), usize::from(BURST_S), "none of it was taken");
+    }
+
+    #[test]
+    fn what_is_let_in_and_turns_out_to_be_no_order_takes_no_room() {
+        let limiter = limiter(Limits { credential: None, issuer: pace(1, 2) });
+        let main = IssuerId::parse("main").unwrap();
+        let provider = Caller::provider(&main);
+        assert!((0..20).all(|_| limiter.has_room(&main, &provider, NOW).is_ok()));
+        assert!(limiter.order(&main, &provider, NOW).is_ok());
     }
 
     #[test]

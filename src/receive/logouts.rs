@@ -75,10 +75,11 @@ pub async fn post_logout(
 ) -> Result<Response, Problem> {
     body.target.mass().permit(&at.0.caller)?;
     let mode = if body.dry_run { Mode::Rehearse } else { Mode::Commit };
-    if mode == Mode::Rehearse {
-        app.limiter.rehearsal(&at.0.issuer.id, &at.0.caller, app.clock.now())?;
-    }
     let trigger = trigger(body, at.0, &headers, &app)?;
+    match mode {
+        Mode::Rehearse => app.limiter.rehearsal(&trigger.issuer, &trigger.caller, app.clock.now())?,
+        Mode::Commit => app.limiter.order(&trigger.issuer, &trigger.caller, app.clock.now())?,
+    }
     // The façade runs every request in a task of its own, so a caller who hangs up does not interrupt this.
     let reach = reach(&trigger);
     let committed = app.store.commit(&trigger, &reach, shown(&trigger.target, &trigger.except).to_string(), mode, opening).await?;

@@ -125,13 +125,15 @@ pub async fn reconcile_sessions(
 ) -> Result<Response, Problem> {
     let (seat, dry_run) = (at.0, body.dry_run);
     let issuer = seat.issuer.id.clone();
-    if dry_run {
-        app.limiter.rehearsal(&seat.issuer.id, &seat.caller, app.clock.now())?;
-    }
     let listed: BTreeSet<Text<Sid>> = body.live.bounded()?.into_iter().collect();
     let fingerprinted = Fingerprinted { reconcile: &listed, as_of: body.as_of.as_ref() };
     let idempotency = if dry_run { None } else { idempotency(&headers, &fingerprinted, &app.sealing)? };
     let as_of = as_of(value(body.as_of), app.store.now().await?)?;
+    if dry_run {
+        app.limiter.rehearsal(&seat.issuer.id, &seat.caller, app.clock.now())?;
+    } else {
+        app.limiter.order(&seat.issuer.id, &seat.caller, app.clock.now())?;
+    }
     let mut order = Reconciliation {
         issuer: seat.issuer.id,
         caller: seat.caller,

@@ -50,6 +50,11 @@ pub struct RevocationForm {
 pub async fn revoke(State(app): State<AppState>, at: OauthAt<needs::RevokeTokens>) -> Result<Response, OauthError> {
     let OauthAt { asker, issuer, form, .. } = &at;
     let (token, hint) = (form.required("token")?, hinted(form.optional("token_type_hint")));
+    match asker {
+        Asker::Api(caller) => app.limiter.order(&issuer.id, caller, app.clock.now())?,
+        // It was counted as what clients give up.
+        Asker::Client(_) => {}
+    }
     match inquire(&app, issuer, token, hint, Trust::of(asker)).await? {
         None => TokenEventSeen { issuer: &issuer.id, kind: TokenEventKind::UnknownToken }.emit(),
         Some(record) => match foreigner(asker, &record) {

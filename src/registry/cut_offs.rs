@@ -173,6 +173,7 @@ pub async fn order(
 ) -> Result<Reply<CutOffShape>, Problem> {
     let order = body.read(app.store.now().await?)?;
     permit(&seat.caller, &order.scope)?;
+    app.limiter.order(&seat.issuer.id, &seat.caller, app.clock.now())?;
     let audit = entry(Act::CutOffOrdered, &seat.caller, Some(&seat.issuer.id), &detail(&order)?)?;
     match app.store.order_cut_off(&seat.issuer.id, order, audit).await? {
         Some(ordered) => Ok(Reply::created(ordered.into())),

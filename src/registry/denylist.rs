@@ -101,6 +101,7 @@ pub async fn deny(
     StrictJson(body): StrictJson<NewDenial>,
 ) -> Result<Reply<DenialShape>, Problem> {
     let (denied, expires_at) = body.read(app.store.now().await?)?;
+    app.limiter.order(&seat.issuer.id, &seat.caller, app.clock.now())?;
     let audit = entry(Act::TokenDenied, &seat.caller, Some(&seat.issuer.id), &detail(&denied, expires_at))?;
     let (denial, change) = app.store.deny(&seat.issuer.id, &denied, expires_at, audit).await?;
     match change {

@@ -90,6 +90,42 @@ on_both_engines! {
         }
     }
 
+    async fn a_credential_s_own_dry_runs_do_not_keep_its_logouts_out(database) {
+        let stage = stage(database, &[("LOGOUTD_LIMITS__PER_CREDENTIAL_PER_S", "1"), ("LOGOUTD_LIMITS__PER_CREDENTIAL_BURST", "10")]).await;
+        for (path, body) in [("logouts", json!({"target": {"sid": "s-0"}, "reason": "admin", "dry_run": true})), ("sessions/reconcile", json!({"live": [], "dry_run": true}))] {
+            let path = format!("/v1/issuers/main/{path}");
+            until("there are too many dry runs", || async { (stage.provider.post(&path, body.clone()).await.status == 429).then_some(()) }).await;
+        }
+        assert!([201, 202].contains(&log_out(&stage.provider).await));
+    }
+
+    async fn what_turns_out_to_be_no_order_does_not_keep_the_logouts_of_others_out(database) {
+        let stage = stage(database, &[("LOGOUTD_LIMITS__PER_ISSUER_PER_S", "1"), ("LOGOUTD_LIMITS__PER_ISSUER_BURST", "10")]).await;
+        let other = stage.admin.mint(json!({"role": "provider", "issuer": "main"})).await;
+        let orders = [
+            ("logouts", json!({"target": {"sid": "s-0"}, "reason": "admin"})),
+            ("sessions/reconcile", json!({"live": []})),
+            ("cut-offs", json!({"scope": {"sub": "alice"}, "not_before": stage.server.clock.now().to_string()})),
+            ("denylist", json!({"jti": "j", "expires_at": stage.server.clock.now().plus(Duration::from_hours(1)).to_string()})),
+        ];
+        for _ in 0..5 {
+            for (path, _) in &orders {
+                other.post(&format!("/v1/issuers/main/{path}"), json!({"zz": 1})).await.problem(422, "unknown-member");
+            }
+            assert_eq!(other.form("/main/revoke", &[("tokn", "t")]).await.status, 400);
+        }
+        assert!([201, 202].contains(&log_out(&stage.provider).await));
+        // Each that is one is counted.
+        for (path, body) in orders {
+            stage.server.advance(Duration::from_secs(20));
+            let path = format!("/v1/issuers/main/{path}");
+            until("there are too many", || async { (other.post(&path, body.clone()).await.status == 429).then_some(()) }).await;
+            other.post(&path, json!({"zz": 1})).await.problem(429, "rate-limited");
+        }
+        stage.server.advance(Duration::from_secs(20));
+        until("there are too many", || async { (other.form("/main/revoke", &[("token", "t")]).await.status == 429).then_some(()) }).await;
+    }
+
     async fn a_token_with_a_rate_of_its_own_has_that_one(database) {
         let stage = stage(database, &[]).await;
         let slow = stage.admin.mint(json!({"role": "provider", "issuer": "main", "rate_per_s": 2})).await;
