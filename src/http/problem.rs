@@ -16,7 +16,7 @@ use utoipa::ToSchema;
 
 use crate::lifecycle::Died;
 use crate::model::Malformed;
-use crate::model::report::ReportRefused;
+use crate::model::report::{Begun, ReportRefused};
 use crate::seams::Entropy;
 use crate::store::{CommitRefused, StoreError};
 
@@ -606,6 +606,10 @@ impl From<ReportRefused> for Problem {
             ReportRefused::LifetimeOverLimit => Code::LifetimeOverLimit,
             ReportRefused::ExpiryMissing => return Self::invalid("/expires_at", refused),
             ReportRefused::SuccessorValueMissing => return Self::invalid("/successor", refused),
+            ReportRefused::TooFarAhead(Begun { participant: None, member }) => return Self::invalid(format!("/{member}"), refused),
+            ReportRefused::TooFarAhead(Begun { participant: Some(at), member }) => {
+                return Self::invalid(format!("/participants/{at}/{member}"), refused);
+            }
         };
         Self::new(code, refused.to_string())
     }

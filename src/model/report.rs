@@ -52,6 +52,32 @@ impl Report {
             Self::Touch { .. } | Self::Leave { .. } => 0,
         }
     }
+
+    /// The first of what it says began, joined or was issued after this instant.
+    pub fn begun_after(&self, latest: Timestamp) -> Option<Begun> {
+        let after = |at: Option<Timestamp>| at.is_some_and(|at| at > latest);
+        let begun = |member, at| after(at).then_some(Begun { participant: None, member });
+        match self {
+            Self::Session(report) => begun("started_at", report.started_at).or_else(|| {
+                let mut all = report.participants.iter().enumerate();
+                all.find_map(|(at, one)| one.begun_after(latest).map(|member| Begun { participant: Some(at), member }))
+            }),
+            Self::Join { participant, .. } => participant.begun_after(latest).map(|member| Begun { participant: None, member }),
+            Self::RefreshToken(report) => begun("issued_at", report.token.issued_at),
+            Self::AccessToken(report) => begun("issued_at", report.issued_at),
+            Self::Rotated(rotation) => begun("issued_at", rotation.successor.issued_at),
+            Self::Touch { .. } | Self::Leave { .. } => None,
+        }
+    }
+}
+
+/// Where a report says when something began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Begun {
+    /// Of which participant of a session.
+    pub participant: Option<usize>,
+    /// In which member.
+    pub member: &'static str,
 }
 
 /// A login.
@@ -91,6 +117,14 @@ pub struct ParticipantReport {
 }
 
 impl ParticipantReport {
+    fn begun_after(&self, latest: Timestamp) -> Option<&'static str> {
+        let after = |at: Option<Timestamp>| at.is_some_and(|at| at > latest);
+        if after(self.joined_at) {
+            return Some("joined_at");
+        }
+        after(self.refresh_token.as_ref().and_then(|token| token.issued_at)).then_some("refresh_token/issued_at")
+    }
+
     fn parts(&self) -> usize {
         1 + usize::from(self.refresh_token.is_some())
     }
@@ -259,6 +293,9 @@ pub enum ReportRefused {
     /// The successor is to be kept, and came without its value.
     #[error("is missing: the successor is kept sealed, which takes the token itself")]
     SuccessorValueMissing,
+    /// It tells of something that is to begin long after now.
+    #[error("must be at most 24 hours ahead")]
+    TooFarAhead(Begun),
 }
 
 impl ReportRefused {
@@ -275,7 +312,8 @@ impl ReportRefused {
             | Self::TokenInactive
             | Self::LifetimeOverLimit
             | Self::ExpiryMissing
-            | Self::SuccessorValueMissing => false,
+            | Self::SuccessorValueMissing
+            | Self::TooFarAhead(_) => false,
         }
     }
 }

@@ -13,6 +13,10 @@ pub const OCCURRED_AHEAD_MAX: Duration = Duration::from_mins(1);
 /// How long ago a logout may be said to have happened.
 pub const OCCURRED_BACK_MAX: Duration = Duration::from_hours(72);
 
+/// How far in the future something reported may have begun. A clock that is wrong by an hour or a time zone is only wrong; what claims to begin in a year would
+/// be newer than every logout until then.
+pub const BEGUN_AHEAD_MAX: Duration = Duration::from_hours(24);
+
 /// Whether an end reaches what began at some time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Coverage {

@@ -13,10 +13,11 @@ use super::token::{Naming, Sealer, TokenBody, TokenMember, TokenParts, TokenValu
 use crate::http::wire::{text, value};
 use crate::http::{AppState, At, Code, FieldError, Problem, ProblemDocument, Reply, Seat, StrictJson, Text, needs};
 use crate::model::ClientId;
-use crate::model::report::{ParticipantReport, Report, ReportRefused, Reported, TokenOwner, TokenReport};
+use crate::model::report::{Begun, ParticipantReport, Report, ReportRefused, Reported, TokenOwner, TokenReport};
 use crate::model::rotation::Occasion;
 use crate::model::session::SessionName;
 use crate::plan::joining;
+use crate::plan::time::BEGUN_AHEAD_MAX;
 use crate::store::StoreError;
 
 /// What is reported.
@@ -344,11 +345,18 @@ pub async fn post_reports(
     Ok(Reply::ok(Results::of(take(&app, &at.0, reports).await?)))
 }
 
-/// Applies a caller's reports, and tells what they brought about beside their outcomes.
+/// Applies a caller's reports, and tells what they brought about beside their outcomes. One that tells of times to come is refused by itself.
 pub(super) async fn take(app: &AppState, seat: &Seat, reports: Vec<Report>) -> Result<Vec<Result<Reported, ReportRefused>>, StoreError> {
+    let latest = app.clock.now().plus(BEGUN_AHEAD_MAX);
+    let ahead: Vec<Option<Begun>> = reports.iter().map(|report| report.begun_after(latest)).collect();
+    let reports = reports.into_iter().zip(&ahead).filter_map(|(report, ahead)| ahead.is_none().then_some(report)).collect();
     let told = app.store.take_reports(&seat.issuer, &seat.caller, reports, joining::RULES).await?;
     tell_seen(app, &seat.issuer.id, &told.seen);
-    Ok(told.outcomes)
+    let mut taken = told.outcomes.into_iter();
+    Ok(ahead
+        .into_iter()
+        .filter_map(|ahead| ahead.map_or_else(|| taken.next(), |begun| Some(Err(ReportRefused::TooFarAhead(begun)))))
+        .collect())
 }
 
 fn read(body: ReportsBody, sealer: Sealer<'_>) -> Result<Vec<Report>, Problem> {

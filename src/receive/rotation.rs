@@ -16,10 +16,11 @@ use super::token::{Naming, Sealer, TokenValue};
 use crate::http::problem::InvalidGrant;
 use crate::http::wire::{text, value};
 use crate::http::{AppState, At, Problem, ProblemDocument, Reply, Seat, StrictJson, Text, needs};
-use crate::model::report::{ReportRefused, TokenName};
+use crate::model::report::{Begun, ReportRefused, TokenName};
 use crate::model::rotation::{FamilyStanding, Happened, Occasion, Rotated, Rotation, Successor};
 use crate::model::{ClientId, IssuerId, Timestamp};
 use crate::plan::joining;
+use crate::plan::time::BEGUN_AHEAD_MAX;
 use crate::store::RotationOrder;
 use crate::token::Sealed;
 
@@ -142,6 +143,9 @@ pub async fn rotate_refresh_token(
     let Seat { caller, issuer } = at.0;
     let id = issuer.id.clone();
     let rotation = body.rotation(Sealer::at(&app, &id))?;
+    if rotation.successor.issued_at.is_some_and(|at| at > app.clock.now().plus(BEGUN_AHEAD_MAX)) {
+        return Err(ReportRefused::TooFarAhead(Begun { participant: None, member: "issued_at" }).into());
+    }
     let turned = app.store.rotate(RotationOrder { issuer, caller, rotation, rules: joining::RULES }).await?;
     tell_seen(&app, &id, &turned.seen);
     match turned.outcome {
@@ -188,7 +192,10 @@ fn opened(app: &AppState, issuer: &IssuerId, name: &TokenName, sealed: &str) -> 
 /// Why a token is not good is told to nobody; what is wrong with the request is told to who made it.
 fn refusal(refused: ReportRefused) -> Result<Response, Problem> {
     match refused {
-        ReportRefused::LifetimeOverLimit | ReportRefused::ExpiryMissing | ReportRefused::SuccessorValueMissing => Err(refused.into()),
+        ReportRefused::LifetimeOverLimit
+        | ReportRefused::ExpiryMissing
+        | ReportRefused::SuccessorValueMissing
+        | ReportRefused::TooFarAhead(_) => Err(refused.into()),
         ReportRefused::UnknownSession
         | ReportRefused::SessionEnded
         | ReportRefused::OtherSubject

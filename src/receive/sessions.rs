@@ -26,7 +26,7 @@ pub const ALIASES_MAX: usize = 100;
 #[serde(deny_unknown_fields)]
 pub struct LoginBody {
     pub(super) sub: text::Subject,
-    /// By the provider's clock. Without it nothing that is reported late is known to be older than a logout.
+    /// By the provider's clock, at most 24 hours ahead. Without it nothing that is reported late is known to be older than a logout.
     pub(super) started_at: Option<text::Timestamp>,
     /// When it ends by itself; the latest wins while it lives.
     pub(super) expires_at: Option<text::Timestamp>,

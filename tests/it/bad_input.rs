@@ -507,6 +507,45 @@ on_both_engines! {
         assert_eq!(rest(before), rest(after));
     }
 
+    async fn what_is_to_begin_long_after_now_is_refused_by_itself(database) {
+        let stage = production(database).await;
+        let ahead = |hours| stage.server.clock.now().plus(Duration::from_hours(hours)).to_string();
+        let (soon, late) = (ahead(23), ahead(25));
+        let login = |at: &str, more: Value| {
+            let mut body = json!({"sub": "bob", "started_at": at});
+            body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            body
+        };
+        let refused = |answer: Answer, pointer: &str| {
+            let error = &answer.problem(422, "invalid-field")["errors"][0];
+            assert_eq!((&error["pointer"], &error["detail"]), (&json!(pointer), &json!("must be at most 24 hours ahead")), "{error}");
+        };
+        let path = format!("{SESSIONS}/s-9");
+        refused(stage.provider.put(&path, login(&late, json!({}))).await, "/started_at");
+        let participants = |more: Value| json!({"participants": [{"client_id": "shop"}, more]});
+        let joined = participants(json!({"client_id": "wiki", "joined_at": late}));
+        refused(stage.provider.put(&path, login(&soon, joined)).await, "/participants/1/joined_at");
+        let issued = participants(json!({"client_id": "wiki", "refresh_token": {"token": "rt", "issued_at": late}}));
+        refused(stage.provider.put(&path, login(&soon, issued)).await, "/participants/1/refresh_token/issued_at");
+        stage.provider.get(&path).await.problem(404, "unknown-session");
+        for path in [TOKENS, ACCESS_TOKENS] {
+            let token = json!({"sid": "s-1", "client_id": "wiki", "token": "t", "issued_at": late, "expires_at": ahead(30)});
+            refused(stage.provider.post(path, token).await, "/issued_at");
+        }
+        let rotation = json!({"client_id": "wiki", "token": "t", "successor": "u", "issued_at": late});
+        refused(stage.provider.post(ROTATE, rotation).await, "/issued_at");
+
+        // Of many that item alone, and the rest in their order.
+        let session = |sid: &str, at: &str| login(at, json!({"op": "session", "sid": sid}));
+        let join = json!({"op": "join", "sid": "s-1", "client_id": "shop", "joined_at": late});
+        let reports = json!({"reports": [session("s-7", &late), session("s-8", &soon), join, {"op": "touch", "sid": "s-1", "idle_expires_at": ahead(30)}]});
+        let results = stage.provider.post(REPORTS, reports).await.expect(200)["results"].clone();
+        let statuses: Vec<_> = results.as_array().unwrap().iter().map(|result| result["status"].clone()).collect();
+        assert_eq!(statuses, [422, 201, 422, 200], "{results}");
+        assert_eq!((&results[0]["errors"][0]["pointer"], &results[2]["errors"][0]["pointer"]), (&json!("/started_at"), &json!("/joined_at")));
+        stage.provider.get(&format!("{SESSIONS}/s-7")).await.problem(404, "unknown-session");
+    }
+
     async fn a_bad_query_is_refused_by_the_name_of_its_parameter(database) {
         let stage = production(database).await;
         let cursor = |plain: &str| {
