@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use logoutd::cli;
+use logoutd::cli::{self, Chain};
 
 fn main() -> ExitCode {
     let cli = cli::parse(std::env::args_os());
@@ -11,7 +11,7 @@ fn main() -> ExitCode {
         Err(error) => {
             let known = error.downcast_ref::<cli::Error>();
             if known.is_none_or(cli::Error::is_told) {
-                eprintln!("logoutd: {error:#}");
+                eprintln!("logoutd: {}", Chain(error.as_ref()));
             }
             if let Some(advice) = known.map(cli::Error::advice).filter(|advice| !advice.is_empty()) {
                 eprintln!("{advice}");

@@ -70,7 +70,7 @@ pub async fn healthz() -> Json<Health> {
     )
 )]
 pub async fn readyz(State(app): State<AppState>) -> Result<Json<Readiness>, Problem> {
-    app.store.ping().await.map_err(|error| not_ready("the database does not answer").caused_by(error))?;
+    app.store.ping().await.map_err(|error| not_ready(error.ailment()).caused_by(error))?;
     if !keys_can_be_read(&app).await? {
         return Err(not_ready("a signing key cannot be read"));
     }

@@ -21,7 +21,7 @@ use crate::config::{Readers, TlsFiles};
 use crate::egress::{BadIdentity, check_identity, is_in_order, read_certificate};
 use crate::lifecycle::Tasks;
 use crate::model::{Digest, Timestamp};
-use crate::observe::ListenerCertificate;
+use crate::observe::{Chain, ListenerCertificate};
 use crate::seams::Clock;
 use crate::token::digest_of_token;
 
@@ -207,7 +207,7 @@ pub(super) async fn keep(keeper: Keeper, tasks: Tasks) {
         let (files, shown, now) = (keeper.files.clone(), keeper.shown.borrow().content, keeper.clock.now());
         // A file may be on a disk that is away.
         let Ok(looked) = tasks.spawn_blocking("certificate", move || look(&files, shown, now)).await else { continue };
-        let trouble = looked.as_ref().err().map(|error| error.to_string());
+        let trouble = looked.as_ref().err().map(|error| Chain(error).to_string());
         match looked {
             Ok(Look::Same) => {}
             Ok(Look::Another(pair)) => {

@@ -17,6 +17,7 @@ use super::when::When;
 use super::words::{issuer_id, reasons};
 use super::{Desk, Error};
 use crate::model::{ClientId, IssuerId};
+use crate::observe::Chain;
 use crate::seams::{Clock, Entropy};
 
 #[derive(Debug, Args)]
@@ -206,7 +207,7 @@ async fn post_surely(server: &Server, path: &str, key: &str, request: &Value) ->
         match pauses.next() {
             Some(pause) => {
                 let pause = loss.asked.map_or(pause, |asked| asked.clamp(pause, PAUSE_MAX));
-                eprintln!("{}: posting it again in {} s under the same key, {key}", in_a_line(&error), pause.as_secs_f32());
+                eprintln!("{}: posting it again in {} s under the same key, {key}", Chain(&error), pause.as_secs_f32());
                 tokio::time::sleep(pause).await;
             }
             None if may_be_taken => return Err(Error::Unknown { key: key.to_owned(), source: Box::new(error) }),
@@ -231,11 +232,6 @@ fn loss(error: &Error) -> Option<Loss> {
     // 502 and 504 are said by what stands in between.
     let Error::Refused(refusal) = error else { return None };
     matches!(refusal.status, 502..=504).then_some(Loss { may_be_taken: true, asked: refusal.retry_after })
-}
-
-fn in_a_line(error: &Error) -> String {
-    let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
-    std::iter::once(error.to_string()).chain(causes.map(ToString::to_string)).collect::<Vec<_>>().join(": ")
 }
 
 #[cfg(test)]

@@ -47,6 +47,7 @@ pub use self::refusal::Refusal;
 use self::server::Server;
 use crate::app;
 use crate::config::{Arguments, Config, LogFormat, LogLevel, Mode, Secret};
+pub use crate::observe::Chain;
 use crate::observe::logging;
 use crate::seams::Entropy;
 

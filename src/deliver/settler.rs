@@ -107,7 +107,7 @@ async fn write(tools: &Tools, in_hand: &[InHand]) -> Result<Vec<Recorded>, Unrea
                 error.tell("settle");
                 match error {
                     StoreError::Corrupt { .. } => return Err(Unreadable),
-                    StoreError::Unavailable(_) => tokio::time::sleep(pause).await,
+                    StoreError::Unavailable(_) | StoreError::Unread(_) => tokio::time::sleep(pause).await,
                 }
                 pause = (pause * 2).min(*PAUSE.end());
             }

@@ -556,6 +556,7 @@ impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         match &error {
             StoreError::Unavailable(_) => Self::new(Code::Unavailable, REPEAT).caused_by(error),
+            StoreError::Unread(_) => Self::new(Code::Unavailable, "the database does not answer: ask again").caused_by(error),
             StoreError::Corrupt { .. } => Self::internal(error),
         }
     }

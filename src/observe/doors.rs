@@ -5,6 +5,7 @@ use std::error::Error;
 use metrics::{counter, describe_counter};
 use tracing::{debug, error, info, warn};
 
+use super::events::Chain;
 use crate::model::Timestamp;
 use crate::model::limits::Load;
 use crate::model::origin::Unsaid;
@@ -57,7 +58,7 @@ impl ListenerCertificate<'_> {
                 "taken"
             }
             Self::Refused { error, setting } => {
-                error!(error, setting, "the listener's new certificate cannot be shown: the one before goes on");
+                error!(error = %Chain(*error), setting, "the listener's new certificate cannot be shown: the one before goes on");
                 "refused"
             }
         };

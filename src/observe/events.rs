@@ -1065,14 +1065,21 @@ impl Gauges {
     }
 }
 
-/// An error and all its sources on one line.
-struct Chain<'a>(&'a (dyn std::error::Error + 'static));
+/// An error and all its sources on one line. Libraries often say a source in the error itself: it is not said again.
+#[derive(Clone, Copy, Debug)]
+pub struct Chain<'a>(pub &'a (dyn std::error::Error + 'static));
 
 impl std::fmt::Display for Chain<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}", self.0)?;
-        let sources = std::iter::successors(self.0.source(), |error| error.source());
-        sources.into_iter().try_for_each(|source| write!(f, ": {source}"))
+        let mut said = self.0.to_string();
+        f.write_str(&said)?;
+        for source in std::iter::successors(self.0.source(), |error| error.source()).map(ToString::to_string) {
+            if !said.ends_with(&source) {
+                write!(f, ": {source}")?;
+                said = source;
+            }
+        }
+        Ok(())
     }
 }
 

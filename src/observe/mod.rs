@@ -17,7 +17,7 @@ pub use doors::{
 };
 pub use events::{
     AccessTokenRead, AlarmTold, AlarmsCounted, AttemptMade, AuditHeadSigned, AuditStanding, AuthenticationFailed, CertificateNear,
-    CertificatesSeen, CheckOutcome, ClockCompared, ClockSeen, CredentialsRestored, DeliveriesPlanned, DeliverySettled, GapOpened,
+    CertificatesSeen, Chain, CheckOutcome, ClockCompared, ClockSeen, CredentialsRestored, DeliveriesPlanned, DeliverySettled, GapOpened,
     GapsCounted, Gauges, GroupCommitted, HorizonNear, KeyAlarm, KeyPassed, KeyTrouble, LaneClosed, LaneOpened, LaneParked, LanesCounted,
     LeaseLost, LeasesReclaimed, LogoutCommitted, LogoutTokenReceived, Method, PinnedSeen, ReadOutcome, Refusal, RequestChecked,
     RequestFailed, RequestServed, SpansDropped, Started, Stopped, StoreFailed, StoreFault, TokenEventSeen, TokenOutcome, WorkAdvanced,

@@ -109,7 +109,7 @@ impl From<Fault> for OauthError {
             Fault::JtiReused => Problem::new(Code::MalformedRequest, "the logout token's jti was used for another one"),
             Fault::NotSetUp(why) => Problem::new(Code::MalformedRequest, why),
             Fault::Away => Problem::new(Code::Unavailable, "its issuer's keys cannot be had: send the token again"),
-            Fault::Store(error @ StoreError::Unavailable(_)) => {
+            Fault::Store(error @ (StoreError::Unavailable(_) | StoreError::Unread(_))) => {
                 Problem::new(Code::Unavailable, "not known to be committed: send the token again").caused_by(error)
             }
             Fault::Store(error @ StoreError::Corrupt { .. }) => Problem::internal(error),

@@ -127,7 +127,9 @@ fn caller(at: &OauthAt<needs::RevokeTokens>) -> Caller {
 /// RFC 7009 2.2.1: until then the token must be taken for good.
 fn again(error: StoreError) -> Problem {
     match error {
-        StoreError::Unavailable(_) => Problem::new(Code::Unavailable, "not known to be revoked: send the token again").caused_by(error),
+        StoreError::Unavailable(_) | StoreError::Unread(_) => {
+            Problem::new(Code::Unavailable, "not known to be revoked: send the token again").caused_by(error)
+        }
         StoreError::Corrupt { .. } => Problem::internal(error),
     }
 }

@@ -177,7 +177,9 @@ async fn settle(database: &Path) -> Result<(), CopyError> {
         Err(error) => match engine::fault_of(&error) {
             // That is why somebody restores.
             engine::Fault::Damage => Ok(()),
-            engine::Fault::ReadOnly | engine::Fault::Full | engine::Fault::Other => Err(CopyError::Database(database.to_owned(), error)),
+            engine::Fault::ReadOnly | engine::Fault::Full | engine::Fault::Disk | engine::Fault::Other => {
+                Err(CopyError::Database(database.to_owned(), error))
+            }
         },
     }
 }
@@ -259,7 +261,9 @@ impl Part {
         let filled = sqlx::query("VACUUM INTO $1").bind(path).execute(source).await;
         filled.map(drop).map_err(|error| match engine::fault_of(&error) {
             engine::Fault::Damage => CopyError::Damaged { path: from.to_owned(), what: error.to_string() },
-            engine::Fault::ReadOnly | engine::Fault::Full | engine::Fault::Other => CopyError::Database(from.to_owned(), error),
+            engine::Fault::ReadOnly | engine::Fault::Full | engine::Fault::Disk | engine::Fault::Other => {
+                CopyError::Database(from.to_owned(), error)
+            }
         })
     }
 

@@ -6,7 +6,7 @@ use std::str::FromStr as _;
 use std::time::Duration;
 
 use sqlx::migrate::MigrateError;
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::postgres::{PgConnectOptions, PgDatabaseError, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions as _, Connection as _, PgConnection, PgPool, SqliteConnection, SqlitePool};
 
@@ -30,6 +30,19 @@ pub enum OpenError {
     /// It could not be reached, read or written.
     #[error("the database could not be opened")]
     Database(#[from] sqlx::Error),
+    /// PostgreSQL does not let this server in, or not do what it must.
+    #[error("PostgreSQL at {place}: {why}{advice}")]
+    Postgres {
+        /// Host, port and database: nothing of the URL that could be a secret.
+        place: String,
+        /// What went wrong, in its own words.
+        why: String,
+        /// What to do.
+        advice: &'static str,
+    },
+    /// The URL of PostgreSQL cannot be read. It may hold a password, and is not repeated.
+    #[error("the URL of PostgreSQL {0}")]
+    PostgresUrl(String),
     /// The schema could not be brought up to date.
     #[error("the database could not be migrated")]
     Migration(#[source] sqlx::migrate::MigrateError),
@@ -45,6 +58,9 @@ pub enum OpenError {
     /// There is no room even to open it.
     #[error("there is no room on the disk of {}: make some, nothing is lost", in_full(.0))]
     Full(PathBuf, #[source] sqlx::Error),
+    /// The disk takes nothing, or gives nothing.
+    #[error("the disk of {} cannot be written or read: it is full, a quota of it is used up, or it fails", .0.display())]
+    Disk(PathBuf, #[source] sqlx::Error),
     /// It was moved, and somebody else has the truth.
     #[error(
         "this database was moved to {to}: serve that one. To go back to this one, which knows nothing of what happened since, take its mark off with \
@@ -199,7 +215,7 @@ pub(super) async fn unknown_migration(connection: &mut SqliteConnection) -> Resu
     Ok(applied.into_iter().find(|version| !MIGRATIONS.version_exists(*version)))
 }
 
-/// What is wrong with a SQLite file, by the engine's own codes.
+/// What is wrong with a database, by the engine's own codes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fault {
     /// It is no database, or not a whole one.
@@ -208,22 +224,64 @@ pub(super) enum Fault {
     ReadOnly,
     /// The disk has no room.
     Full,
+    /// The disk takes or gives nothing: it fails, or has given all that it may.
+    Disk,
     /// Something else.
     Other,
 }
 
+impl Fault {
+    /// For whoever looks after it; without names, since anybody may ask whether a server is ready.
+    pub(super) const fn told(self) -> &'static str {
+        match self {
+            Self::Damage => "the database is damaged: restore a backup",
+            Self::ReadOnly => "the database cannot be written",
+            Self::Full => "there is no room on the disk of the database: make some, nothing is lost",
+            Self::Disk => "the disk of the database fails, or is full",
+            Self::Other => "the database is not available",
+        }
+    }
+}
+
+/// The fault at the end of a chain of causes.
+pub(super) fn fault_in(error: &(dyn std::error::Error + 'static)) -> Fault {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.filter_map(|cause| cause.downcast_ref::<sqlx::Error>()).map(fault_of).next().unwrap_or(Fault::Other)
+}
+
 pub(super) fn fault_of(error: &sqlx::Error) -> Fault {
-    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code).and_then(|code| code.parse::<u32>().ok());
+    let Some(error) = error.as_database_error() else { return Fault::Other };
+    let code = error.code().unwrap_or_default();
+    if error.try_downcast_ref::<PgDatabaseError>().is_some() { fault_of_postgres(&code) } else { fault_of_sqlite(&code) }
+}
+
+fn fault_of_sqlite(code: &str) -> Fault {
+    let code = code.parse::<u32>().ok();
     // Extended codes carry the primary one in their low octet.
-    match code.map(|code| code & 0xff) {
-        Some(SQLITE_CORRUPT | SQLITE_NOTADB) => Fault::Damage,
-        Some(SQLITE_READONLY | SQLITE_CANTOPEN) => Fault::ReadOnly,
-        Some(SQLITE_FULL) => Fault::Full,
-        Some(_) | None => Fault::Other,
+    match (code, code.map(|code| code & 0xff)) {
+        (_, Some(SQLITE_CORRUPT | SQLITE_NOTADB)) => Fault::Damage,
+        (_, Some(SQLITE_READONLY | SQLITE_CANTOPEN)) => Fault::ReadOnly,
+        // The index of the log is made as large as it must be before it is written.
+        (_, Some(SQLITE_FULL)) | (Some(SQLITE_IOERR_SHMSIZE), _) => Fault::Full,
+        (_, Some(SQLITE_IOERR)) => Fault::Disk,
+        (_, Some(_) | None) => Fault::Other,
+    }
+}
+
+/// Its appendix on error codes: 53100 `disk_full`, 25006 `read_only_sql_transaction`, 58030 `io_error`, XX001 `data_corrupted`, XX002 `index_corrupted`.
+fn fault_of_postgres(code: &str) -> Fault {
+    match code {
+        "53100" => Fault::Full,
+        "25006" => Fault::ReadOnly,
+        "58030" => Fault::Disk,
+        "XX001" | "XX002" => Fault::Damage,
+        _ => Fault::Other,
     }
 }
 
 const SQLITE_READONLY: u32 = 8;
+const SQLITE_IOERR: u32 = 10;
+const SQLITE_IOERR_SHMSIZE: u32 = SQLITE_IOERR | 19 << 8;
 const SQLITE_CORRUPT: u32 = 11;
 const SQLITE_FULL: u32 = 13;
 const SQLITE_CANTOPEN: u32 = 14;
@@ -234,6 +292,7 @@ fn of_file(file: &Path, error: sqlx::Error) -> OpenError {
         Fault::Damage => OpenError::Damaged(file.to_owned(), error),
         Fault::ReadOnly => OpenError::ReadOnly(file.to_owned(), error),
         Fault::Full => OpenError::Full(file.to_owned(), error),
+        Fault::Disk => OpenError::Disk(file.to_owned(), error),
         Fault::Other => OpenError::Database(error),
     }
 }
@@ -390,8 +449,72 @@ pub(super) struct OpenedPostgres {
 }
 
 pub(super) async fn open_postgres(settings: &StoreSettings) -> Result<OpenedPostgres, OpenError> {
+    let options = postgres_options(&settings.url)?;
+    let place = place_of(&options);
+    open_postgres_with(settings, options).await.map_err(|error| match error {
+        OpenError::Database(error) | OpenError::Migration(MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _)) => {
+            of_postgres(place, &error)
+        }
+        other => other,
+    })
+}
+
+/// What can be told of a database without opening it.
+pub(super) fn foreseen(settings: &StoreSettings) -> Result<(), OpenError> {
+    if !settings.url.starts_with("sqlite:") {
+        return postgres_options(&settings.url).map(drop);
+    }
+    let file = sqlite_options(settings)?.get_filename().to_owned();
+    if directory_of(&file).is_dir() { Ok(()) } else { Err(OpenError::NoDirectory(file)) }
+}
+
+fn postgres_options(url: &str) -> Result<PgConnectOptions, OpenError> {
+    PgConnectOptions::from_str(url).map_err(|error| {
+        OpenError::PostgresUrl(match error {
+            sqlx::Error::Configuration(why) => format!("cannot be read: {why}"),
+            _ => "cannot be read".to_owned(),
+        })
+    })
+}
+
+/// Where a database is.
+fn place_of(options: &PgConnectOptions) -> String {
+    let host = options.get_socket().map_or_else(|| options.get_host().to_owned(), |socket| socket.display().to_string());
+    format!("{host}:{}/{}", options.get_port(), options.get_database().unwrap_or(options.get_username()))
+}
+
+fn of_postgres(place: String, error: &sqlx::Error) -> OpenError {
+    // Its own text of an error from the server ends in a line of the server's source.
+    let why = match error {
+        sqlx::Error::Database(error) => error.message().to_owned(),
+        sqlx::Error::Io(error) => error.to_string(),
+        other => other.to_string(),
+    };
+    OpenError::Postgres { place, why, advice: advice_for_postgres(error) }
+}
+
+/// By the codes of its appendix, where it answered.
+fn advice_for_postgres(error: &sqlx::Error) -> &'static str {
+    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code).unwrap_or_default();
+    match (error, &*code) {
+        (sqlx::Error::Io(error), _) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
+            ": nobody listens there; start it, or look at host and port in database.url"
+        }
+        (sqlx::Error::Io(_), _) => ": look at host and port in database.url, and at the network in between",
+        (sqlx::Error::Tls(_), _) => ": look at sslmode and sslrootcert in database.url",
+        (_, "28000" | "28P01") => ": look at user and password in database.url, and at its pg_hba.conf",
+        (_, "3D000") => ": make it first, owned by the user of database.url, or look at the name there",
+        (_, "42501") => ": give the user of database.url the database, or CREATE on its schema",
+        (_, "53300") => ": raise its max_connections, or lower database.max_connections",
+        (_, "57P03") => ": it is starting or stopping; try again",
+        (_, "53100") => ": there is no room on its disk; make some, nothing is lost",
+        _ => "",
+    }
+}
+
+async fn open_postgres_with(settings: &StoreSettings, options: PgConnectOptions) -> Result<OpenedPostgres, OpenError> {
     let timeout_ms = settings.statement_timeout.as_millis().to_string();
-    let options = PgConnectOptions::from_str(&settings.url)?.application_name("logoutd").options([
+    let options = options.application_name("logoutd").options([
         ("statement_timeout", timeout_ms.as_str()),
         ("lock_timeout", timeout_ms.as_str()),
         ("idle_in_transaction_session_timeout", "15000"),
@@ -419,6 +542,25 @@ pub(super) async fn open_postgres(settings: &StoreSettings) -> Result<OpenedPost
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_disk_without_room_is_told_from_one_that_fails_whatever_could_not_be_written() {
+        for (code, fault) in [
+            ("13", Fault::Full),
+            ("4874", Fault::Full),
+            ("778", Fault::Disk),
+            ("266", Fault::Disk),
+            ("1032", Fault::ReadOnly),
+            ("11", Fault::Damage),
+            ("5", Fault::Other),
+            ("", Fault::Other),
+        ] {
+            assert_eq!(fault_of_sqlite(code), fault, "{code}");
+        }
+        for (code, fault) in [("53100", Fault::Full), ("25006", Fault::ReadOnly), ("58030", Fault::Disk), ("53200", Fault::Other)] {
+            assert_eq!(fault_of_postgres(code), fault, "{code}");
+        }
+    }
 
     #[test]
     fn a_sqlite_with_the_log_corruption_bug_is_refused() {

@@ -190,12 +190,12 @@ macro_rules! read {
     ($store:expr, $($op:ident)::+ ( $($argument:expr),* )) => {
         match &$store.0.engine {
             Engine::Sqlite { read, .. } => {
-                let mut connection = read.acquire().await?;
-                sqlite::statements::$($op)::+(&mut connection, $($argument),*).await
+                let mut connection = read.acquire().await.map_err(StoreError::unread)?;
+                sqlite::statements::$($op)::+(&mut connection, $($argument),*).await.map_err(StoreError::while_reading)
             }
             Engine::Postgres { pool, .. } => {
-                let mut connection = pool.acquire().await?;
-                postgres::statements::$($op)::+(&mut connection, $($argument),*).await
+                let mut connection = pool.acquire().await.map_err(StoreError::unread)?;
+                postgres::statements::$($op)::+(&mut connection, $($argument),*).await.map_err(StoreError::while_reading)
             }
         }
     };
@@ -267,6 +267,11 @@ impl Store {
         Ok(Self(Arc::new(Inner { engine, context: Context::new(clock, entropy) })))
     }
 
+    /// What would keep the database from being opened, as far as that can be told without opening it.
+    pub fn foreseen(settings: &StoreSettings) -> Result<(), OpenError> {
+        engine::foreseen(settings)
+    }
+
     /// What stands for the names of those who were erased. Without it nobody can be, and of those who were nothing is known any more.
     pub fn veil_names(&self, veiling: impl Fn(&str, &str) -> String + Send + Sync + 'static) {
         self.0.context.veil.give(veiling);
@@ -292,7 +297,7 @@ impl Store {
         match outcome {
             Ok(_) if planned > 0 => DeliveriesPlanned { count: planned }.emit(),
             Ok(_) => {}
-            Err(StoreError::Unavailable(_)) => span.fail("unavailable"),
+            Err(StoreError::Unavailable(_) | StoreError::Unread(_)) => span.fail("unavailable"),
             Err(StoreError::Corrupt { .. }) => span.fail("corrupt"),
         }
         span.note(
@@ -1244,7 +1249,7 @@ impl StoreError {
     /// Tells the log and the metrics, once, where it is dealt with and nobody is answered with it.
     pub fn tell(&self, operation: &'static str) {
         let fault = match self {
-            Self::Unavailable(_) => StoreFault::Unavailable,
+            Self::Unavailable(_) | Self::Unread(_) => StoreFault::Unavailable,
             Self::Corrupt { .. } => StoreFault::Corrupt,
         };
         StoreFailed { operation, fault, error: self }.emit();
@@ -1262,8 +1267,24 @@ impl StoreError {
         Self::Unavailable("a transaction panicked and was undone".into())
     }
 
-    fn not_committed(reason: &str) -> Self {
-        Self::Unavailable(format!("a group of transactions was not committed: {reason}").into())
+    fn unread(error: sqlx::Error) -> Self {
+        Self::Unread(Box::new(error))
+    }
+
+    /// The same, where nothing was to be changed.
+    fn while_reading(self) -> Self {
+        match self {
+            Self::Unavailable(cause) => Self::Unread(cause),
+            other @ (Self::Unread(_) | Self::Corrupt { .. }) => other,
+        }
+    }
+
+    /// What is wrong with the database, for whoever looks after it and for anybody who asks.
+    pub fn ailment(&self) -> &'static str {
+        match self {
+            Self::Unavailable(cause) | Self::Unread(cause) => engine::fault_in(cause.as_ref()).told(),
+            Self::Corrupt { .. } => engine::Fault::Damage.told(),
+        }
     }
 
     fn raced() -> Self {

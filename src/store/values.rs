@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use super::engine::fault_in;
 use super::person::Names;
 use crate::model::access::Caller;
 use crate::model::alarm::{AlarmKind, AlarmState};
@@ -31,8 +32,11 @@ use crate::model::{
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// Not known to be committed: the caller repeats it.
-    #[error("the database is not available")]
+    #[error("{}", fault_in(.0.as_ref()).told())]
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// It could not be looked at; nothing was to be changed.
+    #[error("{}", fault_in(.0.as_ref()).told())]
+    Unread(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// What is stored cannot be read.
     #[error("{table}.{column} holds what cannot be read")]
     Corrupt {

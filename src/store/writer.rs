@@ -5,7 +5,10 @@
 //! holds his work has returned.
 
 use std::any::Any;
+use std::error::Error;
+use std::fmt;
 use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
@@ -72,7 +75,7 @@ async fn write_until_closed(mut connection: SqliteConnection, mut jobs: mpsc::Re
 async fn commit_group(connection: &mut SqliteConnection, clock: &Clock, commits: &Commits, group: Vec<Job>) {
     let (begun, size) = (clock.instant(), group.len());
     if let Err(error) = execute(connection, "BEGIN IMMEDIATE").await {
-        return refuse_all(group.into_iter().map(|job| job.reply), &error);
+        return refuse_all(group.into_iter().map(|job| job.reply), error);
     }
     let mut answers = Vec::with_capacity(group.len());
     let mut jobs = group.into_iter();
@@ -85,7 +88,7 @@ async fn commit_group(connection: &mut SqliteConnection, clock: &Clock, commits:
                 drop(execute(connection, "ROLLBACK").await);
                 commits.count();
                 let others = answers.into_iter().map(|(reply, _)| reply).chain(jobs.map(|job| job.reply));
-                return refuse_all(std::iter::once(job.reply).chain(others), &error);
+                return refuse_all(std::iter::once(job.reply).chain(others), error);
             }
         }
     }
@@ -101,7 +104,7 @@ async fn commit_group(connection: &mut SqliteConnection, clock: &Clock, commits:
         }
         Err(error) => {
             drop(execute(connection, "ROLLBACK").await);
-            refuse_all(answers.into_iter().map(|(reply, _)| reply), &error);
+            refuse_all(answers.into_iter().map(|(reply, _)| reply), error);
         }
     }
 }
@@ -138,9 +141,29 @@ async fn execute(connection: &mut SqliteConnection, statement: &'static str) -> 
     Ok(())
 }
 
-fn refuse_all(replies: impl Iterator<Item = oneshot::Sender<Result<Answer, StoreError>>>, error: &StoreError) {
-    let reason = error.to_string();
-    replies.for_each(|reply| drop(reply.send(Err(StoreError::not_committed(&reason)))));
+fn refuse_all(replies: impl Iterator<Item = oneshot::Sender<Result<Answer, StoreError>>>, error: StoreError) {
+    let error = Arc::new(error);
+    replies.for_each(|reply| drop(reply.send(Err(StoreError::Unavailable(Box::new(NotCommitted(Arc::clone(&error))))))));
+}
+
+/// What happened to all who shared a commit.
+#[derive(Debug)]
+struct NotCommitted(Arc<StoreError>);
+
+impl fmt::Display for NotCommitted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a group of transactions was not committed")
+    }
+}
+
+impl Error for NotCommitted {
+    /// The engine's own word: that the database is not available is said of each already.
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match &*self.0 {
+            StoreError::Unavailable(cause) | StoreError::Unread(cause) => Some(cause.as_ref()),
+            corrupt @ StoreError::Corrupt { .. } => Some(corrupt),
+        }
+    }
 }
 
 #[cfg(test)]
