@@ -57,6 +57,23 @@ impl DeliveriesPlanned {
     }
 }
 
+/// Deliveries were settled as they were written: nobody could ever be told.
+#[derive(Debug)]
+pub struct DeliveriesUnreachable {
+    /// Why not.
+    pub reason: SettledReason,
+    /// How many.
+    pub count: u64,
+}
+
+impl DeliveriesUnreachable {
+    /// Counts them.
+    pub fn emit(&self) {
+        let state = DeliveryState::Unreachable.as_str();
+        counter!(names::DELIVERIES_SETTLED, "state" => state, "reason" => self.reason.as_str()).increment(self.count);
+    }
+}
+
 /// Spans were recorded that nobody will see.
 #[derive(Debug)]
 pub struct SpansDropped {

@@ -262,11 +262,8 @@ fn begin() {
     for class in OutcomeClass::ALL {
         counter!(ATTEMPTS, "class" => class.as_str()).absolute(0);
     }
-    let given_up = [(DeliveryState::Rejected, SettledReason::ALL), (DeliveryState::Expired, &[SettledReason::Horizon][..])];
-    for (state, reasons) in given_up {
-        for reason in reasons {
-            counter!(DELIVERIES_SETTLED, "state" => state.as_str(), "reason" => reason.as_str()).absolute(0);
-        }
+    for (state, reason) in SettledReason::ALL.iter().filter_map(|reason| Some((given_up(*reason)?, reason))) {
+        counter!(DELIVERIES_SETTLED, "state" => state.as_str(), "reason" => reason.as_str()).absolute(0);
     }
     for kind in AlarmKind::ALL {
         gauge!(ALARMS, "kind" => kind.as_str()).set(0.0);
@@ -275,6 +272,29 @@ fn begin() {
         gauge!(DELIVERIES, "state" => state.as_str()).set(0.0);
     }
     [ENQUEUED, FORGOTTEN, UNACCOUNTED, OLDEST_PENDING, CLOCK_SKEW].into_iter().for_each(|name| gauge!(name).set(0.0));
+}
+
+/// The state of a delivery that was given up for this reason; none where it was not.
+const fn given_up(reason: SettledReason) -> Option<DeliveryState> {
+    match reason {
+        SettledReason::Refused
+        | SettledReason::ConfigFault
+        | SettledReason::Redirected
+        | SettledReason::Gone
+        | SettledReason::Blocked
+        | SettledReason::KeyNotPublished => Some(DeliveryState::Rejected),
+        SettledReason::Horizon => Some(DeliveryState::Expired),
+        SettledReason::ClientNotRegistered | SettledReason::NoUri | SettledReason::NoSid | SettledReason::NoSub | SettledReason::Unfit => {
+            Some(DeliveryState::Unreachable)
+        }
+        SettledReason::Accepted
+        | SettledReason::AcceptedOddly
+        | SettledReason::NewerLogin
+        | SettledReason::Undone
+        | SettledReason::ClientDeleted
+        | SettledReason::Operator
+        | SettledReason::TokenGone => None,
+    }
 }
 
 #[cfg(test)]

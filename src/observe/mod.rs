@@ -17,9 +17,10 @@ pub use doors::{
 };
 pub use events::{
     AccessTokenRead, AlarmTold, AlarmsCounted, AttemptMade, AuditHeadSigned, AuditStanding, AuthenticationFailed, CertificateNear,
-    CertificatesSeen, Chain, CheckOutcome, ClockCompared, ClockSeen, CredentialsRestored, DeliveriesPlanned, DeliverySettled, GapOpened,
-    GapsCounted, Gauges, GroupCommitted, HorizonNear, KeyAlarm, KeyPassed, KeyTrouble, LaneClosed, LaneOpened, LaneParked, LanesCounted,
-    LeaseLost, LeasesReclaimed, LogoutCommitted, LogoutTokenReceived, Method, PinnedSeen, ReadOutcome, Refusal, RequestChecked,
-    RequestFailed, RequestServed, SpansDropped, Started, Stopped, StoreFailed, StoreFault, TokenEventSeen, TokenOutcome, WorkAdvanced,
+    CertificatesSeen, Chain, CheckOutcome, ClockCompared, ClockSeen, CredentialsRestored, DeliveriesPlanned, DeliveriesUnreachable,
+    DeliverySettled, GapOpened, GapsCounted, Gauges, GroupCommitted, HorizonNear, KeyAlarm, KeyPassed, KeyTrouble, LaneClosed, LaneOpened,
+    LaneParked, LanesCounted, LeaseLost, LeasesReclaimed, LogoutCommitted, LogoutTokenReceived, Method, PinnedSeen, ReadOutcome, Refusal,
+    RequestChecked, RequestFailed, RequestServed, SpansDropped, Started, Stopped, StoreFailed, StoreFault, TokenEventSeen, TokenOutcome,
+    WorkAdvanced,
 };
 pub use events::{DeclarationsKept, RegistrationReleased};

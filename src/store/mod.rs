@@ -23,8 +23,7 @@ mod writer;
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -45,7 +44,7 @@ use crate::model::audit::{AuditKey, Checkpoint, Head, TrailRecord, TrailState};
 use crate::model::certificate::Certificates;
 use crate::model::client::ClientRecord;
 use crate::model::cut_off::OrderedCutOff;
-use crate::model::delivery::{DeliveryView, Lane, Leased};
+use crate::model::delivery::{DeliveryView, Lane, Leased, SettledReason};
 use crate::model::denial::{Denial, Denied};
 use crate::model::effects::{OpeningRule, Reach, ReportRules, WorkRules};
 use crate::model::event::Receipt;
@@ -64,7 +63,7 @@ use crate::model::{
     WorkId,
 };
 use crate::observe::traces::{self, Span, SpanKind};
-use crate::observe::{DeliveriesPlanned, GroupCommitted, StoreFailed, StoreFault};
+use crate::observe::{DeliveriesPlanned, DeliveriesUnreachable, GroupCommitted, StoreFailed, StoreFault};
 use crate::seams::{Clock, Entropy, Veil};
 
 /// SQLite: no locks are needed, since one writer does everything in turn.
@@ -99,40 +98,59 @@ pub(crate) struct Context {
     pub(crate) entropy: Entropy,
     /// What stands for names that were erased.
     pub(crate) veil: Veil,
-    /// How many deliveries this transaction wrote so far.
-    planned: Arc<AtomicU64>,
+    /// The deliveries this transaction wrote so far.
+    written: Arc<Mutex<DeliveriesWritten>>,
     /// Where what it commits belongs.
     pub(crate) trace: Option<TraceContext>,
 }
 
 impl Context {
     fn new(clock: Clock, entropy: Entropy) -> Self {
-        Self { clock, entropy, veil: Veil::default(), planned: Arc::default(), trace: None }
+        Self { clock, entropy, veil: Veil::default(), written: Arc::default(), trace: None }
     }
 
     /// For one transaction.
     fn begun(&self, trace: Option<TraceContext>) -> Self {
-        Self { planned: Arc::default(), trace, ..self.clone() }
+        Self { written: Arc::default(), trace, ..self.clone() }
     }
 
-    /// So many deliveries were written.
-    fn plan(&self, deliveries: u64) {
-        self.planned.fetch_add(deliveries, Ordering::Relaxed);
+    /// So many deliveries were written, and these of them settled at once.
+    fn wrote(&self, deliveries: u64, unreachable: impl IntoIterator<Item = SettledReason>) {
+        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        written.deliveries += deliveries;
+        for reason in unreachable {
+            match written.unreachable.iter_mut().find(|(known, _)| *known == reason) {
+                Some((_, number)) => *number += 1,
+                None => written.unreachable.push((reason, 1)),
+            }
+        }
     }
 
     /// A transaction that is run again begins with nothing.
     fn again(&self) -> &Self {
-        self.planned.store(0, Ordering::Relaxed);
+        drop(self.taken());
         self
+    }
+
+    fn taken(&self) -> DeliveriesWritten {
+        std::mem::take(&mut self.written.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// What is undone was not planned.
     fn judged<T>(&self, outcome: Result<Ending<T>, StoreError>) -> Result<Ending<T>, StoreError> {
         if !matches!(outcome, Ok(Ending::Keep(_))) {
-            self.planned.store(0, Ordering::Relaxed);
+            drop(self.taken());
         }
         outcome
     }
+}
+
+/// Deliveries that a transaction wrote.
+#[derive(Debug, Default)]
+struct DeliveriesWritten {
+    deliveries: u64,
+    /// Those of them that could never be made, by the reason.
+    unreachable: Vec<(SettledReason, u64)>,
 }
 
 /// Whether what a transaction did shall stand.
@@ -225,7 +243,7 @@ macro_rules! write {
         let input = Arc::new($input);
         let span = traces::begin_here(SpanKind::Internal, concat!("transaction", $(".", stringify!($op)),+));
         let context = $store.0.context.begun(span.context());
-        let planned = Arc::clone(&context.planned);
+        let told = context.clone();
         let outcome = match &$store.0.engine {
             Engine::Sqlite { writer, .. } => {
                 writer
@@ -244,7 +262,7 @@ macro_rules! write {
                 .await
             }
         };
-        $store.tell_written(span, &outcome, planned.load(Ordering::Relaxed));
+        $store.tell_written(span, &outcome, told.taken());
         outcome
     }};
 }
@@ -293,9 +311,12 @@ impl Store {
     }
 
     /// What a transaction that ended has to tell.
-    fn tell_written<T>(&self, mut span: Span, outcome: &Result<T, StoreError>, planned: u64) {
+    fn tell_written<T>(&self, mut span: Span, outcome: &Result<T, StoreError>, written: DeliveriesWritten) {
         match outcome {
-            Ok(_) if planned > 0 => DeliveriesPlanned { count: planned }.emit(),
+            Ok(_) if written.deliveries > 0 => {
+                DeliveriesPlanned { count: written.deliveries }.emit();
+                written.unreachable.into_iter().for_each(|(reason, count)| DeliveriesUnreachable { reason, count }.emit());
+            }
             Ok(_) => {}
             Err(StoreError::Unavailable(_) | StoreError::Unread(_)) => span.fail("unavailable"),
             Err(StoreError::Corrupt { .. }) => span.fail("corrupt"),

@@ -5,6 +5,7 @@
 
 use super::deliveries::delivery_word;
 use super::{Builder, Conn, count, dialect, instant, push_list};
+use crate::model::delivery::SettledReason;
 use crate::model::{EntryId, Timestamp};
 use crate::store::{Census, Context, Ending, StoreError};
 
@@ -13,10 +14,32 @@ const ENTRIES_MANY: i64 = 100;
 /// How many are summed up in one transaction.
 const ENTRIES_MAX: i64 = 500;
 
-/// So many deliveries were written.
+/// So many deliveries were written, all of them to be made.
 pub(super) async fn enqueued(conn: &mut Conn, context: &Context, now: Timestamp, deliveries: u64) -> Result<(), StoreError> {
-    context.plan(deliveries);
+    context.wrote(deliveries, []);
     enter(conn, context, now, (deliveries, 0)).await
+}
+
+/// Writes deliveries, of which some may be settled at once, for these reasons. What a run that was repeated has written already is not written again,
+/// nor counted.
+pub(super) async fn enqueue(
+    conn: &mut Conn,
+    context: &Context,
+    now: Timestamp,
+    mut insertion: Builder,
+    unreachable: &[SettledReason],
+) -> Result<(), StoreError> {
+    insertion.push(" ON CONFLICT (event_id, kind, participant_id) DO NOTHING");
+    if unreachable.is_empty() {
+        let written = insertion.build().execute(&mut *conn).await?.rows_affected();
+        return enqueued(conn, context, now, written).await;
+    }
+    insertion.push(" RETURNING reason");
+    let reasons: Vec<Option<String>> = insertion.build_query_scalar().fetch_all(&mut *conn).await?;
+    let written = reasons.len() as u64;
+    let settled = reasons.into_iter().flatten().filter_map(|reason| SettledReason::parse(&reason).ok());
+    context.wrote(written, settled);
+    enter(conn, context, now, (written, 0)).await
 }
 
 /// So many of them were forgotten, having been kept long enough.

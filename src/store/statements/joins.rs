@@ -350,13 +350,16 @@ async fn insert_deliveries(
     opening: OpeningRule,
 ) -> Result<(), StoreError> {
     let now = duty.now;
-    let mut opened = Vec::with_capacity(told.len());
+    let (mut opened, mut unreachable) = (Vec::with_capacity(told.len()), Vec::new());
     for one in told {
         let client = clients.iter().find(|client| client.client_id == one.client_id);
         let names = Told { client_id: &one.client_id, sid: one.sid.as_ref(), sub: one.sub.as_ref() };
         match opening(&names, client, now) {
             Opening::Pending { horizon_at } => opened.push((one, DeliveryState::Pending, None, horizon_at, None)),
-            Opening::Unreachable(reason) => opened.push((one, DeliveryState::Unreachable, Some(reason.as_str()), now, Some(now.millis()))),
+            Opening::Unreachable(reason) => {
+                unreachable.push(reason);
+                opened.push((one, DeliveryState::Unreachable, Some(reason.as_str()), now, Some(now.millis())));
+            }
             Opening::Untold => {}
         }
     }
@@ -392,11 +395,7 @@ async fn insert_deliveries(
             .push_bind(now.millis())
             .push_bind(settled_at);
     });
-    // The same duty may already be written by a run that was repeated.
-    sql.push(" ON CONFLICT (event_id, kind, participant_id) DO NOTHING");
-    let written = sql.build().execute(&mut *conn).await?.rows_affected();
-    super::account::enqueued(conn, context, now, written).await?;
-    Ok(())
+    super::account::enqueue(conn, context, now, sql, &unreachable).await
 }
 
 /// How a token stands that was registered, now or before.

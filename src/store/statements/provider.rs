@@ -216,11 +216,15 @@ async fn insert(
          compromise, late_joiner, attempts, recoverable, refused, config_fault, redirected, blocked, ours, due_at, horizon_at, horizon_ms, \
          occurred_at, created_at, settled_at) ",
     );
+    let mut unreachable = Vec::new();
     sql.push_values(sessions, |mut row, one| {
         let names = SessionNames { issuer, sub: one.sub.as_ref(), sid: one.sid.as_ref(), key: one.key.as_ref() };
         let (state, reason, horizon_at, settled_at) = match logout.lacks(&names) {
             None => (DeliveryState::Pending, None, logout.horizon_at(now), None),
-            Some(place) => (DeliveryState::Unreachable, Some(place.unknown().as_str()), now, Some(now.millis())),
+            Some(place) => {
+                unreachable.push(place.unknown());
+                (DeliveryState::Unreachable, Some(place.unknown().as_str()), now, Some(now.millis()))
+            }
         };
         row.push_bind(context.entropy.id::<DeliveryId>(now).as_str().to_owned())
             .push_bind(act.issuer.as_str().to_owned())
@@ -245,11 +249,7 @@ async fn insert(
             .push_bind(now.millis())
             .push_bind(settled_at);
     });
-    // The same duty may already be written by a run that was repeated.
-    sql.push(" ON CONFLICT (event_id, kind, participant_id) DO NOTHING");
-    let written = sql.build().execute(&mut *conn).await?.rows_affected();
-    super::account::enqueued(conn, context, now, written).await?;
-    Ok(())
+    super::account::enqueue(conn, context, now, sql, &unreachable).await
 }
 
 /// How the provider of each of these issuers is told, where it is.
