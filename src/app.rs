@@ -109,12 +109,12 @@ pub enum Error {
         source: std::io::Error,
     },
     /// What the configuration wants told could never be.
-    #[error("{setting}: the URL {source}")]
+    #[error("{setting}: the URL {why}")]
     Outward {
         /// Which setting.
         setting: &'static str,
         /// Why not.
-        source: egress::BadUrl,
+        why: egress::BadUrl,
     },
     /// Traces cannot be told.
     #[error(transparent)]
@@ -185,6 +185,9 @@ impl Server {
         store.veil_names(move |issuer, name| format!("~{}", veil.keyed_digest("erased name", &[issuer.as_bytes(), name.as_bytes()])));
         upkeep::audit::ensure_key(&store, &sealing, &entropy).await?;
         let egress = Arc::new(Egress::new(EgressConfig { clock: clock.clone(), ..egress_config(&config, names) })?);
+        if let Some((setting, why)) = telemetry::bad_urls(&config, &egress).into_iter().next() {
+            return Err(Error::Outward { setting, why });
+        }
         let shown = config.http.tls.as_ref().map(|files| tls::read(files, clock.now())).transpose()?;
         let (socket, address) = bind(config.http.listen).await?;
         let metrics_socket = match config.http.metrics {
@@ -195,7 +198,7 @@ impl Server {
         let stop = Stop::new();
         let (house, doors, cellar, attic) = (Tasks::new(stop.clone()), Tasks::new(stop), Tasks::new(Stop::new()), Tasks::new(Stop::new()));
         let tracer = telemetry::tracer(&config, &egress, &clock, &entropy, &attic)?;
-        let hook = telemetry::hook(&config, &egress)?;
+        let hook = telemetry::hook(&config);
         let skew = watch::Sender::new(None);
         let (doorbell, settled, pulse) = (Doorbell::default(), watch::Sender::new(0), watch::Sender::new(None));
         let bells = Bells::default();

@@ -5,13 +5,15 @@ use std::sync::{Arc, LazyLock};
 
 use serde_json::Value;
 
-use super::{egress_config, egress_mode, sealing_key, tls};
+use super::{egress_config, egress_mode, sealing_key, store_settings, telemetry, tls};
 use crate::config::{self, Config, Declaration as Said, DeclaredIssuer, Mistake, Mistakes, Registered, members_beside, nearest};
-use crate::egress::{Egress, Names};
+use crate::egress::{BadUrl, Egress, Names};
 use crate::http::AppState;
+use crate::observe::Chain;
 use crate::registry::Judge;
 use crate::registry::declared::{self, Declaration, Fault, Flaw, Refused};
 use crate::seams::{Clock, Entropy};
+use crate::store::Store;
 use crate::token::SealingKey;
 
 /// Why what is declared is not registered.
@@ -25,22 +27,43 @@ pub enum DeclaredError {
     Failed(#[source] Arc<dyn StdError + Send + Sync>),
 }
 
-/// Settings by which declarations are judged: while one of them is wrong, what is declared cannot be.
+/// Settings by which declarations are judged: while one of them is wrong, only their form can be.
 const JUDGES: [&str; 4] = ["dev", "network.", "delivery.", "egress."];
+/// Those by which it is judged what may be called.
+const GUARDS: [&str; 3] = ["dev", "network.", "egress."];
 
-/// Adds what a start would find wrong before it opens the database: with what is declared, with the file of the sealing key, and with the certificate.
+/// Adds what a start would find wrong before it opens the database: with where that is, with the file of the sealing key, with the certificate, with what
+/// is called from here, and with what is declared.
 pub fn examine(config: &Config, mistakes: &mut Mistakes) {
+    mistakes
+        .0
+        .extend(Store::foreseen(&store_settings(config)).err().map(|error| config.mistake("database.url", Chain(&error).to_string())));
     mistakes.0.extend(sealing_key::flaw(&config.sealing_key).map(|why| config.mistake("sealing_key", why)));
     let certificate = config.http.tls.as_ref().map_or(Ok(()), |files| tls::read(files, Clock::system().now()).map(drop));
-    mistakes.0.extend(certificate.err().map(|error| config.mistake(error.setting(), told(&error))));
-    if JUDGES.iter().any(|path| mistakes.concern(path)) {
-        return;
-    }
+    mistakes.0.extend(certificate.err().map(|error| config.mistake(error.setting(), Chain(&error).to_string())));
     // A way out that cannot be built is told of by whoever needs it.
     let Ok(egress) = Egress::new(egress_config(config, Names::System)) else { return };
+    if !GUARDS.iter().any(|path| mistakes.concern(path)) {
+        let bad = telemetry::bad_urls(config, &egress);
+        mistakes.0.extend(bad.into_iter().map(|(setting, bad)| config.mistake(setting, why_not_called(&bad))));
+    }
+    let declared = found_in_declarations(config, &egress, mistakes);
+    mistakes.0.extend(declared);
+}
+
+fn found_in_declarations(config: &Config, egress: &Egress, mistakes: &mut Mistakes) -> Vec<Mistake> {
+    let declarations = declarations(config);
+    let placed = |found: Vec<Fault>| found.into_iter().filter_map(|fault| placed(config, fault)).collect();
+    let judges_wrong = |mistake: &&mut Mistake| mistake.settings.iter().any(|(name, _)| JUDGES.iter().any(|judge| name.starts_with(judge)));
+    if let Some(first) = mistakes.0.iter_mut().find(judges_wrong) {
+        if !declarations.is_empty() {
+            first.why.push_str("; until this is right, only the form of what is declared was looked at");
+        }
+        return placed(declared::faults_of_form(&declarations));
+    }
     let entropy = Entropy::os();
     let judge = Judge {
-        egress: &egress,
+        egress,
         mode: egress_mode(config.mode),
         // Nothing that is sealed here is kept.
         sealing: &SealingKey::generate(&entropy),
@@ -48,19 +71,15 @@ pub fn examine(config: &Config, mistakes: &mut Mistakes) {
         defaults: &config.delivery.defaults,
         timeout_max: config.delivery.timeout_max,
     };
-    let found = declared::faults(&declarations(config), judge, Clock::system().now());
-    mistakes.0.extend(found.into_iter().filter_map(|fault| placed(config, fault)));
+    placed(declared::faults(&declarations, judge, Clock::system().now()))
 }
 
-/// An error with what caused it, in a line.
-fn told(error: &(dyn StdError + 'static)) -> String {
-    let mut line = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        line = format!("{line}: {error}");
-        cause = error.source();
+/// What is wrong with a URL of ours, and the setting that lets it be called, if any does.
+fn why_not_called(bad: &BadUrl) -> String {
+    match bad.exception() {
+        Some(network) => format!("{bad}: what is called from here must be named in network.allow, such as \"{network}\""),
+        None => bad.to_string(),
     }
-    line
 }
 
 /// Registers what is declared, and releases what is not any more.

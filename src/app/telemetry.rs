@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 
 use super::Error;
 use crate::config::Config;
-use crate::egress::{Egress, Keep, Method, Request};
+use crate::egress::{BadUrl, Egress, Keep, Method, Request};
 use crate::lifecycle::Tasks;
 use crate::model::attempt::Outcome;
 use crate::model::client::Network;
@@ -25,15 +25,18 @@ fn network(config: &Config) -> Network {
     Network { allow: config.network.allow.clone(), ca_pem: None }
 }
 
-fn check(egress: &Egress, setting: &'static str, url: &Url, network: &Network) -> Result<(), Error> {
-    egress.check(url, network).map_err(|source| Error::Outward { setting, source })
+/// What the configuration wants told where nothing may be: the setting, and why not.
+pub(super) fn bad_urls(config: &Config, egress: &Egress) -> Vec<(&'static str, BadUrl)> {
+    let collector = config.telemetry.endpoint.as_ref().map(|url| ("telemetry.otlp_endpoint", url));
+    let hook = config.alarms.hook.as_ref().map(|(url, _)| ("alarms.url", url));
+    let network = network(config);
+    collector.into_iter().chain(hook).filter_map(|(setting, url)| Some((setting, egress.check(url, &network).err()?))).collect()
 }
 
 /// A tracer; one that records where a collector is configured.
 pub(super) fn tracer(config: &Config, egress: &Arc<Egress>, clock: &Clock, entropy: &Entropy, tasks: &Tasks) -> Result<Tracer, Error> {
     let Some(endpoint) = &config.telemetry.endpoint else { return Ok(Tracer::off()) };
     let network = network(config);
-    check(egress, "telemetry.otlp_endpoint", endpoint, &network)?;
     let settings = TraceSettings {
         endpoint: endpoint.to_string(),
         sample_ratio: f64::from(config.telemetry.sample_percent) / 100.0,
@@ -92,9 +95,7 @@ pub(super) async fn flush(tracer: &Tracer, tasks: &Tasks) {
 }
 
 /// Where alarms are told, if anywhere.
-pub(super) fn hook(config: &Config, egress: &Egress) -> Result<Option<Hook>, Error> {
-    let Some((url, secret)) = &config.alarms.hook else { return Ok(None) };
-    let network = network(config);
-    check(egress, "alarms.url", url, &network)?;
-    Ok(Some(Hook { url: url.clone(), network, secret: secret.clone(), repeat: config.alarms.repeat }))
+pub(super) fn hook(config: &Config) -> Option<Hook> {
+    let (url, secret) = config.alarms.hook.as_ref()?;
+    Some(Hook { url: url.clone(), network: network(config), secret: secret.clone(), repeat: config.alarms.repeat })
 }

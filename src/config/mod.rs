@@ -351,8 +351,7 @@ impl Config {
         let admin_token = secret_or_file(reader, "admin_token", "admin_token_file", OnExposure::Tell, admin_token);
         let database = Database::read(reader);
         let sealing_key = sealing_key(reader, &database.url);
-        let sealing_key_previous =
-            secret_or_file(reader, "sealing_key_previous", "sealing_key_previous_file", OnExposure::Refuse, sealing_key_octets);
+        let sealing_key_previous = key_or_file(reader, "sealing_key_previous", "sealing_key_previous_file");
         let token = Token { lifetime: reader.seconds("token.lifetime_s", 120, 10..=120) };
         Self {
             mode,
@@ -431,6 +430,13 @@ impl Config {
             let why = "a repeated request could ask for a logout that is no longer kept";
             reader.contradiction("idempotency_keep_h", "retention.settled_days", why);
         }
+        for (path, number) in
+            [("http.connections_per_address", self.http.connections_per_address), ("http.streams_max", self.http.streams_max)]
+        {
+            if number > self.http.connections_max {
+                reader.contradiction(path, "http.connections_max", "there are never so many connections: this limits nothing");
+            }
+        }
         let metrics_listen = self.http.metrics.map(|metrics| metrics.listen);
         if metrics_listen == Some(self.http.listen) && self.http.listen.port() != 0 {
             reader.contradiction("http.listen", "http.metrics_listen", "two listeners cannot have one address: the second would not start");
@@ -458,7 +464,7 @@ impl Http {
             connections_max,
             // Nobody alone takes all places.
             connections_per_address: reader.number("http.connections_per_address", connections_max.div_ceil(2), 1..=1_000_000),
-            streams_max: reader.number("http.streams_max", 200, 1..=1_000_000),
+            streams_max: reader.number("http.streams_max", 200.min(connections_max), 1..=1_000_000),
             request_timeout: reader.millis("http.request_timeout_ms", 45_000, 31_000..=600_000),
         }
     }
@@ -478,7 +484,7 @@ impl Database {
 impl Egress {
     fn read(reader: &mut Reader) -> Self {
         let proxy = secret_or_file(reader, "egress.proxy", "egress.proxy_file", OnExposure::Tell, proxy);
-        let all_past = |raw: &Raw| raw.list()?.iter().map(|text| past(text)).collect::<Result<Vec<_>, _>>();
+        let all_past = |raw: &Raw| each(&raw.list()?, past);
         let shown = |list: &Vec<Past>| {
             if list.is_empty() { "(none)".to_owned() } else { list.iter().map(Past::to_string).collect::<Vec<_>>().join(", ") }
         };
@@ -639,23 +645,29 @@ fn lay_file(reader: &mut Reader, arguments: &Arguments, variables: &[(String, St
 }
 
 fn read_file(path: &Path) -> Result<String, String> {
-    read_open(path).map(|(text, _)| text)
+    let (octets, _) = read_open(path)?;
+    text_of(path, octets)
+}
+
+fn text_of(path: &Path, octets: Vec<u8>) -> Result<String, String> {
+    String::from_utf8(octets).map_err(|_| format!("{} cannot be read: it is no text in UTF-8", path.display()))
 }
 
 /// What a file holds, and who may read it there: of the file that was read, whatever its name leads to meanwhile.
-fn read_open(path: &Path) -> Result<(String, Readers), String> {
+fn read_open(path: &Path) -> Result<(Vec<u8>, Readers), String> {
     use std::io::Read as _;
-    let mut text = String::new();
+    let mut octets = Vec::new();
     let readers = std::fs::File::open(path)
         .and_then(|file| {
             let readers = Readers::of(&file.metadata()?);
-            file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)?;
+            file.take(FILE_BYTES_MAX + 1).read_to_end(&mut octets)?;
             Ok(readers)
         })
         .map_err(|error| format!("{} cannot be read: {error}", path.display()))?;
-    match text.len() as u64 {
-        0..=FILE_BYTES_MAX => Ok((text, readers)),
-        _ => Err(format!("{} is larger than {FILE_BYTES_MAX} octets", path.display())),
+    if octets.len() as u64 > FILE_BYTES_MAX {
+        Err(format!("{} is larger than {FILE_BYTES_MAX} octets", path.display()))
+    } else {
+        Ok((octets, readers))
     }
 }
 
@@ -742,12 +754,26 @@ fn secret_or_file<T>(
     on_exposure: OnExposure,
     parse: impl Fn(&str) -> Result<T, String>,
 ) -> Option<T> {
+    let read = |path: &Path| {
+        let (text, readers) = secret_text(path)?;
+        Ok((parse(&text)?, readers))
+    };
+    secret_or_octets(reader, (direct, &parse), (file, read), on_exposure)
+}
+
+/// The same, where a file is read in a way of its own.
+fn secret_or_octets<T>(
+    reader: &mut Reader,
+    (direct, parse): (&str, impl Fn(&str) -> Result<T, String>),
+    (file, read): (&str, impl Fn(&Path) -> Result<(T, Readers), String>),
+    on_exposure: OnExposure,
+) -> Option<T> {
     let given = reader.optional(direct, |raw| parse(raw.text()?), |_| "(hidden)".to_owned());
     let kept = |raw: &Raw| {
         let path = Path::new(raw.text()?);
-        match (secret_text(path)?, on_exposure) {
+        match (read(path)?, on_exposure) {
             ((_, Readers::Others), OnExposure::Refuse) => Err(refused_as_exposed(path)),
-            ((text, readers), _) => Ok((parse(&text)?, readers)),
+            (kept, _) => Ok(kept),
         }
     };
     let from_file = reader.optional(file, kept, |_| "(hidden)".to_owned());
@@ -766,8 +792,8 @@ fn refused_as_exposed(path: &Path) -> String {
 
 /// What a file holds besides the white space around it, and who may read it there.
 fn secret_text(path: &Path) -> Result<(String, Readers), String> {
-    let (text, readers) = read_open(path)?;
-    let text = Zeroizing::new(text);
+    let (octets, readers) = read_open(path)?;
+    let text = Zeroizing::new(text_of(path, octets)?);
     match text.trim() {
         "" => Err("names a file that is empty".to_owned()),
         text => Ok((text.to_owned(), readers)),
@@ -788,8 +814,21 @@ fn admin_token(text: &str) -> Result<Secret, String> {
     }
 }
 
+fn key_or_file(reader: &mut Reader, direct: &str, file: &str) -> Option<KeyOctets> {
+    secret_or_octets(reader, (direct, sealing_key_octets), (file, sealing_key_in), OnExposure::Refuse)
+}
+
 fn sealing_key_octets(text: &str) -> Result<KeyOctets, String> {
     KeyOctets::parse(text).ok_or_else(|| "must be 32 octets in base64".to_owned())
+}
+
+/// 32 octets as they are, or in base64: as in the file beside a database.
+fn sealing_key_in(path: &Path) -> Result<(KeyOctets, Readers), String> {
+    let (content, readers) = read_open(path)?;
+    let content = Zeroizing::new(content);
+    let raw = <[u8; 32]>::try_from(content.as_slice()).ok().map(KeyOctets::new);
+    let key = raw.or_else(|| KeyOctets::parse(std::str::from_utf8(&content).ok()?));
+    key.map(|key| (key, readers)).ok_or_else(|| "must name a file that holds 32 octets, as they are or in base64".to_owned())
 }
 
 /// Common libraries keep a key set for five minutes to a day, whatever its `max-age` says: the slowest is waited for.
@@ -808,7 +847,7 @@ fn key_policy(reader: &mut Reader, token: &Token) -> KeyPolicy {
 }
 
 fn sealing_key(reader: &mut Reader, database: &DatabaseUrl) -> SealingKey {
-    let given = secret_or_file(reader, "sealing_key", "sealing_key_file", OnExposure::Refuse, sealing_key_octets);
+    let given = key_or_file(reader, "sealing_key", "sealing_key_file");
     match (given, database) {
         (Some(key), _) => match reader.said("sealing_key_file") {
             Some(path) => SealingKey::InFile(key, PathBuf::from(path)),
@@ -868,7 +907,19 @@ fn address(raw: &Raw) -> Result<SocketAddr, String> {
 }
 
 fn networks(raw: &Raw) -> Result<Vec<IpNet>, String> {
-    raw.list()?.iter().map(|text| network(text)).collect()
+    each(&raw.list()?, |text| network(text))
+}
+
+/// Every entry of a list, or all that is wrong with them.
+fn each<T>(list: &[String], parse: impl Fn(&str) -> Result<T, String>) -> Result<Vec<T>, String> {
+    let (mut parsed, mut whys) = (Vec::with_capacity(list.len()), Vec::new());
+    for text in list {
+        match parse(text) {
+            Ok(entry) => parsed.push(entry),
+            Err(why) => whys.push(why),
+        }
+    }
+    if whys.is_empty() { Ok(parsed) } else { Err(whys.join("; ")) }
 }
 
 fn network(text: &str) -> Result<IpNet, String> {

@@ -9,7 +9,7 @@ use url::Url;
 use zeroize::Zeroizing;
 
 use super::reader::{Raw, Reader};
-use super::{Mode, OnExposure, Readers, read_open, secret_or_file};
+use super::{Mode, OnExposure, Readers, each, read_open, secret_or_file, text_of};
 use crate::model::delivery::Lane;
 use crate::model::{ClientId, IssuerId};
 
@@ -70,11 +70,11 @@ fn pinned(raw: &Raw) -> Result<Vec<Lane>, String> {
     if names.len() > PINNED_MAX {
         return Err(format!("must not name more than {PINNED_MAX} clients, not {}", names.len()));
     }
-    let one = |name: &String| {
+    let one = |name: &str| {
         let (issuer, client) = name.split_once('/')?;
         Some(Lane::of(&IssuerId::parse(issuer).ok()?, &ClientId::parse(client).ok()?))
     };
-    names.iter().map(|name| one(name).ok_or_else(|| format!("must hold issuers and clients such as main/wiki, not {name:?}"))).collect()
+    each(&names, |name| one(name).ok_or_else(|| format!("must hold issuers and clients such as main/wiki, not {name:?}")))
 }
 
 impl Telemetry {
@@ -131,7 +131,9 @@ fn place(url: &Url) -> String {
 }
 
 fn headers(raw: &Raw) -> Result<(Vec<(String, Zeroizing<String>)>, Readers), String> {
-    let (text, readers) = read_open(Path::new(raw.text()?))?;
+    let path = Path::new(raw.text()?);
+    let (octets, readers) = read_open(path)?;
+    let text = text_of(path, octets)?;
     let text = Zeroizing::new(text);
     let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     if lines.len() > HEADERS_MAX {

@@ -32,6 +32,24 @@ type Variables = &'static [(&'static str, &'static str)];
 const KEY: (&str, &str) = ("LOGOUTD_SEALING_KEY", "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA");
 
 #[test]
+fn a_sealing_key_is_read_from_its_file_as_text_or_as_it_is_and_from_nothing_else() {
+    let raw: [u8; 32] = std::array::from_fn(|at| 0xff - u8::try_from(at).unwrap());
+    let read = |content: &[u8]| {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(content).unwrap();
+        from_variables(&[("LOGOUTD_SEALING_KEY_FILE", file.path().to_str().unwrap())])
+    };
+    let text = KeyOctets::new(raw).to_text();
+    for content in [raw.to_vec(), format!("{}\n", text.expose()).into_bytes()] {
+        assert!(matches!(read(&content).unwrap().sealing_key, SealingKey::Given(key) if key == KeyOctets::new(raw)));
+    }
+    for wrong in [&raw[..31], b"\xff\xfe\n", b""] {
+        let why = whys(read(wrong));
+        assert!(why.len() == 1 && why[0].contains("32 octets, as they are or in base64"), "{why:?}");
+    }
+}
+
+#[test]
 fn with_nothing_set_every_setting_has_its_documented_default() {
     let config = from_variables(&[]).unwrap();
     assert_eq!(config.mode, Mode::Production);

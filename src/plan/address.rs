@@ -251,7 +251,7 @@ pub enum BadUrl {
     #[error("must not end its host with a dot")]
     TrailingDot,
     /// A name that means this very host.
-    #[error("must not name this host itself")]
+    #[error("must not name this host itself, but by its address")]
     LocalName,
     /// A port outside the list.
     #[error("must not use port {0}")]
@@ -264,6 +264,25 @@ pub enum BadUrl {
         /// What it is.
         why: Forbidden,
     },
+}
+
+impl BadUrl {
+    /// The network of an exception that would let it be reached, where one would.
+    pub fn exception(&self) -> Option<IpNet> {
+        match self {
+            Self::Address { address, why } if !why.for_ever() => Some(unwrapped(*address).into()),
+            Self::LocalName
+            | Self::Address { .. }
+            | Self::TooLong
+            | Self::Malformed
+            | Self::Scheme
+            | Self::UserInfo
+            | Self::Fragment
+            | Self::Host
+            | Self::TrailingDot
+            | Self::Port(_) => None,
+        }
+    }
 }
 
 /// Reads a URL as somebody registers it; [`check_url`] then decides whether it may be reached.

@@ -92,6 +92,19 @@ pub fn faults(declarations: &[Declaration<'_>], judge: Judge<'_>, now: Timestamp
     found
 }
 
+/// Everything that is wrong with the form of declarations, where nobody can say yet what they mean.
+pub fn faults_of_form(declarations: &[Declaration<'_>]) -> Vec<Fault> {
+    let mut found = Vec::new();
+    for (issuer, declaration) in declarations.iter().enumerate() {
+        let at = |client| move |(pointer, flaw)| Fault { issuer, client, pointer, flaw };
+        found.extend(judged::<NewIssuer, ()>(declaration.issuer, |_| Ok(())).1.into_iter().map(at(None)));
+        for (index, client) in declaration.clients.iter().enumerate() {
+            found.extend(judged::<ClientMetadata, ()>(client, |_| Ok(())).1.into_iter().map(at(Some(index))));
+        }
+    }
+    found
+}
+
 /// Without an issuer to judge it by, only a client's form is looked at.
 fn client_flaws(client: &Value, issuer: Option<&IssuerRecord>, judge: Judge<'_>, now: Timestamp) -> Vec<(String, Flaw)> {
     let look = |body: &ClientMetadata| issuer.map_or(Ok(()), |issuer| clients::foreseen(issuer, body, judge, now).map(drop));
