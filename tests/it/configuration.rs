@@ -250,6 +250,81 @@ fn every_mistake_is_told_with_its_line_or_its_variable_also_in_what_is_declared(
 }
 
 #[test]
+fn what_is_called_from_here_is_judged_as_at_the_start_and_the_setting_that_lets_it_be_called_is_named() {
+    let calls = "[telemetry]\notlp_endpoint = \"https://127.0.0.1:4318/v1/traces\"\n[alarms]\nurl = \"https://10.0.0.1/x\"\nsecret = \"0123456789-0123456789-0123\"\n";
+    assert_eq!(
+        mistakes(calls, &[]),
+        [
+            "telemetry.otlp_endpoint:2: must not name 127.0.0.1, which is a loopback address: what is called from here must be named in network.allow, \
+             such as \"127.0.0.1/32\"",
+            "alarms.url:4: must not name 10.0.0.1, which is a private address: what is called from here must be named in network.allow, such as \"10.0.0.1/32\"",
+        ]
+    );
+    assert_eq!(checked(&format!("[network]\nallow = [\"127.0.0.1\", \"10.0.0.1\"]\n{calls}"), &[]).0, Some(0));
+    let metadata = mistakes("[telemetry]\notlp_endpoint = \"https://169.254.169.254/v1/traces\"\n", &[]);
+    assert_eq!(metadata, ["telemetry.otlp_endpoint:2: must not name 169.254.169.254, which is a link-local address"]);
+}
+
+#[test]
+fn while_a_setting_that_judges_is_wrong_the_form_of_what_is_declared_is_looked_at_and_it_is_said_that_more_may_come() {
+    let declared =
+        "[[issuers]]\nid = \"main\"\nissuer = \"http://id.example.com\"\nwat = 3\n[[issuers.clients]]\nbackchannel_logout_uri = 5\n";
+    let found = mistakes(&format!("[delivery]\nlease_ms = 5000\n{declared}"), &[]);
+    assert!(found.len() == 3 && found[0].starts_with("delivery.timeout_max_ms:- and delivery.lease_ms:2: "), "{found:#?}");
+    assert!(found[0].ends_with("; until this is right, only the form of what is declared was looked at"), "{found:#?}");
+    assert!(
+        found[1].starts_with("issuers[main].wat:6: ") && found[2].starts_with("issuers[main].clients[1].backchannel_logout_uri:8: "),
+        "{found:#?}"
+    );
+    let alone = mistakes("[delivery]\nlease_ms = 5000\n", &[]);
+    assert!(alone.len() == 1 && !alone[0].contains("declared"), "{alone:#?}");
+}
+
+#[test]
+fn one_member_that_cannot_be_read_hides_no_other_mistake_of_its_registration() {
+    let client = |members: &str| {
+        format!("[[issuers]]\nid = \"main\"\nissuer = \"https://id.example.com\"\n[[issuers.clients]]\nclient_id = \"wiki\"\n{members}")
+    };
+    for (members, places) in [
+        (
+            "backchannel_logout_uri = \"https://wiki.example/l#f\"\nid_token_signed_response_alg = \"HS256\"\n",
+            ["backchannel_logout_uri:6", "id_token_signed_response_alg:7"],
+        ),
+        (
+            "backchannel_logout_uri = \"https://wiki.example/l\"\ndelivery.horizon_s = -4\ndelivery.timeout_ms = 999999\n",
+            ["delivery.horizon_s:7", "delivery.timeout_ms:8"],
+        ),
+    ] {
+        let found = mistakes(&client(members), &[]);
+        let all =
+            places.iter().all(|place| found.iter().any(|mistake| mistake.starts_with(&format!("issuers[main].clients[wiki].{place}: "))));
+        assert!(all && found.len() == 2, "{found:#?}");
+    }
+}
+
+#[test]
+fn every_wrong_entry_of_a_list_is_told_and_limits_that_limit_nothing_are_refused() {
+    let found = mistakes("[network]\nallow = [\"169.254.0.0/16\", \"10.0.0.0/8\", \"fe80::/10\", \"x\"]\n", &[]);
+    assert!(found.len() == 1 && ["169.254.0.0/16 is", "fe80::/10 is", "not \"x\""].iter().all(|one| found[0].contains(one)), "{found:#?}");
+    for limit in ["connections_per_address", "streams_max"] {
+        let found = mistakes(&format!("[http]\nconnections_max = 10\n{limit} = 11\n"), &[]);
+        let expected = format!("http.{limit}:3 and http.connections_max:2: there are never so many connections: this limits nothing");
+        assert_eq!(found, [expected]);
+    }
+    assert_eq!(checked("[http]\nconnections_max = 10\n", &[]).0, Some(0), "what was not said follows");
+}
+
+#[test]
+fn where_the_database_cannot_be_is_told_before_it_is_opened() {
+    let found = mistakes("[database]\nurl = \"sqlite://DIR/nowhere/logoutd.db\"\n", &[]);
+    assert!(found.len() == 1 && found[0].starts_with("database.url:2: the directory of ") && found[0].contains("make it"), "{found:#?}");
+    let key = [("LOGOUTD_SEALING_KEY", "q83vEjRWeJCrze8SNFZ4kKvN7xI0VniQq83vEjRWeJA")];
+    let found = mistakes("[database]\nurl = \"postgres://logoutd:hunter2@db/logoutd?sslmode=nonsense\"\n", &key);
+    assert!(found.len() == 1 && found[0].starts_with("database.url:2: ") && found[0].contains("nonsense"), "{found:#?}");
+    assert!(!found[0].contains("hunter2"), "{found:#?}");
+}
+
+#[test]
 fn a_declared_client_is_judged_by_the_rules_of_the_api_and_of_this_deployment() {
     let declared = |network: &str| {
         format!(

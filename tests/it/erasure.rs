@@ -376,3 +376,24 @@ on_both_engines! {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_an_erased_name_no_octet_is_left_in_the_file_of_sqlite() {
+    let database = Database::fresh(Engine::Sqlite).await.unwrap();
+    let octets = async || {
+        let mut connection = sqlx::SqliteConnection::connect(&database.url).await.unwrap();
+        let (busy, ..): (i64, i64, i64) = sqlx::query_as("PRAGMA wal_checkpoint(TRUNCATE)").fetch_one(&mut connection).await.unwrap();
+        assert_eq!(busy, 0, "the log is folded in");
+        std::fs::read(database.url.strip_prefix("sqlite://").unwrap()).unwrap()
+    };
+    let holds = |octets: &[u8], name: &str| octets.windows(name.len()).any(|window| window == name.as_bytes());
+    let (stage, _parties) = stage(&database).await;
+    end_all(&stage).await;
+    seal(&stage).await;
+    let before = octets().await;
+    assert!(NAMES.iter().all(|name| holds(&before, name)), "they were there");
+    erase(&stage, ALICE).await.expect(200);
+    let after = octets().await;
+    let left: Vec<_> = NAMES.iter().filter(|name| holds(&after, name)).collect();
+    assert!(left.is_empty(), "{left:?} are left in unused parts of pages");
+}

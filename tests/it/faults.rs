@@ -198,6 +198,90 @@ async fn execute(database: &Database, text: &'static str) {
     }
 }
 
+const NO_ROOM: &str = "there is no room on the disk of the database: make some, nothing is lost";
+
+/// Why it is not ready, if it is not.
+async fn not_ready(nobody: &Api) -> Option<String> {
+    let answer = nobody.get("/readyz").await;
+    (answer.status == 503).then(|| answer.problem(503, "unavailable")["detail"].as_str().unwrap().to_owned())
+}
+
+/// PostgreSQL with these words of its own where nothing more can be written, in the place of a disk that is full under it.
+const FILL_POSTGRES: &str = "CREATE FUNCTION no_room() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+      RAISE EXCEPTION USING ERRCODE = '53100', MESSAGE = 'could not extend file \"base/1/2\": No space left on device'; END $$";
+const FULL: &str = "CREATE TRIGGER no_room BEFORE INSERT OR UPDATE ON meta FOR EACH ROW EXECUTE FUNCTION no_room()";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_postgresql_has_no_room_it_is_said_and_with_room_again_it_goes_on_by_itself() {
+    let Some(database) = Database::fresh(Engine::Postgres).await else { return };
+    let mut process = Process::serve(&database, &[]);
+    let nobody = process.admin().await.without_token();
+    until("it is ready", || async { (nobody.get("/readyz").await.status == 200).then_some(()) }).await;
+    execute(&database, FILL_POSTGRES).await;
+    execute(&database, FULL).await;
+    assert_eq!(until("it says that it is not ready", || async { not_ready(&nobody).await }).await, NO_ROOM);
+    until("the log says it too", || async { process.log().contains(&format!("{NO_ROOM}: ")).then_some(()) }).await;
+    execute(&database, "DROP TRIGGER no_room ON meta").await;
+    until("it is ready again by itself", || async { (nobody.get("/readyz").await.status == 200).then_some(()) }).await;
+}
+
+/// On a disk of its own, of one megabyte, to which what there is of a database was copied and on which there is room for nothing else.
+const ON_A_FULL_DISK: &str = "mount -t tmpfs -o size=1m none \"$0\" && cp \"$1\" \"$0/logoutd.db\" && touch \"$0/logoutd.db.lock\" && shift \
+     && { cat /dev/zero >\"$0/filler\" 2>/dev/null || :; } && exec \"$@\"";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_on_a_full_disk_says_that_it_is_full() {
+    if !Command::new("unshare").args(["-rm", "true"]).status().is_ok_and(|status| status.success()) {
+        return skipped("no file system of one's own can be made");
+    }
+    let mut database = on_sqlite().await;
+    lived(Process::serve(&database, &[])).await;
+    let (file, small) = (file_of(&database), database.directory().join("small"));
+    std::fs::create_dir(&small).unwrap();
+    database.url = format!("sqlite://{}", small.join("logoutd.db").display());
+    let under = ["unshare", "-rm", "sh", "-c", ON_A_FULL_DISK, small.to_str().unwrap(), file.to_str().unwrap()];
+    refuses(Process::serve_under(&database, &under, &[]), &["there is no room on the disk of", "logoutd.db: make some"]).await;
+}
+
+/// The refusal of a PostgreSQL that is not as its URL says.
+async fn refused_postgres(url: &str, says: &[&str]) {
+    let mut database = on_sqlite().await;
+    url.clone_into(&mut database.url);
+    let mut process = Process::serve(&database, &[]);
+    assert_eq!(process.ended().await.code(), Some(1), "{}", process.log());
+    let told = process.log();
+    for word in says {
+        assert_eq!(told.matches(word).count(), 1, "{word} in {told}");
+    }
+    assert!(!told.contains("hunter2") && !told.contains("at line"), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_postgresql_that_does_not_let_us_in_is_named_once_with_what_to_do_and_without_its_password() {
+    let nobody = "postgres://logoutd:hunter2-hunter2@127.0.0.1:1/sessions";
+    refused_postgres(nobody, &["PostgreSQL at 127.0.0.1:1/sessions: Connection refused", "nobody listens there"]).await;
+    let bad = "postgres://logoutd:hunter2-hunter2@127.0.0.1:1/sessions?sslmode=nonsense";
+    refused_postgres(bad, &["database.url (--database-url): the URL of PostgreSQL cannot be read", "nonsense"]).await;
+    let Some(database) = Database::fresh(Engine::Postgres).await else { return };
+    let mut url = reqwest::Url::parse(&database.url).unwrap();
+    url.set_path("nothing_of_this_name");
+    refused_postgres(url.as_str(), &["\"nothing_of_this_name\" does not exist: make it first"]).await;
+}
+
+on_both_engines! {
+    async fn who_asks_about_a_token_while_the_database_is_away_is_told_to_ask_again_and_not_that_something_may_be_committed(database) {
+        let mut process = Process::serve(database, &[]);
+        let provider = register(&process.admin().await).await;
+        assert_eq!(provider.introspect("rt-unknown").await["active"], false);
+        execute(database, "ALTER TABLE refresh_tokens RENAME TO refresh_tokens_away").await;
+        let answer = provider.form("/main/introspect", &[("token", "rt-unknown")]).await;
+        assert_eq!((answer.status, answer.header("retry-after")), (503, "1"), "{answer:?}");
+        assert!(answer.text.contains("the database does not answer: ask again") && !answer.text.contains("committed"), "{answer:?}");
+        execute(database, "ALTER TABLE refresh_tokens_away RENAME TO refresh_tokens").await;
+        assert_eq!(provider.introspect("rt-unknown").await["active"], false);
+    }
+}
+
 /// Writes until nothing more goes onto the disk.
 fn fill(filler: &Path) {
     let mut file = std::fs::File::options().create(true).append(true).open(filler).unwrap();
@@ -261,7 +345,12 @@ async fn on_a_full_disk_nothing_is_acknowledged_or_half_done_and_with_room_again
     answer.notify_one();
     until("the outcome could not be written", || async { process.lines().iter().any(|line| line["operation"] == "settle").then_some(()) })
         .await;
-    until("it says that it is not ready", || async { (nobody.get("/readyz").await.status == 503).then_some(()) }).await;
+    let detail = until("it says that it is not ready", || async { not_ready(&nobody).await }).await;
+    assert_eq!(detail, NO_ROOM);
+    let told =
+        process.lines().into_iter().filter_map(|line| line["error"].as_str().map(str::to_owned)).find(|error| error.contains(NO_ROOM));
+    let told = told.unwrap_or_else(|| panic!("the log does not name it: {}", process.log()));
+    assert_eq!(told.matches("database or disk is full").count(), 1, "once is enough: {told}");
     assert_eq!(nobody.get("/healthz").await.status, 200);
     let session = provider.get(&format!("/v1/issuers/main/sessions/s-{refused}")).await.expect(200);
     let is_active = provider.introspect(&format!("rt-{refused}")).await["active"].clone();

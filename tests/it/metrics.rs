@@ -97,6 +97,35 @@ async fn sweep(tools: &Tools) {
 }
 
 on_both_engines! {
+    async fn what_is_settled_as_it_is_written_is_counted_and_no_series_is_there_that_can_never_count(database) {
+        let stage = Stage::on(Server::start_with(database, Mode::Dev, &[]).await, &["ES256"]).await;
+        stage.admin.put("/v1/issuers/main/clients/mute", json!({"id_token_signed_response_alg": "ES256"})).await.expect(201);
+        let settled = async |state: &str, reason: &str| {
+            let samples = scrape(&stage.server.admin()).await;
+            let is_it = |sample: &&Sample| {
+                sample.name == "logoutd_deliveries_settled_total" && sample.labels["state"] == state && sample.labels["reason"] == reason
+            };
+            samples.iter().find(is_it).map(|sample| sample.value)
+        };
+        for (state, reason) in [("rejected", "refused"), ("expired", "horizon"), ("unreachable", "no_uri"), ("unreachable", "client_not_registered")] {
+            assert_eq!(settled(state, reason).await, Some(0.0), "{state} {reason}");
+        }
+        for (state, reason) in [("rejected", "accepted"), ("rejected", "client_not_registered"), ("rejected", "horizon")] {
+            assert_eq!(settled(state, reason).await, None, "{state} {reason}");
+        }
+        for sid in ["s-1", "s-2"] {
+            stage.login(sid, "alice", &["mute", "stranger"]).await;
+        }
+        // What is only rehearsed is not counted.
+        let rehearsal = json!({"target": {"sub": "alice"}, "reason": "admin", "dry_run": true});
+        stage.provider.post("/v1/issuers/main/logouts", rehearsal).await;
+        stage.logout(json!({"sid": "s-1"})).await;
+        assert_eq!(settled("unreachable", "no_uri").await, Some(1.0));
+        stage.logout(json!({"sub": "alice"})).await;
+        assert_eq!(settled("unreachable", "no_uri").await, Some(2.0));
+        assert_eq!(settled("unreachable", "client_not_registered").await, Some(2.0));
+    }
+
     async fn every_scrape_adds_up_while_logouts_are_committed_delivered_retried_and_forgotten(database) {
         let stage = Stage::on(Server::start_with(database, Mode::Dev, &[OFTEN]).await, &["ES256"]).await;
         let _parties = parties(&stage).await;

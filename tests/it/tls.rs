@@ -183,6 +183,9 @@ async fn a_renewed_certificate_is_shown_without_a_request_that_fails_and_a_bad_o
         "{refusal}"
     );
     assert_eq!(authority.seen(&address).await, linked.der, "the one before goes on");
+    std::fs::remove_file(&files.cert).unwrap();
+    process.signal("HUP");
+    until("why it cannot be read is said", || async { process.log().contains("cannot be read: No such file").then_some(()) }).await;
     files.write(&other.cert, &other.key);
     process.signal("HUP");
     until("the whole pair is shown", || async { (authority.seen(&address).await == other.der).then_some(()) }).await;
@@ -196,7 +199,7 @@ async fn a_renewed_certificate_is_shown_without_a_request_that_fails_and_a_bad_o
     let metrics = Api::trusting(&format!("https://{address}"), &authority.0.pem()).with_token(ADMIN_TOKEN).get("/metrics").await;
     let line = |start: &str| metrics.text.lines().find(|line| line.starts_with(start)).unwrap_or_default().to_owned();
     assert_eq!(line("logoutd_listener_certificate_reloads_total{outcome=\"taken\"}").split(' ').next_back(), Some("7"));
-    assert_eq!(line("logoutd_listener_certificate_reloads_total{outcome=\"refused\"}").split(' ').next_back(), Some("1"));
+    assert_eq!(line("logoutd_listener_certificate_reloads_total{outcome=\"refused\"}").split(' ').next_back(), Some("2"));
     let left: f64 = line("logoutd_certificate_expires_seconds{kind=\"listener\"}").rsplit(' ').next().unwrap().parse().unwrap();
     assert!(left.is_finite() && left > 0.0, "{left}");
     process.terminate();
