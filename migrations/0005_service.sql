@@ -17,12 +17,14 @@ CREATE UNIQUE INDEX api_tokens_previous ON api_tokens (previous_digest);
 
 -- The trail's chain: digests of records, linked after their commit, and the signed heads.
 -- A record without a number is committed and not sealed yet. Of a value that may have to go, the chain holds a salted digest: the salt goes with the value
--- (`salts`, by the value's place), and what is left is the digest (`erased`, by the same).
+-- (`salts`, by the value's place), and what is left is the digest (`erased`, by the same). The keyed digest over the record's digest is written with the record:
+-- nobody makes it without the sealing key, and what has none, or another, is never sealed (`mac`).
 ALTER TABLE audit ADD COLUMN seq BIGINT;
 ALTER TABLE audit ADD COLUMN digest TEXT;
 ALTER TABLE audit ADD COLUMN chain TEXT;
 ALTER TABLE audit ADD COLUMN salts TEXT;
 ALTER TABLE audit ADD COLUMN erased TEXT;
+ALTER TABLE audit ADD COLUMN mac TEXT;
 CREATE UNIQUE INDEX audit_by_seq ON audit (seq) WHERE seq IS NOT NULL;
 CREATE INDEX audit_unsealed ON audit (at, id) WHERE seq IS NULL;
 CREATE TABLE audit_keys (
@@ -32,6 +34,8 @@ CREATE TABLE audit_keys (
     public_jwk TEXT   NOT NULL,
     -- Empty once it is retired: nobody signs with it any more.
     sealed     TEXT   NOT NULL,
+    -- Keyed by the sealing key: says that this server made it, also when it is retired.
+    mac        TEXT,
     created_at BIGINT NOT NULL,
     retired_at BIGINT
 );

@@ -52,6 +52,7 @@ use crate::seams::{Clock, Entropy};
 use crate::store::copies::CopyError;
 use crate::store::moving::MoveError;
 use crate::store::{Keep, OpenError, Store, StoreError, StoreSettings};
+use crate::token::audit::proof_of;
 use crate::token::{Keyring, digest_of_token};
 use crate::upkeep::{self, Tools};
 use crate::{answer, receive, registry};
@@ -175,6 +176,8 @@ impl Server {
         let keeper = TaskTracker::new();
         let store = Store::open(&store_settings(&config), clock.clone(), entropy.clone(), &keeper).await?;
         let sealing = Arc::new(sealing_key::sealing_key(&config, &store, &entropy).await?);
+        let proves = (Arc::clone(&sealing), entropy.clone());
+        store.prove_records(move |record| proof_of(record, &proves.0, &proves.1));
         if let Some(found) = store.open_gaps_after_restore().await? {
             for gap in &found.gaps {
                 GapOpened { issuer: &gap.issuer, since: gap.begins_at, until: gap.ends_at }.emit();

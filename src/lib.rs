@@ -79,7 +79,8 @@
 //!
 //! *declared*, of an issuer or a client: registered by the configuration and changed nowhere else; *released*, when it is not declared any more · *overlap*,
 //! how long a secret is good beside its successor · *gap*, a stretch of time of which a restored database knows nothing, *open* until somebody answers for it ·
-//! *trail*, the audit records in the order in which they were *linked* to their chain; *head*, its signed end; *checkpoint*, the signed end of what was forgotten ·
+//! *trail*, the audit records in the order in which they were *linked* to their chain; *proof*, what says that this server wrote a record; *head*, the chain's
+//! signed end; *checkpoint*, the signed end of what was forgotten ·
 //! *alarm*, a trouble that somebody outside is told of, *open* until it is over · *account*, the durable sum of what was written, forgotten and is there.
 //!
 //! *relay*, a provider's logout token for one of its clients, and its passing on: *verbatim* as it came, or one of *ours* in its place · *cascade*, a

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use crate::model::audit::{AuditRecord, Proof};
 use crate::model::{Id, IssuerId, Timestamp, is_veiled};
 
 /// The wall clock, moved by an offset that only tests set.
@@ -142,6 +143,33 @@ impl Veil {
 impl std::fmt::Debug for Veil {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Veil")
+    }
+}
+
+/// What proves a record.
+type Proving = dyn Fn(&AuditRecord) -> Proof + Send + Sync;
+
+/// Proves that this server wrote an audit record, by what nobody makes without the key.
+///
+/// A seam for the same reason as [`Veil`]: it takes a key, and where records are written there is none. Until it is given one, what is written proves nothing.
+#[derive(Clone, Default)]
+pub struct Prover(Arc<OnceLock<Box<Proving>>>);
+
+impl Prover {
+    /// Gives it what it proves with; the first one stays.
+    pub fn give(&self, proving: impl Fn(&AuditRecord) -> Proof + Send + Sync + 'static) {
+        drop(self.0.set(Box::new(proving)));
+    }
+
+    /// What is written beside a record.
+    pub fn prove(&self, record: &AuditRecord) -> Proof {
+        self.0.get().map_or_else(Proof::default, |proving| proving(record))
+    }
+}
+
+impl std::fmt::Debug for Prover {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Prover")
     }
 }
 

@@ -13,13 +13,11 @@ use utoipa_axum::routes;
 use super::receipts::owns;
 use crate::http::shapes::ReceiptShape;
 use crate::http::{AppState, At, Code, Path, Problem, ProblemDocument, Routes, needs};
-use crate::model::audit::AuditKeyState;
 use crate::model::delivery::{DeliveryKind, DeliveryState, DeliveryView};
 use crate::model::page::{PAGE_ITEMS_MAX, Page};
 use crate::model::{EventId, Sid, Timestamp};
 use crate::store::DeliveryFilter;
-use crate::token::SigningKey;
-use crate::token::audit::sign_receipt;
+use crate::token::audit::{self, Standing, sign_receipt};
 
 /// The window.
 pub fn routes() -> Routes {
@@ -87,7 +85,7 @@ pub async fn signed_receipt(
         Some(_) => Some(json!({ "listed": listed.items.len(), "total": app.store.delivery_count(&id).await? })),
     };
     let deliveries: Vec<Signed> = listed.items.iter().map(|view| Signed::of(view, statuses.get(&view.id).copied().flatten())).collect();
-    let head = app.store.trail_state().await?.head;
+    let Standing { signer, head, .. } = standing(&app).await?;
     let claims = json!({
         "iss": app.settings.public_url,
         "iat": app.store.now().await?.seconds(),
@@ -100,14 +98,12 @@ pub async fn signed_receipt(
             "chain": head.as_ref().map(|head| head.tip.chain.to_string()),
         },
     });
-    let jws = sign_receipt(&claims, &signer(&app).await?).map_err(Problem::internal)?;
+    let jws = sign_receipt(&claims, &signer).map_err(Problem::internal)?;
     Ok(([(CONTENT_TYPE, "application/jose")], jws).into_response())
 }
 
-/// The key that signs now. Read and parsed each time: receipts are signed as rarely as somebody keeps one.
-async fn signer(app: &AppState) -> Result<SigningKey, Problem> {
-    let keys = app.store.audit_keys().await?;
-    let active = keys.iter().find(|key| key.state == AuditKeyState::Active);
-    let active = active.ok_or_else(|| Problem::new(Code::Unavailable, "the first key is not made yet: try again"))?;
-    SigningKey::unseal_audit(active, &app.sealing).map_err(Problem::internal)
+/// The key that signs now, and how far the trail is sealed. Read and verified each time: receipts are signed as rarely as somebody keeps one.
+async fn standing(app: &AppState) -> Result<Standing, Problem> {
+    let (keys, state) = app.store.trail_with_keys().await?;
+    audit::standing(&keys, &state, &app.sealing).map_err(|shaken| Problem::new(Code::Unavailable, format!("{shaken}: nothing is signed")))
 }

@@ -261,6 +261,7 @@ fn as_json(report: &Report) -> Value {
         "withheld": report.withheld,
         "erased_values": report.erased,
         "purged_to": report.purged_to,
+        "purged_until": report.purged_until.map(|until| until.to_string()),
         "began_after": report.began_after,
         "goes_on": report.goes_on,
         "head": head.map(|head| json!({"seq": head.tip.seq, "chain": head.tip.chain.to_string(), "at": head.at.to_string(), "kid": head.kid})),
@@ -274,8 +275,8 @@ fn tell(report: &Report) -> Result<(), Error> {
     if let Some(head) = &report.head {
         print(&format!("  signed head: record {} at {}, key {}", head.tip.seq, head.at, head.kid))?;
     }
-    if let Some(gone) = report.purged_to {
-        print(&format!("  records up to {gone} are no longer kept, behind a signed checkpoint"))?;
+    if let (Some(gone), Some(until)) = (report.purged_to, report.purged_until) {
+        print(&format!("  records up to {gone}, sealed until {until}, are no longer kept, behind a signed checkpoint"))?;
     }
     if let Some(start) = report.began_after {
         print(&format!("  it was asked for from record {} on: nothing is said of what was before", start + 1))?;
@@ -287,7 +288,7 @@ fn tell(report: &Report) -> Result<(), Error> {
         print(&format!("  of {} only the digests were there", count(report.withheld, "record", "records")))?;
     }
     if report.erased > 0 {
-        print(&format!("  {} erased, as later records tell", count(report.erased, "value was", "values were")))?;
+        print(&format!("  {} erased, as sealed records tell", count(report.erased, "value was", "values were")))?;
     }
     match (report.unsealed, report.unsealed_since) {
         (0, _) => print("  no record waits to be sealed"),

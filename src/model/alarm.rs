@@ -27,7 +27,7 @@ words! {
         ClockSkew = "clock_skew",
         /// The database failed for longer than a moment.
         StoreFailing = "store_failing",
-        /// The audit trail does not verify.
+        /// The audit trail does not verify, or somebody wrote to it beside the server.
         AuditBroken = "audit_broken",
         /// A gap has been open for a while: what was known before its end is inactive.
         GapOpen = "gap_open",

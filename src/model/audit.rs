@@ -134,8 +134,19 @@ pub struct Tip {
     pub chain: Digest,
 }
 
+/// What stands beside a record from the transaction on that writes it: by what it is digested though values of it go, and whose it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Proof {
+    /// What each value that may have to go is mixed with before it is digested.
+    pub salts: Places,
+    /// The digests of values that were erased.
+    pub erased: Places,
+    /// The keyed digest over the record's digest; none where nobody with the sealing key wrote it.
+    pub mac: Option<Digest>,
+}
+
 /// A record's place in the chain.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Link {
     /// Its number, in the order of sealing.
     pub seq: u64,
@@ -143,10 +154,6 @@ pub struct Link {
     pub digest: Digest,
     /// The digest of all records up to this one.
     pub chain: Digest,
-    /// What each value that may have to go was mixed with before it was digested.
-    pub salts: Places,
-    /// The digests of values that were erased.
-    pub erased: Places,
 }
 
 /// A record as the trail holds it; one that is not sealed yet has no link.
@@ -154,6 +161,8 @@ pub struct Link {
 pub struct TrailRecord {
     /// It.
     pub record: AuditRecord,
+    /// What proves it.
+    pub proof: Proof,
     /// Its place in the chain.
     pub link: Option<Link>,
 }
@@ -169,6 +178,26 @@ pub struct Head {
     pub kid: String,
     /// It, as a compact JWS.
     pub jws: String,
+}
+
+const HOUR_MS: i64 = 3_600_000;
+
+/// When and by which key a head was signed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeadMark<'k> {
+    /// When.
+    pub at: Timestamp,
+    /// By which key.
+    pub kid: &'k str,
+}
+
+impl HeadMark<'_> {
+    /// Whether a head may go once it is old, because the next one stays: it covers the same and more, and is of the same hour and key. Whoever signs the next
+    /// one goes by the same rule, so that every head names the one that is before it when the others are gone.
+    pub fn goes_before(&self, next: &HeadMark<'_>) -> bool {
+        let hour = |mark: &HeadMark<'_>| mark.at.millis().div_euclid(HOUR_MS);
+        self.kid == next.kid && hour(self) == hour(next)
+    }
 }
 
 /// What is no longer kept, behind a signature.
@@ -207,6 +236,8 @@ pub struct AuditKey {
     pub public_jwk: String,
     /// The private half, sealed; empty once it is retired.
     pub sealed: Vec<u8>,
+    /// The keyed digest of its name; none where nobody with the sealing key made it.
+    pub mac: Option<Digest>,
     /// When it was made.
     pub created_at: Timestamp,
     /// When it ceased to sign.

@@ -66,7 +66,7 @@ pub struct AuditView {
     detail: Value,
 }
 
-fn view(TrailRecord { record, link }: TrailRecord) -> AuditView {
+fn view(TrailRecord { record, link, .. }: TrailRecord) -> AuditView {
     let AuditRecord { id, at, act, caller, role, actor, remote, issuer, event, detail } = record;
     AuditView {
         id: id.into(),

@@ -11,10 +11,10 @@ use crate::http::needs::ReadAudit;
 use crate::http::problem::ProblemDocument;
 use crate::http::wire::{text, value};
 use crate::http::{AppState, Problem, Query, Reply, Routes, Somewhere, page};
-use crate::model::audit::{Head, Link, TrailRecord};
+use crate::model::audit::{Head, Link, Proof, TrailRecord};
 use crate::model::page::PAGE_ITEMS_MAX;
 use crate::model::{IssuerId, Timestamp};
-use crate::token::audit::{Line, written};
+use crate::token::audit::{Line, is_own_key, written};
 
 /// The route of the export.
 pub fn routes() -> Routes {
@@ -95,7 +95,7 @@ pub async fn export(
     match (cut, until, full) {
         (Some(_), ..) | (None, Some(_), false) => items.push(Line::Until {}),
         (None, None, false) => {
-            let tail = app.store.unsealed_records(PAGE_ITEMS_MAX).await?;
+            let tail = app.store.unsealed_records(None, PAGE_ITEMS_MAX).await?;
             items.extend(tail.into_iter().filter(|one| is_seen(one, issuer.as_ref())).map(|one| line(one, issuer.as_ref())));
         }
         (None, _, true) => {}
@@ -106,7 +106,7 @@ pub async fn export(
 
 /// The keys, and where the trail begins: at its first record, behind what is no longer kept, or behind the head that was asked for.
 async fn beginning(app: &AppState, since: Option<Timestamp>) -> Result<(Vec<Line>, u64), Problem> {
-    let keys = app.store.audit_keys().await?.into_iter();
+    let keys = app.store.audit_keys().await?.into_iter().filter(|key| is_own_key(key, &app.sealing));
     let mut items: Vec<Line> =
         keys.filter_map(|key| serde_json::from_str(&key.public_jwk).ok()).map(|jwk: Value| Line::Key { jwk }).collect();
     let checkpoint = app.store.trail_state().await?.checkpoint;
@@ -158,9 +158,10 @@ fn is_seen(one: &TrailRecord, issuer: Option<&IssuerId>) -> bool {
 /// A record; of one that is not the reader's to see, or was not asked for, what links it.
 fn line(one: TrailRecord, issuer: Option<&IssuerId>) -> Line {
     let record = is_seen(&one, issuer).then(|| written(&one.record));
+    let Proof { salts, erased, .. } = one.proof;
     match one.link {
         None => Line::Record { seq: None, record, salts: Default::default(), erased: Default::default(), digest: None, chain: None },
-        Some(Link { seq, digest, chain, salts, erased }) => Line::Record {
+        Some(Link { seq, digest, chain }) => Line::Record {
             seq: Some(seq),
             salts: if record.is_some() { salts } else { Default::default() },
             erased: if record.is_some() { erased } else { Default::default() },

@@ -15,6 +15,7 @@ use crate::http::reply::cached;
 use crate::http::wire::text;
 use crate::http::{Anywhere, AppState, Code, NoBody, Problem, Reply, Routes, Somewhere, Text};
 use crate::model::audit::{Act, AuditKey, AuditKeyState, TrailState};
+use crate::token::audit::is_own_key;
 use crate::token::generate;
 
 /// The routes of keys and heads.
@@ -38,7 +39,9 @@ const MAX_AGE_S: u32 = 300;
 )]
 pub async fn keys(State(app): State<AppState>, headers: HeaderMap) -> Result<Response, Problem> {
     let keys = app.store.audit_keys().await?;
-    let keys: Vec<Value> = keys.iter().filter_map(|key| serde_json::from_str(&key.public_jwk).ok()).collect();
+    // Another's, put there beside the server, would be believed by whoever asks for the keys here.
+    let keys = keys.iter().filter(|key| is_own_key(key, &app.sealing));
+    let keys: Vec<Value> = keys.filter_map(|key| serde_json::from_str(&key.public_jwk).ok()).collect();
     Ok(cached(&headers, json!({ "keys": keys }).to_string(), MAX_AGE_S).into_response())
 }
 

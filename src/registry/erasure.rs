@@ -89,7 +89,11 @@ pub async fn erase_subject(
         let (trail, marks) = trail_without(&app, &issuer, &sight).await?;
         let (issuer, sub, audit) = (issuer.clone(), sub.clone(), audit.clone());
         match app.store.erase(Erasure { issuer, sub, sight, trail, marks, audit }).await? {
-            Erasing::Done(erased) => return Ok(Reply::ok(erased.into())),
+            Erasing::Done(erased) => {
+                // Until the record of it is sealed, nobody can tell what was erased from what was removed.
+                app.bells.audit.notify_one();
+                return Ok(Reply::ok(erased.into()));
+            }
             Erasing::Refused(in_the_way) => return Err(refused(in_the_way)),
             Erasing::Changed => {}
         }
@@ -110,17 +114,16 @@ fn refused(InTheWay { sessions, deliveries, grants, works }: InTheWay) -> Proble
     Problem::new(Code::InUse, why)
 }
 
-/// The issuer's records that name the person, as they shall be; and how many values of sealed ones go.
-async fn trail_without(app: &AppState, issuer: &IssuerId, sight: &Sight) -> Result<(Vec<(TrailRecord, bool)>, u64), Problem> {
+/// The issuer's records that name the person, as they shall be; and how many values of them go.
+async fn trail_without(app: &AppState, issuer: &IssuerId, sight: &Sight) -> Result<(Vec<TrailRecord>, u64), Problem> {
     let (mut rewritten, mut marks, mut after) = (Vec::new(), 0, None);
     loop {
         let page = app.store.audit_about(issuer, sight, &Page { limit: PAGE_ITEMS_MAX, after }).await?;
         for mut one in page.items {
             let values = without(&mut one, sight);
             if values > 0 {
-                let was_sealed = one.link.is_some();
-                marks += if was_sealed { values } else { 0 };
-                rewritten.push((one, was_sealed));
+                marks += values;
+                rewritten.push(one);
             }
         }
         if rewritten.len() > RECORDS_MAX {
@@ -155,7 +158,7 @@ fn without(one: &mut TrailRecord, sight: &Sight) -> u64 {
     let goes = |place: &str, text: &str| {
         places.iter().any(|name| name == place) || BY_HAND.contains(&place) || (place == "/actor" && text == sight.sub)
     };
-    let values = erase(&mut record, one.link.as_mut(), &goes);
+    let values = erase(&mut record, &mut one.proof, &goes);
     if values > 0 {
         put_back(&mut one.record, &record);
     }

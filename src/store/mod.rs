@@ -40,7 +40,7 @@ use writer::Writer;
 use crate::model::access::{ApiTokenRecord, Caller, ShownApiToken};
 use crate::model::alarm::{AlarmKind, AlarmRecord, Difference, Raised};
 use crate::model::attempt::AttemptRecord;
-use crate::model::audit::{AuditKey, Checkpoint, Head, TrailRecord, TrailState};
+use crate::model::audit::{AuditKey, AuditRecord, Checkpoint, Head, Proof, TrailRecord, TrailState};
 use crate::model::certificate::Certificates;
 use crate::model::client::ClientRecord;
 use crate::model::cut_off::OrderedCutOff;
@@ -64,7 +64,7 @@ use crate::model::{
 };
 use crate::observe::traces::{self, Span, SpanKind};
 use crate::observe::{DeliveriesPlanned, DeliveriesUnreachable, GroupCommitted, StoreFailed, StoreFault};
-use crate::seams::{Clock, Entropy, Veil};
+use crate::seams::{Clock, Entropy, Prover, Veil};
 
 /// SQLite: no locks are needed, since one writer does everything in turn.
 mod sqlite {
@@ -98,6 +98,8 @@ pub(crate) struct Context {
     pub(crate) entropy: Entropy,
     /// What stands for names that were erased.
     pub(crate) veil: Veil,
+    /// What proves audit records.
+    pub(crate) prover: Prover,
     /// The deliveries this transaction wrote so far.
     written: Arc<Mutex<DeliveriesWritten>>,
     /// Where what it commits belongs.
@@ -106,7 +108,7 @@ pub(crate) struct Context {
 
 impl Context {
     fn new(clock: Clock, entropy: Entropy) -> Self {
-        Self { clock, entropy, veil: Veil::default(), written: Arc::default(), trace: None }
+        Self { clock, entropy, veil: Veil::default(), prover: Prover::default(), written: Arc::default(), trace: None }
     }
 
     /// For one transaction.
@@ -293,6 +295,11 @@ impl Store {
     /// What stands for the names of those who were erased. Without it nobody can be, and of those who were nothing is known any more.
     pub fn veil_names(&self, veiling: impl Fn(&str, &str) -> String + Send + Sync + 'static) {
         self.0.context.veil.give(veiling);
+    }
+
+    /// What proves the audit records that are written from now on. What is written without it is never sealed.
+    pub fn prove_records(&self, proving: impl Fn(&AuditRecord) -> Proof + Send + Sync + 'static) {
+        self.0.context.prover.give(proving);
     }
 
     /// Which engine, in which version.
@@ -1123,9 +1130,19 @@ impl Store {
         read!(self, audit::state())
     }
 
-    /// Records that are not sealed yet, the oldest first.
-    pub async fn unsealed_records(&self, limit: u16) -> Result<Vec<TrailRecord>, StoreError> {
-        read!(self, audit::unsealed(limit))
+    /// How it stands, with the keys as they were then.
+    pub async fn trail_with_keys(&self) -> Result<(Vec<AuditKey>, TrailState), StoreError> {
+        read!(self, audit::state_with_keys())
+    }
+
+    /// Records that are not sealed yet, the oldest first, behind a place among them.
+    pub async fn unsealed_records(&self, after: Option<&Cursor>, limit: u16) -> Result<Vec<TrailRecord>, StoreError> {
+        read!(self, audit::unsealed(after, limit))
+    }
+
+    /// Proves some of the records that were written before there was a trail; answers how many.
+    pub async fn adopt_records(&self) -> Result<u64, StoreError> {
+        write!(self, audit::adopt(()))
     }
 
     /// Audit records with a number that none was ever given, none unless somebody wrote beside the server.
@@ -1153,7 +1170,7 @@ impl Store {
         read!(self, audit::head_before(before))
     }
 
-    /// Links records to the chain and keeps the head over them; false when somebody else went on from there, or changed one of them.
+    /// Links records to the chain and keeps the head over them; false when somebody else went on from there.
     pub async fn seal_records(&self, order: Sealing) -> Result<bool, StoreError> {
         write!(self, audit::seal(order))
     }
@@ -1173,9 +1190,9 @@ impl Store {
         write!(self, audit::keep_checkpoint(checkpoint))
     }
 
-    /// Removes some of what is behind the checkpoint; answers how many rows went.
-    pub async fn purge_trail(&self) -> Result<u64, StoreError> {
-        write!(self, audit::purge(()))
+    /// Removes some of what was sealed up to a number, behind a checkpoint; answers how many rows went.
+    pub async fn purge_trail(&self, to: u64) -> Result<u64, StoreError> {
+        write!(self, audit::purge(to))
     }
 
     /// Removes heads that later ones of the same hour make superfluous, of those signed before an instant; answers how many went.

@@ -8,7 +8,7 @@ use super::person::Names;
 use crate::model::access::Caller;
 use crate::model::alarm::{AlarmKind, AlarmState};
 use crate::model::attempt::{AttemptRecord, PastAttempt};
-use crate::model::audit::{Act, AuditRecord, Head, Link, Tip, TrailRecord};
+use crate::model::audit::{Act, Head, Link, Tip, TrailRecord};
 use crate::model::client::ClientRecord;
 use crate::model::cut_off::CutOffScope;
 use crate::model::delivery::{Class, DeliveryKind, DeliveryState, DeliveryView, Lane, SettledReason, Tally, Verdict};
@@ -25,7 +25,8 @@ use crate::model::token::{TokenEventKind, TokenFacts, TokenKind};
 use crate::model::trace::TraceContext;
 use crate::model::trigger::{Idempotency, Reason, Trigger};
 use crate::model::{
-    Alias, ClientId, DeliveryId, Digest, EventId, IssuerId, Jti, ProviderKey, ReplicaId, SessionId, Sid, Subject, Timestamp, WorkId,
+    Alias, AuditId, ClientId, DeliveryId, Digest, EventId, IssuerId, Jti, ProviderKey, ReplicaId, SessionId, Sid, Subject, Timestamp,
+    WorkId,
 };
 
 /// Why the vault did not do what it was asked.
@@ -250,8 +251,8 @@ pub struct AuditFilter {
 pub struct Sealing {
     /// The end they are linked to.
     pub after: Tip,
-    /// They, as they were read, and their places.
-    pub records: Vec<(AuditRecord, Link)>,
+    /// They, and their places.
+    pub records: Vec<(AuditId, Link)>,
     /// The head over the last of them.
     pub head: Head,
     /// The key that signs from then on, where the head names one.
@@ -286,9 +287,9 @@ pub struct Erasure {
     pub sub: Subject,
     /// What was found of them.
     pub sight: Sight,
-    /// Audit records as they shall be, and whether they were sealed when they were read.
-    pub trail: Vec<(TrailRecord, bool)>,
-    /// How many values of sealed records that erases.
+    /// Audit records as they shall be.
+    pub trail: Vec<TrailRecord>,
+    /// How many values of them that erases.
     pub marks: u64,
     /// Who wants it; what it did is added.
     pub audit: AuditEntry,

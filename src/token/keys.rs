@@ -18,7 +18,7 @@ use super::{BASE64URL, Sealed, SealingKey, TokenError};
 use crate::model::audit::{AuditKey, AuditKeyState};
 use crate::model::client::TokenTyp;
 use crate::model::key::{KeyRecord, KeyState, SigningAlg};
-use crate::model::{IssuerId, Timestamp};
+use crate::model::{Digest, IssuerId, Timestamp};
 use crate::seams::Entropy;
 
 /// What one signature costs.
@@ -130,8 +130,15 @@ impl NewKey {
     /// The key as the audit trail stores it.
     pub fn into_audit_key(self, state: AuditKeyState, now: Timestamp, sealing: &SealingKey, entropy: &Entropy) -> AuditKey {
         let sealed = sealing.seal(&Sealed::audit_key(&self.kid), &self.private, entropy);
-        AuditKey { kid: self.kid, alg: self.alg, state, public_jwk: self.public_jwk, sealed, created_at: now, retired_at: None }
+        let mac = Some(audit_key_mac(&self.kid, sealing));
+        AuditKey { kid: self.kid, alg: self.alg, state, public_jwk: self.public_jwk, sealed, mac, created_at: now, retired_at: None }
     }
+}
+
+/// What says of a key of the trail that this server made it, when its private half does not say so any more. Its name is its thumbprint, so that nothing else
+/// of its public half has to be in it.
+pub(super) fn audit_key_mac(kid: &str, sealing: &SealingKey) -> Digest {
+    sealing.keyed_digest("audit key", &[kid.as_bytes()])
 }
 
 impl fmt::Debug for NewKey {

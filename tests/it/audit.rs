@@ -4,9 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::process::{Command, Output};
 use std::time::Duration;
 
+use logoutd::model::audit::Proof;
+use logoutd::model::key::SigningAlg;
 use logoutd::store::Keep;
-use logoutd::token::JwkSet;
-use logoutd::token::audit::{Broken, Line, Report, Trail, Why};
+use logoutd::token::audit::{Broken, Line, Report, Trail, Why, erase};
+use logoutd::token::{JwkSet, generate};
 use logoutd::upkeep::{Step, Tools, audit};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -68,6 +70,30 @@ pub(crate) async fn verified(stage: &Stage) -> Result<Report, Broken> {
 
 async fn head(stage: &Stage) -> String {
     stage.admin.get("/v1/audit/head").await.expect(200)["head"].as_str().unwrap().to_owned()
+}
+
+/// What alarms say of the trail.
+pub(crate) async fn alarms(stage: &Stage) -> String {
+    let alarms = stage.admin.items("/v1/alarms?state=open").await;
+    let broken = alarms.iter().filter(|alarm| alarm["kind"] == "audit_broken");
+    broken.map(|alarm| alarm["message"].as_str().unwrap().to_owned() + "\n").collect()
+}
+
+async fn log_out(stage: &Stage, sub: &str) {
+    stage.provider.post("/v1/issuers/main/logouts", json!({"target": {"sub": sub}, "reason": "admin"})).await.expect(201);
+}
+
+/// Nothing more is sealed, nothing is forgotten, and the alarm says why.
+async fn stays_as_it_is(stage: &Stage, why: &str) {
+    let tools = Tools { keep: Keep { audit: Duration::from_secs(1), ..stage.server.tools().keep }, ..stage.server.tools() };
+    let before = stage.admin.items("/v1/audit?limit=1000").await.len();
+    log_out(stage, "after that").await;
+    let unsealed = stage.admin.get("/v1/audit/head").await.expect(200)["unsealed"].clone();
+    assert_eq!((audit::step(&tools).await.unwrap(), audit::forget(&tools).await.unwrap()), (Step::Dry, Step::Dry));
+    assert_eq!(stage.admin.get("/v1/audit/head").await.expect(200)["unsealed"], unsealed, "{why}");
+    assert_eq!(stage.admin.items("/v1/audit?limit=1000").await.len(), before + 1, "{why}");
+    let told = alarms(stage).await;
+    assert!(told.contains(why), "{why}: {told:?}");
 }
 
 /// Some logouts by people with names, sealed two at a time.
@@ -155,6 +181,136 @@ on_both_engines! {
         assert!(raised[0]["message"].as_str().unwrap().contains("record 7 "), "{raised}");
     }
 
+    async fn nothing_is_built_on_a_last_head_that_somebody_rewrote(database) {
+        let stage = with_history(database).await;
+        execute(database, "CREATE TABLE was AS SELECT * FROM audit_heads").await;
+        for lie in [
+            // A chain that was made anew needs nobody's key, only to be signed.
+            "chain = (SELECT digest FROM audit WHERE seq = 5) WHERE seq = 9",
+            "seq = 8, chain = (SELECT chain FROM audit WHERE seq = 8) WHERE seq = 9",
+            // A head that is old makes what it covers old.
+            "at = 1000 WHERE seq = 9",
+            "kid = 'another' WHERE seq = 9",
+            "jws = (SELECT jws FROM was WHERE seq = 7) WHERE seq = 9",
+            "jws = '' WHERE seq = 9",
+        ] {
+            execute(database, &format!("UPDATE audit_heads SET {lie}")).await;
+            stays_as_it_is(&stage, "the last head of the audit trail is not as this server signed it").await;
+            execute(database, "DELETE FROM audit_heads").await;
+            execute(database, "INSERT INTO audit_heads SELECT * FROM was").await;
+        }
+        seal(&stage).await;
+        assert!(verified(&stage).await.is_ok());
+        // Who takes the key away gets no other in its place.
+        execute(database, "DELETE FROM audit_keys").await;
+        stays_as_it_is(&stage, "the key that signs the audit trail is not there").await;
+    }
+
+    async fn a_head_that_only_says_that_it_is_old_is_nothing_to_forget_behind(database) {
+        let stage = with_history(database).await;
+        let tools = Tools { keep: Keep { audit: 90 * DAY, ..stage.server.tools().keep }, ..stage.server.tools() };
+        execute(database, "UPDATE audit_heads SET at = 1000 WHERE seq = 7").await;
+        assert_eq!(audit::forget(&tools).await.unwrap(), Step::Dry);
+        assert_eq!(stage.admin.get("/v1/audit/head").await.expect(200)["purged_to"], 0);
+        let told = alarms(&stage).await;
+        assert!(told.contains("over record 7, is not as this server signed it"), "{told:?}");
+        // Nor is a checkpoint that this server did not sign.
+        execute(database, "INSERT INTO audit_checkpoints (seq, chain, at, jws) SELECT seq, chain, at, jws FROM audit_heads WHERE seq = 5").await;
+        stays_as_it_is(&stage, "the checkpoint of the audit trail is not as this server signed it").await;
+    }
+
+    async fn a_key_that_this_server_did_not_make_is_neither_announced_nor_published_nor_signed_with(database) {
+        let stage = with_history(database).await;
+        let own = keys(&stage).await;
+        let foreign = generate(SigningAlg::Es256).unwrap();
+        execute(database, &format!(
+            "INSERT INTO audit_keys (kid, alg, state, public_jwk, sealed, created_at) VALUES ('{}', 'ES256', 'next', '{}', 'AAAA', 1)",
+            foreign.kid, foreign.public_jwk
+        )).await;
+        log_out(&stage, "x").await;
+        seal(&stage).await;
+        assert_eq!(keys(&stage).await, own);
+        let report = check(&exported(&stage.admin, "").await, &own, &[]).unwrap();
+        assert_eq!((report.verified, report.head.unwrap().next), (10, None));
+        let told = alarms(&stage).await;
+        assert!(told.contains("the key that waits to sign the audit trail is not one that this server made"), "{told:?}");
+        for sql in ["UPDATE audit_keys SET state = 'retired', sealed = '' WHERE state = 'active'", "UPDATE audit_keys SET state = 'active' WHERE state = 'next'"] {
+            execute(database, sql).await;
+        }
+        stays_as_it_is(&stage, "the key that is to sign the audit trail is not one that this server made").await;
+    }
+
+    async fn a_record_that_this_server_did_not_write_is_never_sealed_and_the_others_are(database) {
+        let stage = with_history(database).await;
+        // What was erased from a sealed record, as somebody would who has the database alone; and a record that tells of it.
+        let lines = exported(&stage.admin, "").await;
+        let seventh = lines.iter().find(|line| line["seq"] == 7).unwrap();
+        let mut record = seventh["record"].as_object().unwrap().clone();
+        let mut proof = Proof { salts: serde_json::from_value(seventh["salts"].clone()).unwrap(), ..Proof::default() };
+        assert_eq!(erase(&mut record, &mut proof, &|place, _| place == "/actor"), 1);
+        let text = |places: &BTreeMap<String, String>| serde_json::to_string(places).unwrap();
+        execute(database, &format!(
+            "UPDATE audit SET actor = NULL, salts = '{}', erased = '{}' WHERE seq = 7", text(&proof.salts), text(&proof.erased)
+        )).await;
+        execute(database, "INSERT INTO audit (id, at, act, caller, role, detail, issuer_id)
+                           SELECT '01ARZ3NDEKTSV4RRFFQ69G5FAV', at, 'subject_erased', caller, role, '{\"audit\":3}', issuer_id FROM audit WHERE seq = 7").await;
+        // And one that was written by this server, and changed before it was sealed.
+        log_out(&stage, "changed").await;
+        execute(database, "UPDATE audit SET caller = 'nobody' WHERE seq IS NULL AND act = 'logout_posted'").await;
+        log_out(&stage, "own").await;
+        let tools = stage.server.tools();
+        while audit::step(&tools).await.unwrap() == Step::More {}
+        let head = stage.admin.get("/v1/audit/head").await.expect(200);
+        assert_eq!((&head["seq"], &head["unsealed"]), (&json!(10), &json!(2)));
+        let newest = stage.admin.items("/v1/audit?limit=1").await.remove(0);
+        assert_eq!((&newest["seq"], &newest["detail"]["target"]["sub"]), (&json!(10), &json!("own")));
+        let told = alarms(&stage).await;
+        assert!(told.contains("record 01ARZ3NDEKTSV4RRFFQ69G5FAV of the audit trail was not written by this server"), "{told:?}");
+        assert_eq!(verified(&stage).await.unwrap_err().why, Why::ErasedUnsealed);
+        execute(database, "DELETE FROM audit WHERE act = 'subject_erased'").await;
+        assert_eq!(verified(&stage).await.unwrap_err().why, Why::ErasedUntold);
+    }
+
+    async fn what_was_forgotten_cannot_be_put_back_as_if_it_were_new(database) {
+        let stage = with_history(database).await;
+        let tools = Tools { keep: Keep { audit: 90 * DAY, ..stage.server.tools().keep }, ..stage.server.tools() };
+        execute(database, "CREATE TABLE was AS SELECT * FROM audit WHERE seq = 6").await;
+        stage.server.advance(Duration::from_secs(5));
+        log_out(&stage, "old").await;
+        seal(&stage).await;
+        stage.server.advance(91 * DAY);
+        log_out(&stage, "young").await;
+        seal(&stage).await;
+        while audit::forget(&tools).await.unwrap() == Step::More {}
+        execute(database, "INSERT INTO audit SELECT * FROM was").await;
+        execute(database, "UPDATE audit SET seq = NULL, digest = NULL, chain = NULL WHERE seq = 6").await;
+        assert_eq!(audit::step(&tools).await.unwrap(), Step::Dry);
+        assert_eq!(stage.admin.get("/v1/audit/head").await.expect(200)["unsealed"], 1);
+        assert!(alarms(&stage).await.contains("put back before it was sealed"));
+    }
+
+    async fn heads_that_were_thinned_are_not_missed_and_one_that_was_removed_is(database) {
+        let stage = Stage::set(database).await;
+        // Some in one hour and some in others, whatever the hour is.
+        for (n, minutes) in [1, 1, 1, 70, 1, 1, 130, 1].into_iter().enumerate() {
+            log_out(&stage, &format!("p-{n}")).await;
+            seal(&stage).await;
+            stage.server.advance(Duration::from_secs(60 * minutes));
+        }
+        stage.server.advance(2 * DAY);
+        log_out(&stage, "last").await;
+        seal(&stage).await;
+        let heads = async || exported(&stage.admin, "").await.iter().filter(|line| line["type"] == "head").count();
+        let before = heads().await;
+        let tools = Tools { keep: Keep { audit: 90 * DAY, ..stage.server.tools().keep }, ..stage.server.tools() };
+        while audit::forget(&tools).await.unwrap() == Step::More {}
+        assert!((4..=7).contains(&heads().await) && before > 8, "{before} before, {} left", heads().await);
+        assert!(verified(&stage).await.is_ok());
+        // The one before the last is the last of its hour.
+        execute(database, "DELETE FROM audit_heads WHERE seq = (SELECT max(seq) FROM audit_heads WHERE seq < (SELECT max(seq) FROM audit_heads))").await;
+        assert_eq!(verified(&stage).await.unwrap_err().why, Why::HeadMissing);
+    }
+
     async fn what_was_removed_put_in_swapped_or_cut_off_is_found(database) {
         let stage = with_history(database).await;
         let (kept, trusted) = (head(&stage).await, keys(&stage).await);
@@ -220,12 +376,17 @@ on_both_engines! {
         // All of it is taken back, and sealed anew by a server with a key of its own.
         for sql in [
             "DELETE FROM audit_heads", "DELETE FROM audit_keys",
-            "UPDATE audit SET seq = NULL, digest = NULL, chain = NULL, salts = NULL, erased = NULL, caller = 'nobody' WHERE seq > 3",
-            "UPDATE audit SET seq = NULL, digest = NULL, chain = NULL, salts = NULL, erased = NULL",
+            "UPDATE audit SET seq = NULL, digest = NULL, chain = NULL, salts = NULL, erased = NULL, mac = NULL, caller = 'nobody' WHERE seq > 3",
+            "UPDATE audit SET seq = NULL, digest = NULL, chain = NULL, salts = NULL, erased = NULL, mac = NULL",
         ] {
             execute(database, sql).await;
         }
+        // To a server that starts, this is what an earlier version left that knew no trail.
+        stage.server.stop().await;
+        let server = Server::start(database).await;
+        let stage = Stage { admin: server.admin(), provider: server.admin(), server };
         seal(&stage).await;
+        assert_eq!(alarms(&stage).await, "");
         let lines = exported(&stage.admin, "").await;
         assert!(check(&lines, &keys(&stage).await, &[]).is_ok(), "whole by its own word");
         assert!(matches!(check(&lines, &trusted, &[]).unwrap_err().why, Why::Signed(_)));
@@ -246,7 +407,8 @@ on_both_engines! {
         }
         assert_eq!(serde_json::from_str::<Value>(&keys(&stage).await).unwrap()["keys"].as_array().unwrap().len(), 3);
         let lines = exported(&stage.admin, "").await;
-        let report = check(&lines, &first, &[]).unwrap();
+        // A head that was noted since is signed with a key that the first one leads to.
+        let report = check(&lines, &first, &[head(&stage).await]).unwrap();
         assert_eq!(report.verified, 13);
         assert_eq!(stage.admin.items("/v1/audit?act=audit_key_rotated").await.len(), 2);
         // A retired key cannot sign any more, and every secret is sealed anew without it.
@@ -265,6 +427,10 @@ on_both_engines! {
         while audit::forget(&tools).await.unwrap() == Step::More {}
         let report = verified(&stage).await.unwrap();
         assert_eq!((report.purged_to, report.verified), (Some(9), 1));
+        let until = report.purged_until.unwrap();
+        assert!(until < stage.server.clock.now().minus(90 * DAY) && until > stage.server.clock.now().minus(92 * DAY), "{until}");
+        let (_, said, _) = command(&["audit", "verify"], &stage).await;
+        assert!(said.contains(&format!("records up to 9, sealed until {until}, are no longer kept")), "{said}");
         assert_eq!(stage.admin.items("/v1/audit?limit=1000").await.len(), 1);
         assert_eq!(stage.admin.get("/v1/audit/head").await.expect(200)["purged_to"], 9);
         // Who removes more than that has no checkpoint to hide it behind.
@@ -340,6 +506,7 @@ on_both_engines! {
         }
         seal(&stage).await;
         assert_eq!(verified(&stage).await.unwrap().verified, 49);
+        assert_eq!(alarms(&stage).await, "");
     }
 
     async fn after_a_restart_the_chain_goes_on_from_where_it_ended(database) {

@@ -363,6 +363,17 @@ on_both_engines! {
         assert!(verified(&stage).await.is_ok());
     }
 
+    async fn what_is_erased_before_it_is_sealed_is_sealed_as_what_it_was(database) {
+        let stage = Stage::on(Server::start_with(database, Mode::Dev, &[]).await, &["ES256"]).await;
+        let body = json!({"target": {"sub": "eve"}, "reason": "admin", "note": "seen by eve's neighbour"});
+        stage.provider.post(LOGOUTS, body).await.expect(201);
+        assert_eq!(erase(&stage, "eve").await.expect(200)["audit_records"], 1);
+        seal(&stage).await;
+        let report = verified(&stage).await.unwrap();
+        assert_eq!(report.erased, 2, "{report:?}");
+        assert_eq!(crate::audit::alarms(&stage).await, "");
+    }
+
     async fn a_name_that_stands_in_the_trail_alone_is_found_however_it_is_written(database) {
         let stage = Stage::on(Server::start_with(database, Mode::Dev, &[]).await, &["ES256"]).await;
         for (sub, other) in [("a%b!_\"c\\d", "aXb!_\"c\\d")] {

@@ -382,6 +382,10 @@ on_both_engines! {
         assert_eq!(stage.server.store().client(&main, &shop).await.unwrap().unwrap().secret_digest, before);
         let repeated = stage.admin.post_with("/v1/issuers/main/logouts", ("Idempotency-Key", "k"), body).await;
         assert_eq!(repeated.status, 200, "{}", repeated.text);
+        // And what was recorded under the first key is sealed under the second.
+        crate::audit::seal(&stage).await;
+        assert!(crate::audit::verified(&stage).await.is_ok());
+        assert_eq!(crate::audit::alarms(&stage).await, "");
     }
 }
 

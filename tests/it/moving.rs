@@ -128,7 +128,7 @@ async fn a_database_moves_to_postgresql_though_the_mover_is_killed_and_goes_on_t
     does_not_serve(&from, "was moved to postgres://").await;
     assert!(refused(&move_all(&from, &to)).contains("was moved to postgres://"));
     party.always(Reply::Status(200));
-    let mut process = Process::serve(&to, &[]);
+    let mut process = Process::serve(&to, &[("LOGOUTD_SCHEDULE__AUDIT", "* * * * * *")]);
     let admin = process.admin().await;
     let provider = admin.with_token(provider.token());
     for n in 0..SESSIONS {
@@ -141,6 +141,12 @@ async fn a_database_moves_to_postgresql_though_the_mover_is_killed_and_goes_on_t
     .await;
     assert_eq!(settled["deliveries"]["delivered"], 1, "{settled}");
     assert_eq!(admin.items("/v1/issuers/main/gaps").await.len(), 0, "a move forgets nothing");
+    until("what was recorded before is sealed here", || async {
+        let head = admin.get("/v1/audit/head").await.expect(200);
+        (head["unsealed"] == 0 && head["seq"].as_u64() > Some(4)).then_some(())
+    })
+    .await;
+    assert!(!admin.items("/v1/alarms").await.iter().any(|alarm| alarm["kind"] == "audit_broken"));
 
     // Back to the file: what happened since, it does not know.
     let released = logoutd(&from, &["move", "--release", "--from", &from.url], &[]);

@@ -1,33 +1,35 @@
 //! The audit trail: its records, its chain, its heads and the keys that sign them.
 //!
-//! A record is written by whatever it records (`registry::record`), without a number; its place in the chain is written later, in the transaction that
-//! keeps the head over it. So two that seal at once cannot both go on from one end, and what is linked is always covered.
-
-use std::collections::{BTreeMap, BTreeSet};
+//! A record is written by whatever it records (`registry::record`), with what proves it and without a number; its place in the chain is written later, in the
+//! transaction that keeps the head over it. So two that seal at once cannot both go on from one end, and what is linked is always covered.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use super::{Builder, Conn, corrupt, count, dialect, instant, listed, number, push_list, push_page, word};
-use crate::model::audit::{Act, AuditKey, AuditKeyState, AuditRecord, Checkpoint, Head, Link, Places, Tip, TrailRecord, TrailState};
+use sqlx::AssertSqlSafe;
+
+use super::{Builder, Conn, count, dialect, instant, listed, number, push_list, push_page, word};
+use crate::model::audit::{
+    Act, AuditKey, AuditKeyState, AuditRecord, Checkpoint, Head, HeadMark, Link, Places, Proof, Tip, TrailRecord, TrailState,
+};
 use crate::model::key::SigningAlg;
 use crate::model::page::{Cursor, Listed, Page};
 use crate::model::{AuditId, Digest, EventId, IssuerId, Timestamp};
 use crate::store::{AuditEntry, AuditFilter, Context, Ending, Sealing, Sight, StoreError};
 
-const RECORD: &str = "id, at, act, caller, role, actor, remote, issuer_id, event_id, detail, seq, digest, chain, salts, erased";
+const RECORD: &str = "id, at, act, caller, role, actor, remote, issuer_id, event_id, detail, seq, digest, chain, salts, erased, mac";
 
-/// The unsealed ones, in the order in which they are sealed.
+/// The unsealed ones behind a place, in the order in which they are sealed.
 pub(super) const UNSEALED: &str =
-    "SELECT id, at, act, caller, role, actor, remote, issuer_id, event_id, detail, seq, digest, chain, salts, erased
-                                     FROM audit WHERE seq IS NULL ORDER BY at, id LIMIT $1";
+    "SELECT id, at, act, caller, role, actor, remote, issuer_id, event_id, detail, seq, digest, chain, salts, erased, mac
+                                     FROM audit WHERE seq IS NULL AND (at, id) > ($1, $2) ORDER BY at, id LIMIT $3";
 /// Sealed ones beyond a number.
 pub(super) const SEALED: &str =
-    "SELECT id, at, act, caller, role, actor, remote, issuer_id, event_id, detail, seq, digest, chain, salts, erased
+    "SELECT id, at, act, caller, role, actor, remote, issuer_id, event_id, detail, seq, digest, chain, salts, erased, mac
                                    FROM audit WHERE seq IS NOT NULL AND seq > $1 ORDER BY seq LIMIT $2";
 /// With numbers that no record was ever given.
 pub(super) const STRAYS: &str =
-    "SELECT id, at, act, caller, role, actor, remote, issuer_id, event_id, detail, seq, digest, chain, salts, erased
+    "SELECT id, at, act, caller, role, actor, remote, issuer_id, event_id, detail, seq, digest, chain, salts, erased, mac
                                    FROM audit WHERE seq IS NOT NULL AND seq < 1 ORDER BY seq LIMIT $1";
 /// How many are not sealed.
 pub(super) const COUNTED: &str = "SELECT CAST(count(*) AS BIGINT), min(at) FROM audit WHERE seq IS NULL";
@@ -49,11 +51,12 @@ struct Row {
     chain: Option<String>,
     salts: Option<String>,
     erased: Option<String>,
+    mac: Option<String>,
 }
 
 impl Row {
     fn into_record(self) -> Result<TrailRecord, StoreError> {
-        let link = self.link()?;
+        let (link, proof) = (self.link(), self.proof());
         let record = AuditRecord {
             id: AuditId::stored(self.id),
             at: Timestamp::from_millis(self.at),
@@ -66,24 +69,24 @@ impl Row {
             event: self.event_id.map(EventId::stored),
             detail: self.detail,
         };
-        Ok(TrailRecord { record, link })
+        Ok(TrailRecord { record, proof, link })
     }
 
     /// What somebody wrote beside the server may be anything: where it is no link any more, the digests of nothing say so to whoever verifies.
-    fn link(&self) -> Result<Option<Link>, StoreError> {
-        let Some(seq) = self.seq else { return Ok(None) };
-        let digest =
-            |text: &Option<String>| text.as_deref().and_then(|text| Digest::parse(text).ok()).unwrap_or(Digest::from_octets([0; 32]));
+    fn link(&self) -> Option<Link> {
+        let digest = |text: &Option<String>| parsed(text.as_deref()).unwrap_or(Digest::from_octets([0; 32]));
+        self.seq.map(|seq| Link { seq: u64::try_from(seq).unwrap_or(0), digest: digest(&self.digest), chain: digest(&self.chain) })
+    }
+
+    fn proof(&self) -> Proof {
         let places =
             |text: &Option<String>| -> Places { text.as_deref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default() };
-        Ok(Some(Link {
-            seq: u64::try_from(seq).unwrap_or(0),
-            digest: digest(&self.digest),
-            chain: digest(&self.chain),
-            salts: places(&self.salts),
-            erased: places(&self.erased),
-        }))
+        Proof { salts: places(&self.salts), erased: places(&self.erased), mac: parsed(self.mac.as_deref()) }
     }
+}
+
+fn parsed(text: Option<&str>) -> Option<Digest> {
+    text.and_then(|text| Digest::parse(text).ok())
 }
 
 fn records(rows: Vec<Row>) -> Result<Vec<TrailRecord>, StoreError> {
@@ -110,9 +113,10 @@ pub(in crate::store) async fn audit(conn: &mut Conn, filter: &AuditFilter, page:
     Ok(listed(records(rows)?, page, |one| Cursor { at: one.record.at, id: one.record.id.to_string() }))
 }
 
-/// Records that are not sealed, the oldest first.
-pub(in crate::store) async fn unsealed(conn: &mut Conn, limit: u16) -> Result<Vec<TrailRecord>, StoreError> {
-    records(sqlx::query_as(UNSEALED).bind(i64::from(limit)).fetch_all(conn).await?)
+/// Records that are not sealed, the oldest first, behind a place among them.
+pub(in crate::store) async fn unsealed(conn: &mut Conn, after: Option<&Cursor>, limit: u16) -> Result<Vec<TrailRecord>, StoreError> {
+    let (at, id) = after.map_or((i64::MIN, ""), |after| (after.at.millis(), after.id.as_str()));
+    records(sqlx::query_as(UNSEALED).bind(at).bind(id).bind(i64::from(limit)).fetch_all(conn).await?)
 }
 
 /// Sealed records beyond a number, in the order of sealing.
@@ -167,6 +171,19 @@ pub(in crate::store) async fn state(conn: &mut Conn) -> Result<TrailState, Store
     })
 }
 
+/// How the trail stands, with the keys of the same instant: a key begins and ceases to sign with a head.
+pub(in crate::store) async fn state_with_keys(conn: &mut Conn) -> Result<(Vec<AuditKey>, TrailState), StoreError> {
+    let mut before = state(conn).await?;
+    loop {
+        let keys = keys(conn).await?;
+        let now = state(conn).await?;
+        if now.head == before.head && now.checkpoint == before.checkpoint {
+            return Ok((keys, now));
+        }
+        before = now;
+    }
+}
+
 /// Heads beyond a number, up to another.
 pub(in crate::store) async fn heads(conn: &mut Conn, after: u64, to: u64) -> Result<Vec<Head>, StoreError> {
     let rows: Vec<HeadRow> = sqlx::query_as("SELECT seq, chain, at, kid, jws FROM audit_heads WHERE seq > $1 AND seq <= $2 ORDER BY seq")
@@ -199,8 +216,8 @@ pub(in crate::store) async fn head_before(conn: &mut Conn, before: Timestamp) ->
     row.map(HeadRow::into_head).transpose()
 }
 
-/// Links records to the end of the chain and keeps the head over them, if that end is still the one they were linked to and none of them was changed
-/// meanwhile; answers whether it was.
+/// Links records to the end of the chain and keeps the head over them, if that end is still the one they were linked to; answers whether it was. A text of
+/// them that was erased meanwhile takes nothing from their digests.
 pub(in crate::store) async fn seal(conn: &mut Conn, context: &Context, order: &Sealing) -> Result<Ending<bool>, StoreError> {
     let last: Option<i64> = sqlx::query_scalar("SELECT max(seq) FROM audit_heads").fetch_one(&mut *conn).await?;
     if count(last.unwrap_or(0)) != order.after.seq || order.records.is_empty() {
@@ -228,28 +245,20 @@ pub(in crate::store) async fn seal(conn: &mut Conn, context: &Context, order: &S
     Ok(Ending::Keep(true))
 }
 
-/// Writes the links beside their records; answers how many were still as they were read.
+/// Writes the links beside their records; answers how many were still not linked.
 async fn link(conn: &mut Conn, order: &Sealing) -> Result<usize, StoreError> {
-    let mut sql = Builder::new("WITH links (record_id, new_seq, new_digest, new_chain, new_salts, was_actor, was_remote, was_detail) AS (");
-    sql.push_values(&order.records, |mut row, (record, link)| {
-        row.push_bind(record.id.as_str().to_owned())
+    let mut sql = Builder::new("WITH links (record_id, new_seq, new_digest, new_chain) AS (");
+    sql.push_values(&order.records, |mut row, (id, link)| {
+        row.push_bind(id.as_str().to_owned())
             .push_bind(stored(link.seq))
             .push_bind(link.digest.to_string())
-            .push_bind(link.chain.to_string())
-            .push_bind(places_text(&link.salts))
-            .push_bind(record.actor.clone())
-            .push_bind(record.remote.clone())
-            .push_bind(record.detail.clone());
+            .push_bind(link.chain.to_string());
     });
-    sql.push(
-        ") UPDATE audit SET seq = new_seq, digest = new_digest, chain = new_chain, salts = new_salts FROM links
-            WHERE id = record_id AND seq IS NULL AND detail = was_detail
-              AND actor IS NOT DISTINCT FROM was_actor AND remote IS NOT DISTINCT FROM was_remote",
-    );
+    sql.push(") UPDATE audit SET seq = new_seq, digest = new_digest, chain = new_chain FROM links WHERE id = record_id AND seq IS NULL");
     Ok(usize::try_from(sql.build().execute(conn).await?.rows_affected()).unwrap_or(0))
 }
 
-fn places_text(places: &Places) -> Option<String> {
+pub(super) fn places_text(places: &Places) -> Option<String> {
     (!places.is_empty()).then(|| serde_json::to_string(places).expect("texts always serialise"))
 }
 
@@ -284,17 +293,56 @@ fn containing(text: &str) -> String {
     format!("%{}%", written.replace('!', "!!").replace('%', "!%").replace('_', "!_"))
 }
 
-/// A record as erasure leaves it; false where it was sealed meanwhile, and its digest holds what was not known to have to go.
-pub(super) async fn rewrite(conn: &mut Conn, one: &TrailRecord, was_sealed: bool) -> Result<bool, StoreError> {
-    let AuditRecord { id, actor, remote, detail, .. } = &one.record;
-    let sealed = if was_sealed { "seq IS NOT NULL" } else { "seq IS NULL" };
-    let mut sql = Builder::new("UPDATE audit SET actor = ");
-    sql.push_bind(actor.clone()).push(", remote = ").push_bind(remote.clone()).push(", detail = ").push_bind(detail.clone());
-    if let Some(link) = &one.link {
-        sql.push(", salts = ").push_bind(places_text(&link.salts)).push(", erased = ").push_bind(places_text(&link.erased));
+/// A record as erasure leaves it, sealed or not; false where it is not there any more.
+pub(super) async fn rewrite(conn: &mut Conn, TrailRecord { record, proof, .. }: &TrailRecord) -> Result<bool, StoreError> {
+    let rewritten = sqlx::query("UPDATE audit SET actor = $2, remote = $3, detail = $4, salts = $5, erased = $6 WHERE id = $1")
+        .bind(record.id.as_str())
+        .bind(record.actor.as_deref())
+        .bind(record.remote.as_deref())
+        .bind(&record.detail)
+        .bind(places_text(&proof.salts))
+        .bind(places_text(&proof.erased))
+        .execute(conn)
+        .await?;
+    Ok(rewritten.rows_affected() > 0)
+}
+
+// ---- from before there was a chain ----
+
+/// How many records one transaction adopts.
+const ADOPTED: i64 = 500;
+
+/// Proves records that an earlier version wrote, some at a time; answers how many. Only as long as there is no key and nothing was ever sealed: later a record
+/// without a proof is nobody's.
+pub(in crate::store) async fn adopt(conn: &mut Conn, context: &Context, (): &()) -> Result<Ending<u64>, StoreError> {
+    let begun: bool = sqlx::query_scalar(
+        "SELECT EXISTS (SELECT 1 FROM audit_keys) OR EXISTS (SELECT 1 FROM audit_heads) OR EXISTS (SELECT 1 FROM audit_checkpoints)
+             OR EXISTS (SELECT 1 FROM audit WHERE seq IS NOT NULL)",
+    )
+    .fetch_one(&mut *conn)
+    .await?;
+    if begun {
+        return Ok(Ending::Undo(0));
     }
-    sql.push(" WHERE id = ").push_bind(id.as_str().to_owned()).push(" AND ").push(sealed);
-    Ok(sql.build().execute(conn).await?.rows_affected() > 0)
+    let rows: Vec<Row> =
+        sqlx::query_as(AssertSqlSafe(format!("SELECT {RECORD} FROM audit WHERE seq IS NULL AND mac IS NULL ORDER BY at, id LIMIT $1")))
+            .bind(ADOPTED)
+            .fetch_all(&mut *conn)
+            .await?;
+    let mut adopted = 0;
+    for TrailRecord { record, .. } in records(rows)? {
+        let Proof { salts, mac: Some(mac), .. } = context.prover.prove(&record) else {
+            return Err(StoreError::Unavailable("records cannot be proven without a key".into()));
+        };
+        adopted += sqlx::query("UPDATE audit SET salts = $2, mac = $3 WHERE id = $1 AND mac IS NULL")
+            .bind(record.id.as_str())
+            .bind(places_text(&salts))
+            .bind(mac.to_string())
+            .execute(&mut *conn)
+            .await?
+            .rows_affected();
+    }
+    Ok(Ending::Keep(adopted))
 }
 
 // ---- keys ----
@@ -306,6 +354,7 @@ struct KeyRow {
     state: String,
     public_jwk: String,
     sealed: String,
+    mac: Option<String>,
     created_at: i64,
     retired_at: Option<i64>,
 }
@@ -317,7 +366,9 @@ impl KeyRow {
             alg: word(SigningAlg::parse(&self.alg), "audit_keys", "alg")?,
             state: word(AuditKeyState::parse(&self.state), "audit_keys", "state")?,
             public_jwk: self.public_jwk,
-            sealed: STANDARD.decode(&self.sealed).map_err(|_| corrupt("audit_keys", "sealed"))?,
+            // What is no base64 opens no better than any other octets that nobody sealed.
+            sealed: STANDARD.decode(&self.sealed).unwrap_or_default(),
+            mac: parsed(self.mac.as_deref()),
             created_at: Timestamp::from_millis(self.created_at),
             retired_at: instant(self.retired_at),
         })
@@ -327,7 +378,7 @@ impl KeyRow {
 /// Every key there ever was, the oldest first.
 pub(in crate::store) async fn keys(conn: &mut Conn) -> Result<Vec<AuditKey>, StoreError> {
     let rows: Vec<KeyRow> =
-        sqlx::query_as("SELECT kid, alg, state, public_jwk, sealed, created_at, retired_at FROM audit_keys ORDER BY created_at, kid")
+        sqlx::query_as("SELECT kid, alg, state, public_jwk, sealed, mac, created_at, retired_at FROM audit_keys ORDER BY created_at, kid")
             .fetch_all(conn)
             .await?;
     rows.into_iter().map(KeyRow::into_key).collect()
@@ -344,13 +395,14 @@ pub(in crate::store) async fn add_key(
     (key, entry): &(AuditKey, AuditEntry),
 ) -> Result<Ending<bool>, StoreError> {
     let added = sqlx::query(
-        "INSERT INTO audit_keys (kid, alg, state, public_jwk, sealed, created_at) VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING",
+        "INSERT INTO audit_keys (kid, alg, state, public_jwk, sealed, mac, created_at) VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING",
     )
     .bind(&key.kid)
     .bind(key.alg.as_str())
     .bind(key.state.as_str())
     .bind(&key.public_jwk)
     .bind(STANDARD.encode(&key.sealed))
+    .bind(key.mac.map(|mac| mac.to_string()))
     .bind(key.created_at.millis())
     .execute(&mut *conn)
     .await?;
@@ -392,19 +444,19 @@ pub(in crate::store) async fn keep_checkpoint(conn: &mut Conn, _: &Context, chec
     Ok(Ending::Keep(()))
 }
 
-pub(super) const PURGED: &str = "SELECT seq FROM audit WHERE seq IS NOT NULL AND seq <= $1 ORDER BY seq LIMIT $2";
+pub(super) const PURGED: &str = "SELECT seq FROM audit WHERE seq IS NOT NULL AND seq > 0 AND seq <= $1 ORDER BY seq LIMIT $2";
 
-/// Removes some of what the checkpoint speaks of; answers how many rows went. Nothing goes that it does not speak of.
-pub(in crate::store) async fn purge(conn: &mut Conn, _: &Context, (): &()) -> Result<Ending<u64>, StoreError> {
-    let to: Option<i64> = sqlx::query_scalar("SELECT max(seq) FROM audit_checkpoints").fetch_one(&mut *conn).await?;
-    let Some(to) = to else { return Ok(Ending::Undo(0)) };
-    let records =
-        sqlx::query("DELETE FROM audit WHERE seq IN (SELECT seq FROM audit WHERE seq IS NOT NULL AND seq <= $1 ORDER BY seq LIMIT $2)")
-            .bind(to)
-            .bind(ROWS)
-            .execute(&mut *conn)
-            .await?
-            .rows_affected();
+/// Removes some of what was sealed up to a number, which a checkpoint speaks of; answers how many rows went.
+pub(in crate::store) async fn purge(conn: &mut Conn, _: &Context, to: &u64) -> Result<Ending<u64>, StoreError> {
+    let to = stored(*to);
+    let records = sqlx::query(
+        "DELETE FROM audit WHERE seq IN (SELECT seq FROM audit WHERE seq IS NOT NULL AND seq > 0 AND seq <= $1 ORDER BY seq LIMIT $2)",
+    )
+    .bind(to)
+    .bind(ROWS)
+    .execute(&mut *conn)
+    .await?
+    .rows_affected();
     // The last one of each key stays: it says where the next begins, also when nothing younger is there, or which key signs after its own.
     let heads = sqlx::query(
         "DELETE FROM audit_heads WHERE seq IN (SELECT seq FROM audit_heads WHERE seq <= $1 AND seq NOT IN (SELECT max(seq) FROM audit_heads GROUP BY kid)
@@ -418,23 +470,27 @@ pub(in crate::store) async fn purge(conn: &mut Conn, _: &Context, (): &()) -> Re
     Ok(Ending::Keep(records + heads))
 }
 
-const HOUR_MS: i64 = 3_600_000;
+/// How many heads are looked at for what is surplus.
+const LOOKED_AT: u16 = 20_000;
 
-/// Of the heads that are older than that, one an hour and key is enough: each covers all before it.
+/// Of the heads that are older than that, one an hour and key is enough: each covers all before it. The oldest of an hour go first, so that of what is left
+/// each still names the one that is left before it, wherever this stops.
 pub(in crate::store) async fn thin_heads(conn: &mut Conn, _: &Context, before: &Timestamp) -> Result<Ending<u64>, StoreError> {
-    let rows: Vec<(i64, i64, String)> = sqlx::query_as(
-        "SELECT seq, at, kid FROM audit_heads WHERE at < $1 AND seq < (SELECT max(seq) FROM audit_heads) ORDER BY at DESC, seq DESC LIMIT 20000",
+    let mut rows: Vec<(i64, i64, String)> = sqlx::query_as(
+        "SELECT seq, at, kid FROM audit_heads WHERE seq <= (SELECT max(seq) FROM audit_heads WHERE at < $1) ORDER BY seq DESC LIMIT $2",
     )
     .bind(before.millis())
+    .bind(i64::from(LOOKED_AT))
     .fetch_all(&mut *conn)
     .await?;
-    let mut last: BTreeMap<(i64, String), i64> = BTreeMap::new();
-    for (seq, at, kid) in &rows {
-        let kept = last.entry((at.div_euclid(HOUR_MS), kid.clone())).or_insert(*seq);
-        *kept = (*kept).max(*seq);
-    }
-    let kept: BTreeSet<i64> = last.into_values().collect();
-    let surplus: Vec<i64> = rows.into_iter().map(|(seq, ..)| seq).filter(|seq| !kept.contains(seq)).take(500).collect();
+    rows.reverse();
+    let marks = rows.iter().map(|(_, at, kid)| HeadMark { at: Timestamp::from_millis(*at), kid });
+    let goes: Vec<bool> = marks.clone().zip(marks.skip(1)).map(|(one, next)| one.goes_before(&next)).collect();
+    // Of an hour whose beginning was not looked at, the oldest is not known.
+    let unknown = if rows.len() == usize::from(LOOKED_AT) { goes.iter().take_while(|goes| **goes).count() } else { 0 };
+    let old = rows.iter().take_while(|(_, at, _)| *at < before.millis());
+    let surplus = old.zip(&goes).skip(unknown).filter(|(_, goes)| **goes).map(|((seq, ..), _)| *seq);
+    let surplus: Vec<i64> = surplus.take(500).collect();
     if surplus.is_empty() {
         return Ok(Ending::Undo(0));
     }

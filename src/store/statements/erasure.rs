@@ -297,8 +297,8 @@ pub(in crate::store) async fn erase(conn: &mut Conn, context: &Context, order: &
     forget_devices(conn, person).await?;
     erased.tokens = tokens(conn, person).await?;
     forget_names(conn, person, sub).await?;
-    for (record, was_sealed) in trail {
-        if !audit::rewrite(conn, record, *was_sealed).await? {
+    for record in trail {
+        if !audit::rewrite(conn, record).await? {
             return Ok(Ending::Undo(Erasing::Changed));
         }
         erased.audit_records += 1;

@@ -43,7 +43,7 @@ fn hot() -> Vec<(&'static str, String)> {
             "an assertion's identifier",
             "SELECT expires_at FROM assertions WHERE issuer_id = 'a' AND client_id = 'b' AND jti = 'c'".to_owned(),
         ),
-        ("audit records to be sealed", literal(audit::UNSEALED, &["500"])),
+        ("audit records to be sealed", literal(audit::UNSEALED, &["5", "'x'", "500"])),
         ("audit records without a number of ours", literal(audit::STRAYS, &["500"])),
         ("audit records by number", literal(audit::SEALED, &["5", "500"])),
         ("audit records counted", audit::COUNTED.to_owned()),

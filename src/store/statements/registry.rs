@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use super::keys::{insert_keys, unsee};
 use super::policies;
-use super::{Builder, Conn, corrupt, dialect, duration_ms, instant, listed, millis, number, push_page, word};
+use super::{Builder, Conn, audit, corrupt, dialect, duration_ms, instant, listed, millis, number, push_page, word};
 use crate::model::access::{ApiTokenRecord, Edition, Role, ShownApiToken};
+use crate::model::audit::{AuditRecord, Proof};
 use crate::model::certificate::{Certificates, Holder};
 use crate::model::client::{
     Claims, ClientCertificate, ClientRecord, DeliverySettings, Network, OnExpiry, PreviousSecret, ServerName, StaticHeaders, TokenTyp,
@@ -907,23 +908,29 @@ pub(in crate::store) async fn saw_api_token(
     Ok(if seen.rows_affected() == 0 { Ending::Undo(()) } else { Ending::Keep(()) })
 }
 
-/// Writes an audit record in the transaction of what it records.
+/// Writes an audit record in the transaction of what it records, with what proves that this server wrote it.
 pub(super) async fn record(conn: &mut Conn, context: &Context, entry: &AuditEntry) -> Result<(), StoreError> {
-    let now = dialect::now(conn, &context.clock).await?;
+    let at = dialect::now(conn, &context.clock).await?;
+    let AuditEntry { act, caller, actor, issuer, event, detail } = entry.clone();
+    let (id, role): (AuditId, _) = (context.entropy.id(at), caller.role.as_str().to_owned());
+    let record = AuditRecord { id, at, act, caller: caller.identity, role, actor, remote: caller.remote, issuer, event, detail };
+    let Proof { salts, mac, .. } = context.prover.prove(&record);
     sqlx::query(
-        "INSERT INTO audit (id, at, act, caller, role, actor, remote, issuer_id, event_id, detail)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+        "INSERT INTO audit (id, at, act, caller, role, actor, remote, issuer_id, event_id, detail, salts, mac)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
     )
-    .bind(context.entropy.id::<AuditId>(now).as_str())
-    .bind(now.millis())
-    .bind(entry.act.as_str())
-    .bind(&entry.caller.identity)
-    .bind(entry.caller.role.as_str())
-    .bind(entry.actor.as_deref())
-    .bind(entry.caller.remote.as_deref())
-    .bind(entry.issuer.as_ref().map(IssuerId::as_str))
-    .bind(entry.event.as_ref().map(EventId::as_str))
-    .bind(&entry.detail)
+    .bind(record.id.as_str())
+    .bind(record.at.millis())
+    .bind(record.act.as_str())
+    .bind(&record.caller)
+    .bind(&record.role)
+    .bind(record.actor.as_deref())
+    .bind(record.remote.as_deref())
+    .bind(record.issuer.as_ref().map(IssuerId::as_str))
+    .bind(record.event.as_ref().map(EventId::as_str))
+    .bind(&record.detail)
+    .bind(audit::places_text(&salts))
+    .bind(mac.map(|mac| mac.to_string()))
     .execute(conn)
     .await?;
     Ok(())

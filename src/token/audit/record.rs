@@ -7,11 +7,11 @@
 use base64::Engine as _;
 use serde_json::{Map, Value, json};
 
-use crate::model::audit::{AuditRecord, Link, Places, Tip, TrailRecord};
+use crate::model::audit::{AuditRecord, Link, Places, Proof, Tip, TrailRecord};
 use crate::model::{Digest, EventId, IssuerId};
 use crate::seams::Entropy;
-use crate::token::BASE64URL;
 use crate::token::digest::sha256;
+use crate::token::{BASE64URL, SealingKey, digests_match};
 
 /// Octets of a salt.
 const SALT_OCTETS: usize = 16;
@@ -39,20 +39,37 @@ pub fn next_in_chain(before: &Tip, digest: &Digest) -> Tip {
     Tip { seq, chain: Digest::from_octets(sha256(&octets)) }
 }
 
-/// Links a record behind `before`, with fresh salts.
-pub fn link(before: &Tip, record: &AuditRecord, entropy: &Entropy) -> Result<Link, Unsound> {
+/// What is written beside a record, with fresh salts.
+pub fn proof_of(record: &AuditRecord, sealing: &SealingKey, entropy: &Entropy) -> Proof {
     let record = written(record);
     let salts: Places = texts_that_may_go(&record).into_iter().map(|place| (place, salt(entropy))).collect();
-    let digest = digest_of(&record, &salts, &Places::new())?;
+    let digest = digest_of(&record, &salts, &Places::new()).ok();
+    Proof { mac: digest.map(|digest| mac(&digest, sealing)), salts, erased: Places::new() }
+}
+
+/// Over the digest, which stays the same when texts are erased.
+fn mac(digest: &Digest, sealing: &SealingKey) -> Digest {
+    sealing.keyed_digest("audit record", &[digest.octets()])
+}
+
+/// Whether somebody with the sealing key wrote this record, and nobody without it changed it since.
+pub fn is_ours(one: &TrailRecord, sealing: &SealingKey) -> bool {
+    let digest = digest_of(&written(&one.record), &one.proof.salts, &one.proof.erased);
+    digest.ok().zip(one.proof.mac).is_some_and(|(digest, told)| digests_match(&mac(&digest, sealing), &told))
+}
+
+/// Links a record behind `before`.
+pub fn link(before: &Tip, one: &TrailRecord) -> Result<Link, Unsound> {
+    let digest = digest_of(&written(&one.record), &one.proof.salts, &one.proof.erased)?;
     let Tip { seq, chain } = next_in_chain(before, &digest);
-    Ok(Link { seq, digest, chain, salts, erased: Places::new() })
+    Ok(Link { seq, digest, chain })
 }
 
 /// The first record beyond a number that is not what it was when it was linked, where the chain is said to end at `tip`.
 pub fn first_broken(after: u64, records: &[TrailRecord], tip: &Tip) -> Option<u64> {
     let mut before: Option<Tip> = None;
-    for (seq, TrailRecord { record, link }) in (after + 1..).zip(records) {
-        let digest = link.as_ref().and_then(|link| digest_of(&written(record), &link.salts, &link.erased).ok());
+    for (seq, TrailRecord { record, proof, link }) in (after + 1..).zip(records) {
+        let digest = digest_of(&written(record), &proof.salts, &proof.erased).ok();
         let is_whole = link.as_ref().is_some_and(|link| {
             let follows = before.is_none_or(|before| next_in_chain(&before, &link.digest).chain == link.chain);
             link.seq == seq && digest == Some(link.digest) && follows
@@ -120,8 +137,8 @@ fn salted(salt: &str, text: &str) -> String {
     Digest::from_octets(sha256(&[salt.as_bytes(), b".", text.as_bytes()].concat())).to_string()
 }
 
-/// Erases every text that `names` one to be erased, with its salt; answers how many. A record that is not sealed yet has no link, and nothing keeps a digest.
-pub fn erase(record: &mut Map<String, Value>, link: Option<&mut Link>, names: &dyn Fn(&str, &str) -> bool) -> u64 {
+/// Erases every text that `names` one to be erased, with its salt; answers how many. The record's digest stays what it was.
+pub fn erase(record: &mut Map<String, Value>, proof: &mut Proof, names: &dyn Fn(&str, &str) -> bool) -> u64 {
     let wanted: Vec<(String, String)> = leaves(record)
         .into_iter()
         .filter_map(|(place, value)| Some((place, value.as_str()?.to_owned())))
@@ -132,11 +149,9 @@ pub fn erase(record: &mut Map<String, Value>, link: Option<&mut Link>, names: &d
             *value = Value::Null;
         }
     }
-    if let Some(link) = link {
-        for (place, text) in &wanted {
-            if let Some(salt) = link.salts.remove(place) {
-                link.erased.insert(place.clone(), salted(&salt, text));
-            }
+    for (place, text) in &wanted {
+        if let Some(salt) = proof.salts.remove(place) {
+            proof.erased.insert(place.clone(), salted(&salt, text));
         }
     }
     u64::try_from(wanted.len()).unwrap_or(u64::MAX)
@@ -213,36 +228,45 @@ pub(super) mod tests {
         }
     }
 
-    fn linked(detail: &Value) -> (Map<String, Value>, Link) {
-        let record = record(1, detail);
-        (written(&record), link(&genesis(), &record, &Entropy::seeded(2)).unwrap())
+    pub(in crate::token::audit) fn sealing() -> SealingKey {
+        SealingKey::generate(&Entropy::seeded(7))
+    }
+
+    pub(in crate::token::audit) fn proven(record: AuditRecord) -> TrailRecord {
+        let proof = proof_of(&record, &sealing(), &Entropy::seeded(2));
+        TrailRecord { record, proof, link: None }
+    }
+
+    fn linked(detail: &Value) -> (Map<String, Value>, Proof, Digest) {
+        let one = proven(record(1, detail));
+        let digest = link(&genesis(), &one).unwrap().digest;
+        (written(&one.record), one.proof, digest)
     }
 
     #[test]
     fn every_value_of_a_record_counts() {
         let detail = json!({"target": {"sub": "alice"}, "n": 1, "none": null, "list": ["a", {"b": true}], "empty": [], "void": {}});
-        let (whole, link) = linked(&detail);
-        assert_eq!(digest_of(&whole, &link.salts, &link.erased), Ok(link.digest));
+        let (whole, link, digest) = linked(&detail);
+        assert_eq!(digest_of(&whole, &link.salts, &link.erased), Ok(digest));
         for (place, _) in leaves(&whole) {
             let mut changed = whole.clone();
             *pointed(&mut changed, &place).unwrap() = json!(false);
-            assert_ne!(digest_of(&changed, &link.salts, &link.erased), Ok(link.digest), "{place}");
+            assert_ne!(digest_of(&changed, &link.salts, &link.erased), Ok(digest), "{place}");
         }
         for name in whole.keys() {
             let mut without = whole.clone();
             without.remove(name);
-            assert_ne!(digest_of(&without, &link.salts, &link.erased), Ok(link.digest), "{name}");
+            assert_ne!(digest_of(&without, &link.salts, &link.erased), Ok(digest), "{name}");
         }
         let mut more = whole.clone();
         more.insert("more".to_owned(), Value::Null);
-        assert_ne!(digest_of(&more, &link.salts, &link.erased), Ok(link.digest));
+        assert_ne!(digest_of(&more, &link.salts, &link.erased), Ok(digest));
     }
 
     #[test]
     fn what_was_erased_leaves_a_record_that_verifies_and_no_way_to_try_names() {
-        let (mut whole, mut link) = linked(&json!({"target": {"sub": "alice"}, "note": "for a/b~c", "a/b~c": "alice"}));
-        let digest = link.digest;
-        assert_eq!(erase(&mut whole, Some(&mut link), &|_, text| text == "alice"), 2);
+        let (mut whole, mut link, digest) = linked(&json!({"target": {"sub": "alice"}, "note": "for a/b~c", "a/b~c": "alice"}));
+        assert_eq!(erase(&mut whole, &mut link, &|_, text| text == "alice"), 2);
         assert!(whole["detail"]["target"]["sub"].is_null() && whole["detail"]["a/b~c"].is_null(), "{whole:?}");
         assert!(!link.salts.contains_key("/detail/target/sub") && link.erased.len() == 2, "{link:?}");
         assert_eq!(digest_of(&whole, &link.salts, &link.erased), Ok(digest));
@@ -255,6 +279,21 @@ pub(super) mod tests {
         let mut other = link.erased.clone();
         other.insert("/caller".to_owned(), "x".to_owned());
         assert!(digest_of(&whole, &link.salts, &other).is_err());
+    }
+
+    #[test]
+    fn only_who_has_the_sealing_key_proves_a_record_and_erasing_texts_of_it_takes_no_proof_away() {
+        let mut one = proven(record(1, &json!({"target": {"sub": "alice"}, "n": 1})));
+        assert!(is_ours(&one, &sealing()) && !is_ours(&one, &SealingKey::generate(&Entropy::seeded(8))));
+        let other = TrailRecord { record: AuditRecord { caller: "nobody".to_owned(), ..one.record.clone() }, ..one.clone() };
+        let unproven = TrailRecord { proof: Proof { mac: None, ..one.proof.clone() }, ..one.clone() };
+        assert!(!is_ours(&other, &sealing()) && !is_ours(&unproven, &sealing()));
+        let mut whole = written(&one.record);
+        assert_eq!(erase(&mut whole, &mut one.proof, &|_, text| text == "alice"), 1);
+        one.record.detail = whole["detail"].to_string();
+        assert!(is_ours(&one, &sealing()));
+        one.record.detail = json!({"target": {"sub": "mallory"}, "n": 1}).to_string();
+        assert!(!is_ours(&one, &sealing()));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::record::{Unsound, digest_of, genesis, next_in_chain};
-use super::signed::{Misread, SignedHead, verify_checkpoint, verify_head};
+use super::signed::{Misread, SignedHead, unverified_tip, verify_checkpoint, verify_head};
 use crate::model::audit::{Act, Places, Tip};
 use crate::model::{Digest, Timestamp};
 use crate::token::{JwkSet, PublicJwk, json};
@@ -95,14 +95,20 @@ pub enum Why {
     KeyNotAnnounced,
     /// Sealed records that no head covers.
     NoHead,
+    /// The heads that a head names as those before it are not there.
+    HeadMissing,
+    /// A head that was noted elsewhere is not signed as it should be.
+    Noted(Misread),
     /// The trail ends before a head that was noted elsewhere.
     CutShort,
     /// The trail begins after a head that was noted elsewhere, so that nobody can say whether it leads there.
     BeginsLater,
     /// All of it was asked for, and a part is what it says it is.
     NotAsked,
-    /// More values are erased than records tell of.
+    /// More values are erased than sealed records tell of.
     ErasedUntold,
+    /// The same, and records tell of them that are not sealed yet.
+    ErasedUnsealed,
 }
 
 impl fmt::Display for Broken {
@@ -122,10 +128,18 @@ impl fmt::Display for Broken {
             Why::Signed(misread) => write!(f, "a signed line is not to be believed: {misread}"),
             Why::KeyNotAnnounced => f.write_str("a head is signed with a key that no head before it announced"),
             Why::NoHead => f.write_str("sealed, and no signed head covers it"),
+            Why::HeadMissing => f.write_str("a signed head was removed: the next one names heads before it that are not there"),
+            Why::Noted(Misread::UnknownKey) => {
+                f.write_str("a head that was noted elsewhere is signed with a key that neither the trusted ones nor the trail vouch for")
+            }
+            Why::Noted(misread) => write!(f, "a head that was noted elsewhere is not to be believed: {misread}"),
             Why::CutShort => f.write_str("missing: the trail ends before a head that was noted elsewhere"),
             Why::BeginsLater => f.write_str("not there: the trail begins after a head that was noted elsewhere"),
             Why::NotAsked => f.write_str("all of the trail was asked for, and this says that it is a part"),
-            Why::ErasedUntold => f.write_str("more values are erased than records tell of"),
+            Why::ErasedUntold => f.write_str("more values are erased than sealed records tell of"),
+            Why::ErasedUnsealed => {
+                f.write_str("values are erased of which only records tell that are not sealed yet: verify again in a few seconds")
+            }
         }
     }
 }
@@ -143,6 +157,8 @@ pub struct Report {
     pub erased: u64,
     /// The last record that is not kept any more, if any.
     pub purged_to: Option<u64>,
+    /// Until when such records were sealed.
+    pub purged_until: Option<Timestamp>,
     /// The record before the first one, where the trail was asked for from there.
     pub began_after: Option<u64>,
     /// The trail was asked for up to its last record here, and goes on.
@@ -172,24 +188,49 @@ pub struct Trail {
     offered: BTreeMap<String, PublicJwk>,
     /// The last link, once anything says where the trail begins.
     tip: Option<Tip>,
-    /// The number before the first record.
-    begins_after: u64,
+    /// The link before the first record.
+    begins_after: Tip,
     /// What the head before covers.
     covered: u64,
-    noted: Vec<SignedHead>,
+    noted: Vec<Noted>,
     erasures_told: u64,
+    /// By records that nothing vouches for.
+    erasures_claimed: u64,
     report: Report,
+}
+
+/// A head that was kept elsewhere. Which key signed it the trail may have to teach first, so it is believed or not in the end.
+#[derive(Debug)]
+struct Noted {
+    jws: String,
+    tip: Tip,
+    /// Where the trail says something else.
+    differs: Option<(u64, u64)>,
+}
+
+impl Noted {
+    fn of(text: &str) -> Result<Self, Broken> {
+        let jws = text.trim().to_owned();
+        let tip = unverified_tip(&jws).map_err(|misread| Broken { seq: None, why: Why::Noted(misread) })?;
+        Ok(Self { jws, tip, differs: None })
+    }
 }
 
 impl Trail {
     /// Nothing read yet. The keys are those of a JWK Set that is trusted; `noted` are heads that were kept elsewhere, which the trail must still contain.
     pub fn new(keys: &JwkSet, noted: &[String]) -> Result<Self, Broken> {
-        let noted = noted.iter().map(|head| verify_head(head.trim(), &keys.keys)).collect::<Result<_, _>>();
-        let noted = noted.map_err(|misread| Broken { seq: None, why: Why::Signed(misread) })?;
-        let trusted = keys.keys.clone();
-        let report = Report::default();
-        let extent = Extent::AsItSays;
-        Ok(Self { extent, trusted, offered: BTreeMap::new(), tip: None, begins_after: 0, covered: 0, noted, erasures_told: 0, report })
+        Ok(Self {
+            extent: Extent::AsItSays,
+            trusted: keys.keys.clone(),
+            offered: BTreeMap::new(),
+            tip: None,
+            begins_after: genesis(),
+            covered: 0,
+            noted: noted.iter().map(|head| Noted::of(head)).collect::<Result<_, _>>()?,
+            erasures_told: 0,
+            erasures_claimed: 0,
+            report: Report::default(),
+        })
     }
 
     /// The same of whoever was asked for everything: that it is a part is no excuse.
@@ -218,9 +259,9 @@ impl Trail {
             }
             Line::Announcement { jws } => self.announced(&jws),
             Line::Checkpoint { jws } => {
-                let tip = verify_checkpoint(&jws, &self.trusted).map_err(|misread| self.broken(Why::Signed(misread)))?;
-                self.begin(tip)?;
-                self.report.purged_to = Some(tip.seq);
+                let gone = verify_checkpoint(&jws, &self.trusted).map_err(|misread| self.broken(Why::Signed(misread)))?;
+                self.begin(gone.tip)?;
+                (self.report.purged_to, self.report.purged_until) = (Some(gone.tip.seq), Some(gone.until));
                 Ok(())
             }
             Line::Start { jws } => {
@@ -251,18 +292,26 @@ impl Trail {
         if at > self.covered {
             return Err(Broken { seq: Some((self.covered + 1, at)), why: Why::NoHead });
         }
+        for noted in &self.noted {
+            verify_head(&noted.jws, &self.trusted).map_err(|misread| Broken { seq: None, why: Why::Noted(misread) })?;
+            if let seq @ Some(_) = noted.differs {
+                return Err(Broken { seq, why: Why::OtherChain });
+            }
+        }
         // Whoever notes a head asks whether the trail still leads there: of a part that does not reach it nobody can say so.
         let noted = || self.noted.iter().map(|head| head.tip.seq);
         if let Some(missing) = noted().filter(|seq| *seq > at).max() {
             return Err(Broken { seq: Some((at + 1, missing)), why: Why::CutShort });
         }
-        if let Some(first) = noted().filter(|seq| *seq < self.begins_after).min() {
-            return Err(Broken { seq: Some((first, self.begins_after)), why: Why::BeginsLater });
+        if let Some(first) = noted().filter(|seq| *seq < self.begins_after.seq).min() {
+            return Err(Broken { seq: Some((first, self.begins_after.seq)), why: Why::BeginsLater });
         }
         // The records that tell of an erasure are younger than what it erased. Of a part of the trail, or of what is withheld, nobody can say.
         let all_told = self.report.withheld == 0 && !self.report.goes_on;
         if all_told && self.report.erased > self.erasures_told {
-            return Err(Broken { seq: None, why: Why::ErasedUntold });
+            let claimed = self.erasures_told.saturating_add(self.erasures_claimed);
+            let why = if self.report.erased > claimed { Why::ErasedUntold } else { Why::ErasedUnsealed };
+            return Err(Broken { seq: None, why });
         }
         Ok(self.report)
     }
@@ -276,17 +325,20 @@ impl Trail {
         if self.tip.is_some() {
             return Err(self.broken(Why::OutOfOrder));
         }
-        (self.tip, self.begins_after, self.covered) = (Some(tip), tip.seq, tip.seq);
+        (self.tip, self.begins_after, self.covered) = (Some(tip), tip, tip.seq);
         self.meet(&tip)
     }
 
-    /// A head that was noted for this number vouches for the same chain.
-    fn meet(&self, tip: &Tip) -> Result<(), Broken> {
-        let is_other = |noted: &SignedHead| noted.tip.seq == tip.seq && noted.tip.chain != tip.chain;
-        match self.noted.iter().any(is_other) {
-            true => Err(Broken { seq: Some(((self.covered + 1).min(tip.seq), tip.seq)), why: Why::OtherChain }),
-            false => Ok(()),
+    /// A head that was noted for this number vouches for the same chain. One that is not believed yet is put off to the end.
+    fn meet(&mut self, tip: &Tip) -> Result<(), Broken> {
+        let range = ((self.covered + 1).min(tip.seq), tip.seq);
+        for noted in self.noted.iter_mut().filter(|noted| noted.tip.seq == tip.seq && noted.tip.chain != tip.chain) {
+            if verify_head(&noted.jws, &self.trusted).is_ok() {
+                return Err(Broken { seq: Some(range), why: Why::OtherChain });
+            }
+            noted.differs = Some(range);
         }
+        Ok(())
     }
 
     fn record(
@@ -311,7 +363,7 @@ impl Trail {
                 if found != told {
                     return Err(wrong(Why::Changed));
                 }
-                self.erasures_told += erasures(record);
+                self.erasures_told = self.erasures_told.saturating_add(erasures(record));
             }
             None => self.report.withheld += 1,
         }
@@ -335,7 +387,20 @@ impl Trail {
         if head.tip != tip {
             return Err(in_question(self.covered, Why::OtherChain));
         }
+        self.follows(&head)?;
         self.accept(head)
+    }
+
+    /// The head before is the one that this one names: the very one before it, or, where old heads were thinned, the last one that stays.
+    fn follows(&self, head: &SignedHead) -> Result<(), Broken> {
+        let last = self.report.head.as_ref().map_or(self.begins_after, |last| last.tip);
+        let named = [head.before.previous, head.before.kept];
+        // What begins behind a checkpoint may name heads that are gone with their records.
+        let is_first_kept = self.report.head.is_none() && self.report.purged_to.is_some();
+        match named.contains(&last) || is_first_kept && named.iter().any(|tip| tip.seq < last.seq) {
+            true => Ok(()),
+            false => Err(Broken { seq: Some((self.covered + 1, head.before.previous.seq.max(self.covered + 1))), why: Why::HeadMissing }),
+        }
     }
 
     /// A key follows another only if that one says so; one that is announced is believed from then on.
@@ -373,7 +438,7 @@ impl Trail {
 
     fn unsealed(&mut self, record: Option<&Map<String, Value>>) {
         self.report.unsealed += 1;
-        self.erasures_told += record.map_or(0, erasures);
+        self.erasures_claimed = self.erasures_claimed.saturating_add(record.map_or(0, erasures));
         let at = record.and_then(|record| Timestamp::parse(record.get("at")?.as_str()?).ok());
         self.report.unsealed_since = self.report.unsealed_since.into_iter().chain(at).min();
     }
@@ -398,39 +463,62 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::model::audit::{AuditRecord, HeadMark, Proof, TrailRecord};
     use crate::model::key::SigningAlg;
-    use crate::seams::Entropy;
-    use crate::token::audit::record::tests::record;
-    use crate::token::audit::{link, sign_checkpoint, sign_head, written};
+    use crate::token::SigningKey;
+    use crate::token::audit::record::tests::{proven, record};
+    use crate::token::audit::{Before, link, sign_checkpoint, sign_head, written};
     use crate::token::keys::tests::key_pair;
 
     const T: Timestamp = Timestamp::from_seconds(9);
 
     fn line(n: i64, before: &mut Tip) -> Line {
-        let record = record(n, &json!({"target": {"sub": format!("p-{n}")}, "n": n}));
-        let link = link(before, &record, &Entropy::seeded(3)).unwrap();
+        linked(proven(record(n, &json!({"target": {"sub": format!("p-{n}")}, "n": n}))), before)
+    }
+
+    fn linked(one: TrailRecord, before: &mut Tip) -> Line {
+        let link = link(before, &one).unwrap();
         *before = Tip { seq: link.seq, chain: link.chain };
         Line::Record {
             seq: Some(link.seq),
-            record: Some(written(&record)),
-            salts: link.salts,
-            erased: link.erased,
+            record: Some(written(&one.record)),
+            salts: one.proof.salts,
+            erased: one.proof.erased,
             digest: Some(link.digest.to_string()),
             chain: Some(link.chain.to_string()),
         }
     }
 
+    /// The head over `tip`, after the last one in `lines`.
+    fn head(lines: &[Line], tip: &Tip, next: Option<&str>, at: Timestamp, key: &SigningKey) -> Line {
+        let keys = [SigningAlg::Es256, SigningAlg::EdDsa].map(|alg| PublicJwk::parse(&key_pair(alg).0).unwrap());
+        let last = lines.iter().rev().find_map(|line| match line {
+            Line::Head { jws } => Some(verify_head(jws, &keys).unwrap()),
+            _ => None,
+        });
+        let before = Before::of(last.as_ref(), &HeadMark { at, kid: key.kid() });
+        Line::Head { jws: sign_head(tip, &before, next, at, key).unwrap() }
+    }
+
     /// Six records, with a head after every second.
     fn six() -> Vec<Line> {
+        six_at([T; 3])
+    }
+
+    fn six_at(times: [Timestamp; 3]) -> Vec<Line> {
         let (_, key) = key_pair(SigningAlg::Es256);
         let (mut tip, mut lines) = (genesis(), Vec::new());
-        for pair in 0..3 {
-            let before = tip;
+        for (pair, at) in (0..).zip(times) {
             lines.push(line(2 * pair, &mut tip));
             lines.push(line(2 * pair + 1, &mut tip));
-            lines.push(Line::Head { jws: sign_head(&tip, &before, None, T, key).unwrap() });
+            lines.push(head(&lines, &tip, None, at, key));
         }
         lines
+    }
+
+    fn unsealed(one: &TrailRecord) -> Line {
+        let (salts, erased) = Default::default();
+        Line::Record { seq: None, record: Some(written(&one.record)), salts, erased, digest: None, chain: None }
     }
 
     fn trusted() -> JwkSet {
@@ -454,14 +542,7 @@ mod tests {
     #[test]
     fn a_whole_trail_verifies_and_says_how_far() {
         let mut lines = six();
-        lines.push(Line::Record {
-            seq: None,
-            record: Some(written(&record(99, &json!({})))),
-            salts: Places::new(),
-            erased: Places::new(),
-            digest: None,
-            chain: None,
-        });
+        lines.push(unsealed(&proven(record(99, &json!({})))));
         let report = check(&lines, &[]).unwrap();
         assert_eq!((report.verified, report.unsealed, report.head.unwrap().tip.seq), (6, 1, 6));
         assert_eq!(report.unsealed_since, Some(Timestamp::from_seconds(99)));
@@ -522,12 +603,11 @@ mod tests {
         let ((_, old), (new_jwk, new)) = (key_pair(SigningAlg::Es256), key_pair(SigningAlg::EdDsa));
         let jwk: Value = serde_json::from_str(new_jwk).unwrap();
         let trail = |next: Option<&str>| {
-            let (start, mut tip) = (genesis(), genesis());
+            let mut tip = genesis();
             let mut lines = vec![Line::Key { jwk: jwk.clone() }, line(1, &mut tip)];
-            lines.push(Line::Head { jws: sign_head(&tip, &start, next, T, old).unwrap() });
-            let before = tip;
+            lines.push(head(&lines, &tip, next, T, old));
             lines.push(line(2, &mut tip));
-            lines.push(Line::Head { jws: sign_head(&tip, &before, None, T, new).unwrap() });
+            lines.push(head(&lines, &tip, None, T, new));
             lines
         };
         assert_eq!(check(&trail(Some(new.kid())), &[]).unwrap().verified, 2);
@@ -540,15 +620,61 @@ mod tests {
     }
 
     #[test]
+    fn a_noted_head_that_a_successor_signed_is_believed_once_the_trail_has_taught_that_key() {
+        let ((_, old), (new_jwk, new)) = (key_pair(SigningAlg::Es256), key_pair(SigningAlg::EdDsa));
+        let mut tip = genesis();
+        let mut lines = vec![Line::Key { jwk: serde_json::from_str(new_jwk).unwrap() }, line(1, &mut tip)];
+        lines.push(head(&lines, &tip, Some(new.kid()), T, old));
+        lines.push(line(2, &mut tip));
+        let signed = |lines: &[Line], tip: &Tip| {
+            let Line::Head { jws } = head(lines, tip, None, T, new) else { panic!("a head") };
+            jws
+        };
+        let noted = signed(&lines, &tip);
+        lines.push(Line::Head { jws: noted.clone() });
+        assert_eq!(check(&lines, std::slice::from_ref(&noted)).unwrap().verified, 2);
+        // Of another chain it is still found, and what nobody vouches for is said to be so.
+        let other = signed(&lines[..3], &Tip { seq: 2, ..genesis() });
+        assert_eq!(check(&lines, &[other]).unwrap_err(), Broken { seq: Some((2, 2)), why: Why::OtherChain });
+        let alone = &lines[1..2];
+        let broken = check(&[alone, &[head(&[], &tip_of(alone), None, T, old)]].concat(), &[noted]).unwrap_err();
+        assert_eq!(broken.why, Why::Noted(Misread::UnknownKey));
+        assert!(broken.to_string().contains("neither the trusted ones nor the trail vouch for"), "{broken}");
+        assert_eq!(check(&lines, &["no head".to_owned()]).unwrap_err().why, Why::Noted(Misread::Shape));
+    }
+
+    fn tip_of(lines: &[Line]) -> Tip {
+        let Some(Line::Record { seq: Some(seq), chain: Some(chain), .. }) = lines.last() else { panic!("a sealed record") };
+        Tip { seq: *seq, chain: Digest::parse(chain).unwrap() }
+    }
+
+    #[test]
+    fn a_head_that_was_removed_is_missed_by_the_next_one_unless_thinning_may_have_taken_it() {
+        let at = |hours: i64| Timestamp::from_seconds(hours * 3600);
+        let without_the_second = |times| {
+            let mut lines = six_at(times);
+            lines.remove(5);
+            lines
+        };
+        assert!(check(&without_the_second([at(1), at(2), at(2)]), &[]).is_ok(), "two of one hour, of which one is enough");
+        for times in [[at(1), at(2), at(3)], [at(1), at(1), at(2)]] {
+            let missed = (Some((3, 4)), Why::HeadMissing);
+            assert_eq!(why(&without_the_second(times)), missed, "the last one of its hour, and one that the last of its hour names");
+        }
+    }
+
+    #[test]
     fn a_trail_begins_at_its_first_record_or_behind_a_signed_checkpoint() {
         let (_, key) = key_pair(SigningAlg::Es256);
         let lines = six();
         assert_eq!(why(&lines[3..]), (Some((1, 2)), Why::Missing));
         let Line::Head { jws } = &lines[2] else { panic!("a head") };
-        let tip = verify_head(jws, &trusted().keys).unwrap().tip;
-        let checkpoint = Line::Checkpoint { jws: sign_checkpoint(&tip, T, key).unwrap() };
-        let report = check(&[&[checkpoint], &lines[3..]].concat(), &[]).unwrap();
-        assert_eq!((report.purged_to, report.verified), (Some(2), 4));
+        let last = verify_head(jws, &trusted().keys).unwrap();
+        let checkpoint = Line::Checkpoint { jws: sign_checkpoint(&last, Timestamp::from_seconds(99), key).unwrap() };
+        let report = check(&[&[checkpoint.clone()], &lines[3..]].concat(), &[]).unwrap();
+        assert_eq!((report.purged_to, report.purged_until, report.verified), (Some(2), Some(T), 4));
+        // Its own head, and the one after it, were thinned later: the last one of the hour names what is gone.
+        assert!(check(&[&[checkpoint], &lines[3..5], &lines[6..]].concat(), &[]).is_ok());
         // A head is no checkpoint: whoever removes the beginning has heads enough.
         assert!(check(&[&[Line::Checkpoint { jws: jws.clone() }], &lines[3..]].concat(), &[]).is_err());
         let report = check(&[&[Line::Start { jws: jws.clone() }], &lines[3..]].concat(), &[]).unwrap();
@@ -568,7 +694,7 @@ mod tests {
         // Another chain of the same length.
         let (_, key) = key_pair(SigningAlg::Es256);
         let other = Tip { seq: 4, chain: genesis().chain };
-        let noted = sign_head(&other, &genesis(), None, T, key).unwrap();
+        let noted = sign_head(&other, &Before { previous: genesis(), kept: genesis() }, None, T, key).unwrap();
         assert_eq!(check(&later, &[noted]).unwrap_err(), Broken { seq: Some((4, 4)), why: Why::OtherChain });
     }
 
@@ -583,18 +709,23 @@ mod tests {
     #[test]
     fn what_is_withheld_is_still_linked_and_what_is_erased_must_be_told() {
         let mut lines = six();
-        let Line::Record { record, salts, .. } = &mut lines[1] else { panic!("a record") };
-        *record = None;
+        let Line::Record { record: withheld, salts, .. } = &mut lines[1] else { panic!("a record") };
+        *withheld = None;
         salts.clear();
         assert_eq!(check(&lines, &[]).unwrap().withheld, 1);
         let mut lines = six();
-        let Line::Record { record: Some(record), salts, erased, .. } = &mut lines[1] else { panic!("a record") };
-        let salt = salts.remove("/actor").unwrap();
-        let (mut whole, mut link) =
-            (record.clone(), link(&genesis(), &super::super::record::tests::record(0, &json!({})), &Entropy::seeded(1)).unwrap());
-        link.salts = Places::from([("/actor".to_owned(), salt)]);
-        super::super::erase(&mut whole, Some(&mut link), &|place, _| place == "/actor");
-        (*record, *erased) = (whole, link.erased);
+        let Line::Record { record: Some(whole), salts, erased, .. } = &mut lines[1] else { panic!("a record") };
+        let mut proof = Proof { salts: salts.clone(), ..Proof::default() };
+        super::super::erase(whole, &mut proof, &|place, _| place == "/actor");
+        (*salts, *erased) = (proof.salts, proof.erased);
         assert_eq!(why(&lines), (None, Why::ErasedUntold));
+        // Who writes to the database alone can put a record there that tells, and not have it sealed.
+        let teller = proven(AuditRecord { act: Act::SubjectErased, ..record(50, &json!({"audit": 1})) });
+        assert_eq!(why(&[&lines[..], &[unsealed(&teller)]].concat()), (None, Why::ErasedUnsealed));
+        let (_, key) = key_pair(SigningAlg::Es256);
+        let mut tip = tip_of(&lines[..8]);
+        lines.push(linked(teller, &mut tip));
+        lines.push(head(&lines, &tip, None, T, key));
+        assert_eq!(check(&lines, &[]).unwrap().erased, 1);
     }
 }
