@@ -79,9 +79,10 @@ pub(super) struct DeleteArgs {
     yes: bool,
 }
 
-const LISTED: [Column; 8] = [
+const LISTED: [Column; 9] = [
     text("client", "/client_id"),
     text("name", "/client_name"),
+    text("declared", "/declared"),
     text("uri", "/backchannel_logout_uri"),
     text("pending", "/lane/pending"),
     time("oldest", "/lane/oldest"),
@@ -93,14 +94,14 @@ const LISTED: [Column; 8] = [
 const SHOWN: [Column; 25] = [
     text("client", "/client_id"),
     text("name", "/client_name"),
-    text("declared in", "/declared_in"),
+    text("declared", "/declared"),
     text("uri", "/backchannel_logout_uri"),
     text("needs a sid", "/backchannel_logout_session_required"),
     text("signed with", "/id_token_signed_response_alg"),
     text("has a secret", "/client_secret_registered"),
     text("authenticates by", "/token_endpoint_auth_method"),
     text("keys at", "/jwks_uri"),
-    text("told of", "/delivery/claims"),
+    text("claims", "/delivery/claims"),
     text("time-out, ms", "/delivery/timeout_ms"),
     text("in flight at most", "/delivery/max_in_flight"),
     text("tried for, s", "/delivery/horizon_s"),

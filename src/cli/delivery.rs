@@ -20,11 +20,13 @@ pub(super) enum Command {
     Show(OneArgs),
     /// Try one again at once, also one that was given up
     Retry(OneArgs),
-    /// Tell it to nobody: the client of a pending delivery is not told
+    /// Cancel a pending delivery: its client is not told
     Cancel(OneArgs),
     /// Try all again that were given up and that the filter finds
-    #[command(after_help = "After a client was away for a day: logoutd delivery replay main --client wiki --since 1d
-After a restore from a backup:     logoutd delivery replay main --since 2026-11-22T03:00:00Z --state delivered,rejected,expired")]
+    #[command(after_help = "After a client was away for a day, or a restore of this database:
+    logoutd delivery replay main --client wiki --since 1d
+After a client was restored from a backup, and forgot what it had been told since:
+    logoutd delivery replay main --client wiki --since 2026-11-22T03:00:00Z --state delivered,rejected,expired")]
     Replay(ReplayArgs),
 }
 
@@ -110,7 +112,7 @@ const SHOWN: [Column; 15] = [
     time("due", "/due_at"),
     time("expires", "/horizon_at"),
     time("settled", "/settled_at"),
-    time("tokens may work until", "/residual_until"),
+    time("tokens may work until", "/residual_until").or("unknown"),
 ];
 
 const ATTEMPTS: [Column; 8] = [

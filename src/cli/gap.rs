@@ -5,9 +5,9 @@ use serde_json::{Value, json};
 
 use super::asking::Bound;
 use super::consent::consent;
-use super::output::{Column, text, time};
+use super::output::{Column, count, text, time};
 use super::plain::plain;
-use super::server::{Listing, body, route};
+use super::server::{Listing, Server, body, query, route};
 use super::when::When;
 use super::{Desk, Error};
 use crate::model::{GapId, IssuerId};
@@ -56,7 +56,13 @@ pub(super) struct CloseArgs {
     /// The gap, as `gap list` shows it
     #[arg(value_parser = |text: &str| GapId::parse(text).ok_or("is no id of a gap"))]
     gap: GapId,
+    /// Do not ask
+    #[arg(long)]
+    yes: bool,
 }
+
+/// How many live sessions are looked through before somebody is asked.
+const LOOKED_MAX: u32 = 1000;
 
 /// How long a gap is felt.
 const UNTIL_WHEN: &str = "until their sessions are reported again or the gap is closed";
@@ -95,8 +101,28 @@ pub(super) async fn run(command: Command, Desk { server, out }: &Desk) -> Result
             eprintln!("tokens from before its end are inactive, {UNTIL_WHEN}; this closes it: logoutd gap close {issuer} {}", plain(id));
             Ok(())
         }
-        Command::Close(CloseArgs { issuer, gap }) => {
+        Command::Close(CloseArgs { issuer, gap, yes }) => {
+            if !yes {
+                consent(
+                    &format!(
+                        "this makes tokens of {issuer} from before the gap's end good again, whoever has them, {} among them; also those of logouts that this \
+                         database does not know of",
+                        hidden(server, &issuer).await?
+                    ),
+                    "yes",
+                )?;
+            }
             out.facts(&server.order(&route(&["issuers", issuer.as_str(), "gaps", gap.as_str(), "close"])?).await?, &LISTED)
         }
     }
+}
+
+/// How many sessions come back when a gap is closed, in words.
+async fn hidden(server: &Server, issuer: &IssuerId) -> Result<String, Error> {
+    let live = query(route(&["issuers", issuer.as_str(), "sessions"])?, [("state", Some("live".to_owned()))]);
+    let listed = server.list(&live, Listing::All, LOOKED_MAX).await?.value;
+    let sessions = listed.get("items").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let in_gap = sessions.iter().filter(|session| session.get("in_gap").and_then(Value::as_bool) == Some(true)).count();
+    let at_least = if listed.get("next").is_some_and(Value::is_string) { "at least " } else { "" };
+    Ok(format!("{at_least}{}", count(u64::try_from(in_gap).unwrap_or(u64::MAX), "live session", "live sessions")))
 }

@@ -36,9 +36,10 @@ pub(super) struct ShowArgs {
     issuer: IssuerId,
 }
 
-const LISTED: [Column; 6] = [
+const LISTED: [Column; 7] = [
     text("id", "/id"),
     text("issuer", "/issuer"),
+    text("declared", "/declared"),
     text("signing algs", "/signing_algs"),
     text("expiry", "/expiry"),
     text("provider logout", "/provider_logout/preset"),
@@ -48,7 +49,7 @@ const LISTED: [Column; 6] = [
 const SHOWN: [Column; 19] = [
     text("id", "/id"),
     text("issuer", "/issuer"),
-    text("declared in", "/declared_in"),
+    text("declared", "/declared"),
     text("signing algs", "/signing_algs"),
     text("keys published", "/published_at"),
     text("discovery", "/discovery"),

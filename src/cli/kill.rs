@@ -7,10 +7,10 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::consent::consent;
-use super::output::Form;
+use super::output::{Form, to_the_second};
 use super::receipt::{blast_radius, does_nothing, reach, told};
 use super::registered::registered;
-use super::server::{Answer, Server, body, route};
+use super::server::{Answer, Listing, Server, body, route};
 use super::target::{Breadth, Named, TargetArgs};
 use super::watch::watch;
 use super::when::When;
@@ -68,7 +68,7 @@ struct WordArgs {
     /// End offline access too, whatever the reason
     #[arg(long)]
     revoke_offline_access: bool,
-    /// Tell the provider of what it ended itself; =false: do not tell it
+    /// Tell the provider of what it ended itself, and ask it to end what --sid or --sub names where no session is known here; =false: do not tell it
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     tell_provider: Option<bool>,
 }
@@ -103,15 +103,12 @@ pub(super) async fn run(args: KillArgs, desk: &Desk) -> Result<(), Error> {
     if args.dry_run {
         let rehearsed = rehearse(server, &path, &request).await?;
         out.answer(&rehearsed, |receipt| blast_radius(*out, receipt))?;
-        tell_nobody(&rehearsed.value, "nobody would be logged out", &named, &args.issuer);
+        tell_nobody(server, &rehearsed.value, "nobody would be logged out", &named, &args.issuer).await;
         return Ok(());
     }
     if !args.yes && named.breadth != Breadth::One {
         let rehearsed = rehearse(server, &path, &request).await?.value;
         ask_about(&rehearsed, named.breadth, || blast_radius(*out, &rehearsed))?;
-    }
-    if named.breadth == Breadth::Many && args.words.note.is_none() {
-        eprintln!("hint: --note says in the receipt and in the audit trail why so many were logged out");
     }
     let key = args.idempotency_key.unwrap_or_else(|| format!("cli-{}", Entropy::os().token()));
     let answer = post_surely(server, &path, &key, &request).await?;
@@ -119,7 +116,10 @@ pub(super) async fn run(args: KillArgs, desk: &Desk) -> Result<(), Error> {
     if answer.status == 200 {
         eprintln!("a logout was posted with this key before: this is it");
     }
-    tell_nobody(&answer.value, "nobody was logged out", &named, &args.issuer);
+    tell_nobody(server, &answer.value, "nobody was logged out", &named, &args.issuer).await;
+    if named.breadth == Breadth::Many && args.words.note.is_none() && !does_nothing(&answer.value) {
+        eprintln!("hint: --note says in the receipt and in the audit trail why so many were logged out");
+    }
     match (args.watch, out.form) {
         (true, Form::Human) => watch(desk, &args.issuer, id).await,
         (true, Form::Json) => {
@@ -161,11 +161,25 @@ async fn known_there(server: &Server, issuer: &IssuerId, client: &ClientId, path
     }
 }
 
-/// Says that a logout met nobody: who misspelt a name must not take it for done.
-fn tell_nobody(receipt: &Value, what: &str, named: &Named, issuer: &IssuerId) {
-    if does_nothing(receipt) {
-        eprintln!("{what}: no live session, token or part of {} is known at {issuer}; is it spelt as it was reported?", named.in_words());
+/// Says that a logout met nobody: who misspelt a name must not take it for done, and who is out already is not misspelt.
+async fn tell_nobody(server: &Server, receipt: &Value, what: &str, named: &Named, issuer: &IssuerId) {
+    if !does_nothing(receipt) {
+        return;
     }
+    let name = named.in_words();
+    match last_end(server, issuer, &named.target).await {
+        Some(at) => eprintln!("{what}: no session of {name} lives at {issuer} any more; the last one ended at {}", to_the_second(&at)),
+        None => eprintln!("{what}: no live session, token or part of {name} is known at {issuer}; is it spelt as it was reported?"),
+    }
+}
+
+/// When the latest session of a person or of a name ended; none where none is known, or nobody may ask.
+async fn last_end(server: &Server, issuer: &IssuerId, target: &Value) -> Option<String> {
+    let members = target.as_object().filter(|members| members.len() == 1)?;
+    let search = ["sub", "sid"].into_iter().find_map(|name| Some(json!({ name: members.get(name)? })))?;
+    let path = route(&["issuers", issuer.as_str(), "sessions", "search"]).ok()?;
+    let found = server.list(&path, Listing::Search(&search), 1).await.ok()?.value;
+    found.pointer("/items/0/ended_at").and_then(Value::as_str).map(str::to_owned)
 }
 
 pub(super) async fn rehearse(server: &Server, path: &str, request: &Value) -> Result<Answer, Error> {

@@ -1,11 +1,14 @@
 //! `logoutd logout …`
 
+use std::io::IsTerminal as _;
+
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::asking::Bound;
-use super::output::{Column, text, time};
-use super::receipt::told;
+use super::consent::consent;
+use super::output::{Column, count, text, time};
+use super::receipt::{Counts, told};
 use super::server::{Listing, body, query, route};
 use super::watch::watch;
 use super::when::When;
@@ -21,10 +24,10 @@ pub(super) enum Command {
     /// Show a receipt: what ended, who was told, who not
     Show(OneArgs),
     /// Follow a logout until it has settled: status 0 when all confirmed, 1 when somebody was given up or cannot be told
-    #[command(after_help = "Taking up again what broke off is no trouble. Ctrl-C leaves the logout going on.")]
+    #[command(after_help = "Ctrl-C stops the watching and not the logout; run it again to go on watching.")]
     Watch(OneArgs),
     /// Cancel what is pending and lift the cut-off; what was ended or told stays so
-    Undo(OneArgs),
+    Undo(UndoArgs),
 }
 
 #[derive(Debug, Args)]
@@ -80,6 +83,24 @@ pub(super) struct OneArgs {
     id: String,
 }
 
+#[derive(Debug, Args)]
+pub(super) struct UndoArgs {
+    #[command(flatten)]
+    one: OneArgs,
+    /// Do not ask
+    #[arg(long)]
+    yes: bool,
+}
+
+/// What an undoing brings back, and what it does not.
+fn about_undoing(receipt: &Value) -> String {
+    let ended = count(receipt.get("sessions_ended").and_then(Value::as_u64).unwrap_or(0), "session stays", "sessions stay");
+    format!(
+        "this lifts what it left behind, so that tokens which it alone made inactive are good again, and tells nobody else ({}); {ended} ended",
+        count(Counts::of(receipt).pending, "delivery is pending", "deliveries are pending")
+    )
+}
+
 const LISTED: [Column; 10] = [
     text("logout", "/id"),
     time("created", "/created_at"),
@@ -87,7 +108,7 @@ const LISTED: [Column; 10] = [
     text("target", "/target"),
     text("state", "/state"),
     text("sessions", "/sessions_ended"),
-    text("told", "/deliveries/total"),
+    text("to tell", "/deliveries/total"),
     text("confirmed", "/deliveries/delivered"),
     text("pending", "/deliveries/pending"),
     text("actor", "/actor"),
@@ -114,7 +135,16 @@ pub(super) async fn run(command: Command, desk: &Desk) -> Result<(), Error> {
         }
         Command::Show(one) => out.answer(&server.get(&one.path(&[])?).await?, |receipt| told(*out, receipt)),
         Command::Watch(one) => watch(desk, &one.issuer, &one.id).await,
-        Command::Undo(one) => out.answer(&server.order(&one.path(&["undo"])?).await?, |receipt| told(*out, receipt)),
+        Command::Undo(UndoArgs { one, yes }) => {
+            if !yes {
+                let receipt = server.get(&one.path(&[])?).await?.value;
+                if std::io::stdin().is_terminal() {
+                    eprintln!("{}", told(*out, &receipt));
+                }
+                consent(&about_undoing(&receipt), "yes")?;
+            }
+            out.answer(&server.order(&one.path(&["undo"])?).await?, |receipt| told(*out, receipt))
+        }
     }
 }
 

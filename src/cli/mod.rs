@@ -53,11 +53,15 @@ use crate::seams::Entropy;
 
 /// The arguments of `logoutd`.
 #[derive(Debug, Parser)]
-#[command(name = "logoutd", version, about = "A coordinator for OpenID Connect back-channel logout", disable_help_subcommand = true)]
+#[command(name = "logoutd", version, about = "A coordinator for OpenID Connect back-channel logout", disable_help_subcommand = true,
+    after_help = AFTER_HELP)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
 }
+
+const AFTER_HELP: &str = "Most commands take an ISSUER, the short id of a provider: `logoutd issuer list` shows them. At night: status, kill, logout, delivery, client, alarm.
+`logoutd COMMAND --help` says the rest, and which variables it reads.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -79,9 +83,9 @@ enum Command {
     Logout(Family<logout::Command>),
     /// Sessions as they stand, and by the provider's list of what lives
     Session(Family<session::Command>),
-    /// Persons: making one nobody
+    /// People: erase what is kept of one
     Subject(Family<subject::Command>),
-    /// What somebody must look at
+    /// Conditions that need attention
     Alarm(Family<alarm::Command>),
     /// Who is to be told what, and every attempt
     Delivery(Family<delivery::Command>),

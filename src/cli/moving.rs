@@ -11,7 +11,7 @@ use crate::app::copies;
 use crate::config::{Arguments, Config, Mode};
 use crate::store::moving::TableMoved;
 
-const AFTER_HELP: &str = "Stop the server first. Whoever is interrupted runs the same command again: it goes on where it stopped. From the first row \
+const AFTER_HELP: &str = "Stop the server first. If it is interrupted, run it again: it goes on where it stopped. From the first row \
                           on no server serves either side, until everything is moved and compared; from then on the file is not served any more.";
 
 #[derive(Debug, Args)]

@@ -37,6 +37,8 @@ pub(super) struct Column {
     /// Where its value is, as a JSON pointer (RFC 6901).
     at: &'static str,
     kind: Kind,
+    /// What stands where it has none.
+    none: &'static str,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -47,12 +49,12 @@ enum Kind {
 
 /// A value as it is.
 pub(super) const fn text(head: &'static str, at: &'static str) -> Column {
-    Column { head, at, kind: Kind::Text }
+    Column { head, at, kind: Kind::Text, none: "-" }
 }
 
 /// An instant, shown in UTC to the second.
 pub(super) const fn time(head: &'static str, at: &'static str) -> Column {
-    Column { head, at, kind: Kind::Time }
+    Column { head, at, kind: Kind::Time, none: "-" }
 }
 
 /// The longest value in a table, in characters.
@@ -107,9 +109,14 @@ impl Output {
 }
 
 impl Column {
+    /// The same, with a word of its own where there is no value.
+    pub(super) const fn or(self, none: &'static str) -> Self {
+        Self { none, ..self }
+    }
+
     fn of(&self, row: &Value) -> String {
         match (self.kind, row.pointer(self.at).filter(|value| !is_nothing(Some(value)))) {
-            (_, None) => "-".to_owned(),
+            (_, None) => self.none.to_owned(),
             (Kind::Time, Some(Value::String(instant))) => to_the_second(instant),
             (Kind::Time | Kind::Text, Some(value)) => cell(value),
         }
@@ -135,10 +142,18 @@ fn cell(value: &Value) -> String {
         Value::Bool(true) => "yes".to_owned(),
         Value::Bool(false) => "no".to_owned(),
         Value::Array(items) if items.iter().all(Value::is_string) => items.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", "),
-        Value::Object(members) => members.iter().map(|(name, value)| format!("{name}={}", cell(value))).collect::<Vec<_>>().join(" "),
+        Value::Object(members) => members.iter().map(member).collect::<Vec<_>>().join(" "),
         Value::Number(_) | Value::Array(_) => value.to_string(),
     };
     shortened(&plain(&text), CELL_CHARS_MAX)
+}
+
+/// `sub=alice`; and `everyone`, which is no name of anybody.
+fn member((name, value): (&String, &Value)) -> String {
+    match value {
+        Value::Bool(true) => name.clone(),
+        value => format!("{name}={}", cell(value)),
+    }
 }
 
 /// `2026-09-21T14:13:20Z`, whatever fraction and offset it came with.

@@ -34,7 +34,8 @@ const CLIENTS: [Column; 7] = [
     text("why", "/reason"),
     text("attempts", "/attempts"),
     time("delivered", "/delivered_at"),
-    time("tokens may work until", "/residual_until"),
+    // Where nobody can say, it may be long.
+    time("tokens may work until", "/residual_until").or("unknown"),
 ];
 
 const BY_CLIENT: [Column; 3] = [text("client", "/client_id"), text("would be told", "/pending"), text("cannot be told", "/unreachable")];
@@ -54,7 +55,7 @@ pub(super) fn told(out: Output, receipt: &Value) -> String {
 /// What a rehearsed logout would do.
 pub(super) fn blast_radius(out: Output, receipt: &Value) -> String {
     let mut told = format!("This would {}.\n", reach(receipt));
-    told.push_str(&format!("{}\n", provider(receipt, "would be told", "would not be told")));
+    told.push_str(&format!("{}\n", provider(receipt, Tense::Would)));
     let by_client = by_client(receipt);
     match (by_client.is_empty(), Counts::of(receipt).total) {
         (false, _) => {
@@ -74,7 +75,13 @@ pub(super) fn does_nothing(receipt: &Value) -> bool {
     let is_none = |name: &str| receipt.get(name).and_then(Value::as_u64) == Some(0);
     let Counts { total, adopted, .. } = Counts::of(receipt);
     let met_nobody = ["sessions_ended", "participations_ended", "refresh_tokens_revoked"].into_iter().all(is_none);
-    met_nobody && total == 0 && adopted == 0 && receipt.get("state").and_then(Value::as_str) != Some("expanding")
+    let told_provider = receipt.get("provider").is_some_and(Value::is_string);
+    met_nobody && total == 0 && adopted == 0 && !told_provider && !is_expanding(receipt)
+}
+
+/// Whether it is still ending sessions, so that no number in it is the last.
+fn is_expanding(receipt: &Value) -> bool {
+    receipt.get("state").and_then(Value::as_str) == Some("expanding")
 }
 
 /// What it does, in a clause.
@@ -98,11 +105,12 @@ fn effects(receipt: &Value) -> String {
         count(number("participations_ended"), "further participation", "further participations"),
         count(number("refresh_tokens_revoked"), "refresh token", "refresh tokens"),
     );
+    let so_far = if is_expanding(receipt) { ", so far" } else { "" };
     let revocations = receipt.get("revocations").map_or_else(String::new, |counts| format!("\nat provider     {}", in_words(counts)));
     format!(
-        "ended           {ended}\ntold            {}\nprovider        {}{revocations}\n",
+        "ended           {ended}{so_far}\ndeliveries      {}{so_far}\nprovider        {}{revocations}\n",
         standing(receipt),
-        provider(receipt, "was told", "was not told")
+        provider(receipt, Tense::Was)
     )
 }
 
@@ -111,15 +119,38 @@ fn in_words(counts: &Value) -> String {
     format!("{} revoked, {} pending, {} given up", count(number("delivered"), "token", "tokens"), number("pending"), number("gave_up"))
 }
 
+/// Whether a receipt tells of what was done, or of what would be.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Tense {
+    Was,
+    Would,
+}
+
 /// Whether the provider knows, and what it means when it does not.
-fn provider(receipt: &Value, told: &str, not_told: &str) -> String {
-    match receipt.get("provider").and_then(Value::as_str) {
-        None => "The provider has nothing to be told.".to_owned(),
-        Some("told") => format!("The provider {told}."),
-        Some("pending") if told == "was told" => "The provider is being told.".to_owned(),
-        Some("pending") => format!("The provider {told}."),
-        Some("gave_up") => "The provider could not be told: with its cookie one can sign in again without a password.".to_owned(),
-        Some(_) => format!("The provider {not_told}: with its cookie one can sign in again without a password."),
+fn provider(receipt: &Value, tense: Tense) -> String {
+    const RETURN: &str = "with its cookie one can sign in again without a password";
+    match (receipt.get("provider").and_then(Value::as_str), tense) {
+        (None, _) => unasked(receipt, tense),
+        (Some("told"), Tense::Was) => "The provider was told.".to_owned(),
+        (Some("pending"), Tense::Was) => "The provider is being told.".to_owned(),
+        (Some("told" | "pending"), Tense::Would) => "The provider would be told.".to_owned(),
+        (Some("gave_up"), _) => format!("The provider could not be told: {RETURN}."),
+        (Some(_), Tense::Was) => format!("The provider was not told: {RETURN}."),
+        (Some(_), Tense::Would) => format!("The provider would not be told: {RETURN}."),
+    }
+}
+
+/// Why nobody asked the provider anything. Where no session is known here it may well have one.
+fn unasked(receipt: &Value, tense: Tense) -> String {
+    let some = |name: &str| receipt.get(name).and_then(Value::as_u64).unwrap_or(0) > 0;
+    let of_a_client = receipt.pointer("/target/client_id").is_some();
+    let its_own = receipt.get("reason").and_then(Value::as_str) == Some("upstream");
+    match tense {
+        Tense::Was if is_expanding(receipt) => "Not known yet: sessions are still being ended.".to_owned(),
+        _ if some("sessions_ended") || its_own => "The provider has nothing to be told: it knows.".to_owned(),
+        _ if some("participations_ended") || of_a_client => "The provider has nothing to be told: its own sessions go on.".to_owned(),
+        Tense::Was => "No live session is known here, so the provider was not asked to end any; it may have some.".to_owned(),
+        Tense::Would => "No live session is known here, so the provider would not be asked to end any; it may have some.".to_owned(),
     }
 }
 
@@ -165,7 +196,7 @@ pub(super) fn standing(receipt: &Value) -> String {
         (adopted, "pending of earlier logouts"),
     ];
     let counted = always.into_iter().chain(others.into_iter().filter(|(number, _)| *number > 0));
-    format!("of {total}: {}", counted.map(|(number, what)| format!("{number} {what}")).collect::<Vec<_>>().join(", "))
+    format!("{total}: {}", counted.map(|(number, what)| format!("{number} {what}")).collect::<Vec<_>>().join(", "))
 }
 
 /// Who is still waited for, the first of them by name; nothing where nobody is.
@@ -232,8 +263,26 @@ mod tests {
     #[test]
     fn what_is_none_of_the_three_is_told_where_there_is_any() {
         let receipt = json!({"deliveries": {"total": 9, "delivered": 4, "pending": 1, "rejected": 1, "expired": 1, "unreachable": 2}});
-        assert_eq!(standing(&receipt), "of 9: 4 confirmed, 1 pending, 2 given up, 2 cannot be told");
-        assert_eq!(standing(&json!({})), "of 0: 0 confirmed, 0 pending, 0 given up");
+        assert_eq!(standing(&receipt), "9: 4 confirmed, 1 pending, 2 given up, 2 cannot be told");
+        assert_eq!(standing(&json!({})), "0: 0 confirmed, 0 pending, 0 given up");
+    }
+
+    #[test]
+    fn a_provider_that_nobody_asked_is_never_said_to_have_no_session() {
+        let may_have_some = |receipt: Value| provider(&receipt, Tense::Was).ends_with("it may have some.");
+        assert!(may_have_some(json!({"target": {"sid": "s"}, "provider": null, "sessions_ended": 0, "state": "settled"})));
+        assert!(may_have_some(json!({"target": {"everyone": true}, "sessions_ended": 0, "state": "settled"})));
+        for known in [
+            json!({"target": {"sub": "a"}, "sessions_ended": 2, "state": "settled"}),
+            json!({"target": {"client_id": "wiki"}, "sessions_ended": 0, "state": "settled"}),
+            json!({"target": {"relayed": true}, "reason": "upstream", "sessions_ended": 0, "state": "settled"}),
+        ] {
+            assert!(provider(&known, Tense::Was).starts_with("The provider has nothing to be told"), "{known}");
+        }
+        let expanding = json!({"target": {"everyone": true}, "sessions_ended": 0, "state": "expanding"});
+        assert!(provider(&expanding, Tense::Was).starts_with("Not known yet"));
+        assert!(effects(&expanding).lines().filter(|line| line.ends_with(", so far")).count() == 2);
+        assert!(provider(&expanding, Tense::Would).contains("would not be asked"), "a rehearsal has counted to the end");
     }
 
     #[test]

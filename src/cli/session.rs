@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::asking::Bound;
 use super::kill::{ask_about, rehearse};
-use super::output::{Column, Form, Output, count, facts, text, time};
+use super::output::{Column, Form, Output, count, facts, text, time, to_the_second};
 use super::plain::plain;
 use super::receipt::{blast_radius, told};
 use super::server::{Listing, body, content_within, query, route};
@@ -108,6 +108,9 @@ pub(super) struct ReconcileArgs {
     /// Do not ask, however many it ends
     #[arg(long)]
     yes: bool,
+    /// The list is meant to be empty: nobody lives, and all sessions end
+    #[arg(long)]
+    nobody_lives: bool,
 }
 
 /// The largest list of what lives, in octets: 100,000 names.
@@ -206,7 +209,28 @@ async fn reconcile(args: ReconcileArgs, Desk { server, out }: &Desk) -> Result<(
         let rehearsed = rehearse(server, &path, &request).await?.value;
         ask_about(&rehearsed, if nobody_lives { Breadth::Many } else { Breadth::Some }, || blast_radius(*out, &rehearsed))?;
     }
-    out.answer(&server.post(&path, &request).await?, |receipt| told(*out, receipt))
+    let answer = server.post(&path, &request).await?;
+    out.answer(&answer, |receipt| format!("{}{}", told(*out, receipt), gaps(receipt)))?;
+    if items(&answer.value, "gaps").iter().any(is_open) {
+        eprintln!("a gap is open still, and tokens from before it are inactive; \"logoutd gap list {issuer}\" shows it");
+    }
+    Ok(())
+}
+
+fn is_open(gap: &Value) -> bool {
+    gap.get("state").and_then(Value::as_str) == Some("open")
+}
+
+/// What became of each gap that was open, in lines.
+fn gaps(receipt: &Value) -> String {
+    let line = |gap: &Value| {
+        let text = |name: &str| gap.get(name).and_then(Value::as_str).map(plain);
+        let [id, state] = ["id", "state"].map(|name| text(name).unwrap_or_else(|| "-".to_owned()));
+        let until = text("until").map_or_else(String::new, |until| format!(" until {}", to_the_second(&until)));
+        format!("gap {id}{until}: {state}{}\n", text("why").map_or_else(String::new, |why| format!(": {why}")))
+    };
+    let lines: String = items(receipt, "gaps").iter().map(line).collect();
+    if lines.is_empty() { lines } else { format!("\n{lines}") }
 }
 
 /// The names on a list. An empty one is what a query leaves behind that failed, and would log out everybody.
@@ -286,24 +310,28 @@ fn shown(out: Output, issuer: &IssuerId, session: &Value) -> String {
     shown
 }
 
+const WHY_OPEN: &str = "live: the session goes on; pending: not told yet; gave_up: it refused or did not answer; unreachable: it can never be told;\n\
+                        cancelled: telling it was cancelled; offline_token: it holds a refresh token that outlives the session";
+
 fn standing(out: Output, StatusArgs { issuer, sub }: &StatusArgs, status: &Value) -> String {
     let (sessions, open) = (items(status, "sessions"), items(status, "still_open"));
     let live = sessions.iter().filter(|session| session.get("state").and_then(Value::as_str) == Some("live"));
     let lives = u64::try_from(live.count()).unwrap_or(u64::MAX);
     let sub = plain(sub);
+    let there = items(status, "still_open_by_client_sub");
     if sessions.is_empty() && open.is_empty() {
-        return format!(
-            "{sub} is not known here: no session was ever reported, or all are forgotten; is it spelt as the provider spells it?\n"
-        );
+        let unknown = format!("{sub} is not known here: no session was ever reported, or all are forgotten");
+        return match there {
+            [] => format!("{unknown}; is it spelt as the provider spells it?\n"),
+            there => format!("{unknown}.\n{}", by_client_sub(out, &sub, there)),
+        };
     }
     let applications: BTreeSet<_> = open.iter().filter_map(|open| open.get("client_id")?.as_str()).collect();
     let mut told = match u64::try_from(applications.len()).unwrap_or(u64::MAX) {
         0 => format!("{sub} is in no application that is known here, and has {}.\n", count(lives, "live session", "live sessions")),
         number => {
-            let words = "live: the session goes on; pending: not told yet; gave_up: it refused or did not answer; unreachable: it can never be told;\n\
-                         cancelled: telling it was cancelled; offline_token: it holds a refresh token that outlives the session";
             let applications = count(number, "application", "applications");
-            format!("{sub} may still be in {applications}:\n\n{}\n\n{words}\n", out.table(&by_application(open), &OPEN))
+            format!("{sub} may still be in {applications}:\n\n{}\n\n{WHY_OPEN}\n", out.table(&by_application(open), &OPEN))
         }
     };
     if !sessions.is_empty() {
@@ -314,7 +342,19 @@ fn standing(out: Output, StatusArgs { issuer, sub }: &StatusArgs, status: &Value
     if sessions.iter().any(is_in_gap) {
         told.push_str(&format!("{}\n", until_closed(issuer)));
     }
+    if !there.is_empty() {
+        told.push_str(&by_client_sub(out, &sub, there));
+    }
     told
+}
+
+/// Whom applications know by that name, in sessions of which nobody reported whose they are, or of somebody else.
+fn by_client_sub(out: Output, sub: &str, there: &[Value]) -> String {
+    format!(
+        "\nWhoever these applications call {sub}, by a name of their own, may still be in there; where each has names of its own it can be somebody else:\n\n\
+         {}\n\n{WHY_OPEN}\n",
+        out.table(&by_application(there), &OPEN)
+    )
 }
 
 /// Each application once for each reason, until the last of its times.

@@ -1,7 +1,7 @@
 //! `logoutd subject …`
 
 use clap::{Args, Subcommand};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::consent::consent;
 use super::output::{Column, text, time};
@@ -47,5 +47,16 @@ pub(super) async fn run(command: Command, Desk { server, out }: &Desk) -> Result
         consent(&format!("this takes the names of {} out of all that is kept at {issuer}, for good", plain(&sub)), "yes")?;
     }
     let path = route(&["issuers", issuer.as_str(), "subjects"])?;
-    out.facts(&server.delete_with(&path, &json!({ "sub": sub })).await?, &ERASED)
+    let answer = server.delete_with(&path, &json!({ "sub": sub })).await?;
+    out.facts(&answer, &ERASED)?;
+    if met_nobody(&answer.value) {
+        eprintln!("nothing was erased: nothing of {} is kept at {issuer}; is it spelt as the provider spells it?", plain(&sub));
+    }
+    Ok(())
+}
+
+/// Whether nothing had that name: who misspelt it must not take it for done. Cut-offs are left for a name that nobody has, too.
+fn met_nobody(erased: &Value) -> bool {
+    let counts = ["sessions", "participants", "logouts", "deliveries", "tokens", "audit_records"];
+    counts.into_iter().all(|name| erased.get(name).and_then(Value::as_u64) == Some(0))
 }

@@ -29,13 +29,14 @@ pub(super) enum Command {
 
 #[derive(Debug, Args)]
 pub(super) struct CreateArgs {
-    /// provider, gateway, client, operator, auditor or admin
+    /// provider (reports sessions, logs out), gateway (asks about tokens), client (sees its own deliveries), operator (logs out anybody, holds and replays
+    /// deliveries), auditor (reads everything) or admin
     #[arg(long, value_parser = Role::parse)]
     role: Role,
-    /// The issuer it is bound to
+    /// The issuer it is bound to: needed for provider, gateway and client
     #[arg(long, value_parser = |text: &str| IssuerId::parse(text))]
     issuer: Option<IssuerId>,
-    /// The client it is bound to
+    /// The client it is bound to: needed for client
     #[arg(long, value_parser = |text: &str| ClientId::parse(text))]
     client_id: Option<ClientId>,
     /// Let a provider end all sessions of a client or of everyone
@@ -98,8 +99,8 @@ const LISTED: [Column; 11] = [
     time("expires", "/expires_at"),
     time("revoked", "/revoked_at"),
     time("last used, to the hour", "/used_at"),
-    time("value before until", "/previous_until"),
-    time("and last used", "/previous_used_at"),
+    time("old value until", "/previous_until"),
+    time("old value last used", "/previous_used_at"),
 ];
 
 pub(super) async fn run(command: Command, Desk { server, out }: &Desk) -> Result<(), Error> {

@@ -166,7 +166,7 @@ impl Teller {
         // What it waits for of earlier logouts is not in the total.
         bar.set_length(total.saturating_add(adopted));
         bar.set_position(total.saturating_sub(pending));
-        bar.set_message(format!("{}{}", standing(&answer.value), waited_for(&answer.value)));
+        bar.set_message(format!("deliveries {}{}", standing(&answer.value), waited_for(&answer.value)));
     }
 }
 

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use crate::harness::database::{Database, Engine, on_both_engines};
 use crate::harness::party::Reply;
+use crate::harness::provider::Provider;
 use crate::harness::proxy::{Cut, Proxy};
 use crate::harness::server::{ADMIN_TOKEN, Stage};
 use crate::harness::until;
@@ -159,7 +160,7 @@ on_both_engines! {
         let receipt = settled(&stage, &killed["id"]).await;
         assert_eq!((&receipt["note"], &receipt["actor"], &receipt["reason"]), (&json!("by hand"), &json!("carol"), &json!("admin")));
         assert_eq!(shell.json(&["logout", "show", "main", id]), receipt);
-        assert!(shell.done(&["logout", "show", "main", id]).contains("of 2: 1 confirmed, 0 pending, 0 given up, 1 cannot be told"));
+        assert!(shell.done(&["logout", "show", "main", id]).contains("deliveries      2: 1 confirmed, 0 pending, 0 given up, 1 cannot be told"));
         for by in [&["--actor", "carol"][..], &["--sid", "s-1", "--reason", "admin"], &["--client", "wiki", "--since", "1h", "--state", "settled"]] {
             let listed = shell.done(&[&["logout", "list", "main"], by].concat());
             assert!(rows(&listed).len() == 1 && listed.contains(id), "{by:?}: {listed}");
@@ -179,7 +180,10 @@ on_both_engines! {
         assert!(shell.done(&["delivery", "cancel", "main", told]).contains("cancelled"));
         assert!(shell.fails(1, &["delivery", "cancel", "main", told]).contains("409"));
         let held = shell.json(&["kill", "main", "--sid", "s-2"]);
-        let undone = shell.json(&["logout", "undo", "main", held["id"].as_str().unwrap()]);
+        let undo = ["logout", "undo", "main", held["id"].as_str().unwrap()];
+        let asked = shell.fails(2, &undo);
+        assert!(asked.contains("good again") && asked.contains("--yes"), "{asked}");
+        let undone = shell.json(&[&undo[..], &["--yes"]].concat());
         assert_eq!((&undone["deliveries"]["cancelled"], undone["undone_at"].is_string()), (&json!(1), true));
 
         // Tokens.
@@ -428,6 +432,10 @@ on_both_engines! {
         // Who ends something hears nothing of nobody.
         let ran = shell.run(&["kill", "main", "--sub", "alice"]);
         assert!(ran.status == 0 && !ran.err.contains("nobody"), "{ran:?}");
+        for by in [["--sub", "alice"], ["--sid", "s-1"]] {
+            let ran = shell.run(&["kill", "main", by[0], by[1]]);
+            assert!(ran.err.contains("any more; the last one ended at 20") && !ran.err.contains("spelt"), "{ran:?}");
+        }
     }
 
     async fn whoever_says_too_little_is_told_what_there_is_to_say_and_never_to_take_everybody(database) {
@@ -447,15 +455,56 @@ on_both_engines! {
     async fn a_gap_is_opened_after_a_question_and_says_how_it_is_closed(database) {
         let stage = Stage::set(database).await;
         let shell = Shell::at(&stage.server.base);
+        stage.login("s-1", "alice", &["wiki"]).await;
+        stage.server.advance(Duration::from_secs(5));
         let told = shell.fails(2, &["gap", "open", "main", "--since", "2h"]);
         assert!(told.contains("inactive") && told.contains("--yes"), "{told}");
         assert!(stage.admin.items("/v1/issuers/main/gaps").await.is_empty());
-        let ran = shell.run(&["gap", "open", "main", "--since", "2h", "--until", "1h", "--yes"]);
+        let ran = shell.run(&["gap", "open", "main", "--since", "2h", "--yes"]);
         let gap = stage.admin.items("/v1/issuers/main/gaps").await.remove(0);
         let close = ["gap", "close", "main", gap["id"].as_str().unwrap()];
         assert!(ran.status == 0 && ran.err.contains(&format!("logoutd {}", close.join(" "))), "{ran:?}");
-        shell.done(&close);
+        let asked = shell.fails(2, &close);
+        assert!(asked.contains("good again") && asked.contains("1 live session among them") && asked.contains("--yes"), "{asked}");
+        assert!(stage.admin.items("/v1/issuers/main/gaps").await[0]["closed_at"].is_null());
+        shell.done(&[&close[..], &["--yes"]].concat());
         assert_eq!(stage.admin.items("/v1/issuers/main/gaps").await[0]["closed_by"], "operator");
+    }
+
+    async fn reconciling_says_of_each_gap_whether_it_is_closed_and_why_not(database) {
+        let stage = Stage::set(database).await;
+        let shell = Shell::at(&stage.server.base);
+        stage.login("s-1", "alice", &["wiki"]).await;
+        stage.server.advance(Duration::from_secs(60));
+        let list = database.directory().join("live");
+        std::fs::write(&list, "s-1\n").unwrap();
+        shell.done(&["gap", "open", "main", "--since", "2h", "--yes"]);
+        let gap = stage.admin.items("/v1/issuers/main/gaps").await.remove(0)["id"].as_str().unwrap().to_owned();
+        let at = |seconds: u64| stage.server.clock.now().minus(Duration::from_secs(seconds)).to_string();
+        let reconcile = |as_of: &str| shell.run(&["session", "reconcile", "main", list.to_str().unwrap(), "--as-of", as_of, "--yes"]);
+        let early = reconcile(&at(3600));
+        let line = early.out.lines().find(|line| line.starts_with(&format!("gap {gap}"))).unwrap_or_default();
+        assert!(line.contains(": open: the list was made before the gap's end") && early.err.contains("logoutd gap list main"), "{early:?}");
+        let late = reconcile(&at(0));
+        let line = late.out.lines().find(|line| line.starts_with(&format!("gap {gap}"))).unwrap_or_default();
+        assert!(line.ends_with(": closed") && late.err.is_empty(), "{late:?}");
+    }
+
+    async fn whom_relay_alone_knows_is_told_of_by_the_clients_name_and_nobody_is_said_to_be_asked(database) {
+        let stage = Stage::set(database).await;
+        let provider = Provider::open(&stage, json!({})).await;
+        let wiki = stage.party("wiki", json!({})).await;
+        wiki.trust(&provider.jwks.uri());
+        wiki.always(Reply::Status(503));
+        assert_eq!(provider.post(&provider.token("wiki", &json!({"sid": "s-1", "sub": "alice"}))).await.status, 200);
+        wiki.only_call().await;
+        let shell = Shell::at(&stage.server.base);
+        let status = shell.done(&["status", "main", "--sub", "alice"]);
+        assert!(status.starts_with("alice is not known here") && status.lines().any(|line| line.starts_with("wiki") && line.contains("pending")), "{status}");
+        let killed = shell.done(&["kill", "main", "--sid", "s-there"]);
+        assert!(killed.contains("the provider was not asked to end any; it may have some"), "{killed}");
+        let rehearsed = shell.done(&["kill", "main", "--everyone", "--dry-run"]);
+        assert!(rehearsed.contains("would not be asked to end any; it may have some"), "{rehearsed}");
     }
 
     async fn what_is_done_at_night_has_a_command(database) {
@@ -480,6 +529,12 @@ on_both_engines! {
         assert!(shell.done(&[&reconcile[..], &["--dry-run"]].concat()).contains("end 2 sessions"));
         assert!(shell.fails(2, &reconcile).contains("--yes"));
         let unsaid = shell.json(&["session", "reconcile", "main", list.to_str().unwrap()]);
+        let empty = database.directory().join("empty");
+        std::fs::write(&empty, "\n").unwrap();
+        let of_nobody = ["session", "reconcile", "main", empty.to_str().unwrap(), "--as-of", &as_of, "--yes"];
+        assert!(shell.fails(2, &of_nobody).contains("--nobody-lives"), "what was to make the list may have failed");
+        assert!(shell.fails(2, &[&reconcile[..], &["--yes", "--nobody-lives"]].concat()).contains("empty"));
+        assert!(shell.done(&[&of_nobody[..], &["--nobody-lives", "--dry-run"]].concat()).contains("end 3 sessions"));
         assert_eq!(unsaid["sessions_ended"], 0, "what is younger than the list is spared");
         // A query that failed leaves an empty list behind.
         let empty = database.directory().join("empty");
@@ -507,6 +562,8 @@ on_both_engines! {
         let erased = shell.done(&["subject", "erase", "main", "--sub", "alice", "--yes"]);
         assert!(erased.lines().any(|line| line.split_whitespace().eq(["sessions", "3"])), "{erased}");
         assert!(shell.done(&["status", "main", "--sub", "alice"]).starts_with("alice is not known here"));
+        let ran = shell.run(&["subject", "erase", "main", "--sub", "alcie", "--yes"]);
+        assert!(ran.status == 0 && ran.err.contains("nothing of alcie is kept at main"), "{ran:?}");
 
         // Keys.
         let key = async |state: &str| {
