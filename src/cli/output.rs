@@ -150,10 +150,7 @@ fn cell(value: &Value) -> String {
 
 /// `sub=alice`; and `everyone`, which is no name of anybody.
 fn member((name, value): (&String, &Value)) -> String {
-    match value {
-        Value::Bool(true) => name.clone(),
-        value => format!("{name}={}", cell(value)),
-    }
+    if *value == Value::Bool(true) { name.clone() } else { format!("{name}={}", cell(value)) }
 }
 
 /// `2026-09-21T14:13:20Z`, whatever fraction and offset it came with.
