@@ -492,9 +492,9 @@ mod tests {
     /// The head over `tip`, after the last one in `lines`.
     fn head(lines: &[Line], tip: &Tip, next: Option<&str>, at: Timestamp, key: &SigningKey) -> Line {
         let keys = [SigningAlg::Es256, SigningAlg::EdDsa].map(|alg| PublicJwk::parse(&key_pair(alg).0).unwrap());
-        let last = lines.iter().rev().find_map(|line| match line {
-            Line::Head { jws } => Some(verify_head(jws, &keys).unwrap()),
-            _ => None,
+        let last = lines.iter().rev().find_map(|line| {
+            let Line::Head { jws } = line else { return None };
+            Some(verify_head(jws, &keys).unwrap())
         });
         let before = Before::of(last.as_ref(), &HeadMark { at, kid: key.kid() });
         Line::Head { jws: sign_head(tip, &before, next, at, key).unwrap() }
@@ -671,7 +671,7 @@ mod tests {
         let Line::Head { jws } = &lines[2] else { panic!("a head") };
         let last = verify_head(jws, &trusted().keys).unwrap();
         let checkpoint = Line::Checkpoint { jws: sign_checkpoint(&last, Timestamp::from_seconds(99), key).unwrap() };
-        let report = check(&[&[checkpoint.clone()], &lines[3..]].concat(), &[]).unwrap();
+        let report = check(&[std::slice::from_ref(&checkpoint), &lines[3..]].concat(), &[]).unwrap();
         assert_eq!((report.purged_to, report.purged_until, report.verified), (Some(2), Some(T), 4));
         // Its own head, and the one after it, were thinned later: the last one of the hour names what is gone.
         assert!(check(&[&[checkpoint], &lines[3..5], &lines[6..]].concat(), &[]).is_ok());
