@@ -108,9 +108,6 @@ pub(super) struct ReconcileArgs {
     /// Do not ask, however many it ends
     #[arg(long)]
     yes: bool,
-    /// The list is meant to be empty: nobody lives, and all sessions end
-    #[arg(long)]
-    nobody_lives: bool,
 }
 
 /// The largest list of what lives, in octets: 100,000 names.

@@ -907,7 +907,7 @@ fn address(raw: &Raw) -> Result<SocketAddr, String> {
 }
 
 fn networks(raw: &Raw) -> Result<Vec<IpNet>, String> {
-    each(&raw.list()?, |text| network(text))
+    each(&raw.list()?, network)
 }
 
 /// Every entry of a list, or all that is wrong with them.

@@ -130,7 +130,9 @@ fn place(url: &Url) -> String {
     format!("{}{}", url.origin().ascii_serialization(), if bare { "/" } else { "/…" })
 }
 
-fn headers(raw: &Raw) -> Result<(Vec<(String, Zeroizing<String>)>, Readers), String> {
+type Headers = Vec<(String, Zeroizing<String>)>;
+
+fn headers(raw: &Raw) -> Result<(Headers, Readers), String> {
     let path = Path::new(raw.text()?);
     let (octets, readers) = read_open(path)?;
     let text = text_of(path, octets)?;

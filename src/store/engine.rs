@@ -454,11 +454,14 @@ pub(super) struct OpenedPostgres {
 pub(super) async fn open_postgres(settings: &StoreSettings) -> Result<OpenedPostgres, OpenError> {
     let options = postgres_options(&settings.url)?;
     let place = place_of(&options);
-    open_postgres_with(settings, options).await.map_err(|error| match error {
-        OpenError::Database(error) | OpenError::Migration(MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _)) => {
+    open_postgres_with(settings, options).await.map_err(|error| {
+        if let OpenError::Database(error) | OpenError::Migration(MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _)) =
+            error
+        {
             of_postgres(place, &error)
+        } else {
+            error
         }
-        other => other,
     })
 }
 
@@ -473,10 +476,8 @@ pub(super) fn foreseen(settings: &StoreSettings) -> Result<(), OpenError> {
 
 fn postgres_options(url: &str) -> Result<PgConnectOptions, OpenError> {
     PgConnectOptions::from_str(url).map_err(|error| {
-        OpenError::PostgresUrl(match error {
-            sqlx::Error::Configuration(why) => format!("cannot be read: {why}"),
-            _ => "cannot be read".to_owned(),
-        })
+        let why = if let sqlx::Error::Configuration(why) = error { format!(": {why}") } else { String::new() };
+        OpenError::PostgresUrl(format!("cannot be read{why}"))
     })
 }
 
@@ -488,10 +489,12 @@ fn place_of(options: &PgConnectOptions) -> String {
 
 fn of_postgres(place: String, error: &sqlx::Error) -> OpenError {
     // Its own text of an error from the server ends in a line of the server's source.
-    let why = match error {
-        sqlx::Error::Database(error) => error.message().to_owned(),
-        sqlx::Error::Io(error) => error.to_string(),
-        other => other.to_string(),
+    let why = if let sqlx::Error::Database(error) = error {
+        error.message().to_owned()
+    } else if let sqlx::Error::Io(error) = error {
+        error.to_string()
+    } else {
+        error.to_string()
     };
     OpenError::Postgres { place, why, advice: advice_for_postgres(error) }
 }

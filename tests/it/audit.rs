@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::process::{Command, Output};
 use std::time::Duration;
 
+use logoutd::config::Mode;
 use logoutd::model::audit::Proof;
 use logoutd::model::key::SigningAlg;
 use logoutd::store::Keep;
@@ -599,7 +600,8 @@ on_both_engines! {
     }
 
     async fn every_administrative_act_leaves_exactly_one_record_and_a_refusal_none(database) {
-        let stage = Stage::set(database).await;
+        let alarms = [("LOGOUTD_ALARMS__URL", "http://127.0.0.1:9/"), ("LOGOUTD_ALARMS__SECRET", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")];
+        let stage = Stage::on(Server::start_with(database, Mode::Dev, &alarms).await, &["ES256"]).await;
         let acts = Acts::of(&stage).await;
         let document = stage.server.nobody().get("/openapi.json").await.expect(200);
         let mut seen = BTreeSet::new();
@@ -683,6 +685,7 @@ const ACTS: &[(&str, &str, &str, &str)] = &[
         r#"{"scope":{"sub":"alice"},"not_before":"<now>"}"#,
     ),
     ("delete /v1/issuers/{iss}/cut-offs/{id}", "cut_off_lifted", "/v1/issuers/main/cut-offs/<cut-off>", ""),
+    ("post /v1/alarms/test", "alarm_tried", "/v1/alarms/test", ""),
     ("post /v1/issuers/{iss}/denylist", "token_denied", "/v1/issuers/main/denylist", r#"{"jti":"a","expires_at":"<tomorrow>"}"#),
     ("delete /v1/issuers/{iss}/denylist/{id}", "denial_lifted", "/v1/issuers/main/denylist/<denial>", ""),
     ("post /v1/issuers/{iss}/subjects/secret/bump", "subject_secret_bumped", "/v1/issuers/main/subjects/secret/bump", r#"{"sub":"alice"}"#),
