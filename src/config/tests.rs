@@ -41,7 +41,7 @@ fn a_sealing_key_is_read_from_its_file_as_text_or_as_it_is_and_from_nothing_else
     };
     let text = KeyOctets::new(raw).to_text();
     for content in [raw.to_vec(), format!("{}\n", text.expose()).into_bytes()] {
-        assert!(matches!(read(&content).unwrap().sealing_key, SealingKey::Given(key) if key == KeyOctets::new(raw)));
+        assert!(matches!(read(&content).unwrap().sealing_key, SealingKey::InFile(key, _) if key == KeyOctets::new(raw)));
     }
     for wrong in [&raw[..31], b"\xff\xfe\n", b""] {
         let why = whys(read(wrong));

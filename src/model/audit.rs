@@ -82,6 +82,8 @@ words! {
         SecretsResealed = "secrets_resealed",
         /// Something was noticed about a token.
         TokenEvent = "token_event",
+        /// A word that nobody here writes: somebody wrote beside the server.
+        Unknown = "unknown",
         /// An API token was minted.
         ApiTokenCreated = "api_token_created",
         /// An API token was given another secret.

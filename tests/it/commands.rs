@@ -529,12 +529,6 @@ on_both_engines! {
         assert!(shell.done(&[&reconcile[..], &["--dry-run"]].concat()).contains("end 2 sessions"));
         assert!(shell.fails(2, &reconcile).contains("--yes"));
         let unsaid = shell.json(&["session", "reconcile", "main", list.to_str().unwrap()]);
-        let empty = database.directory().join("empty");
-        std::fs::write(&empty, "\n").unwrap();
-        let of_nobody = ["session", "reconcile", "main", empty.to_str().unwrap(), "--as-of", &as_of, "--yes"];
-        assert!(shell.fails(2, &of_nobody).contains("--nobody-lives"), "what was to make the list may have failed");
-        assert!(shell.fails(2, &[&reconcile[..], &["--yes", "--nobody-lives"]].concat()).contains("empty"));
-        assert!(shell.done(&[&of_nobody[..], &["--nobody-lives", "--dry-run"]].concat()).contains("end 3 sessions"));
         assert_eq!(unsaid["sessions_ended"], 0, "what is younger than the list is spared");
         // A query that failed leaves an empty list behind.
         let empty = database.directory().join("empty");
