@@ -98,10 +98,14 @@ async fn sweep(tools: &Tools) {
 
 on_both_engines! {
     async fn what_is_settled_as_it_is_written_is_counted_and_no_series_is_there_that_can_never_count(database) {
-        let stage = Stage::on(Server::start_with(database, Mode::Dev, &[]).await, &["ES256"]).await;
-        stage.admin.put("/v1/issuers/main/clients/mute", json!({"id_token_signed_response_alg": "ES256"})).await.expect(201);
+        // A process of its own: the counters of this one are everybody's.
+        let mut process = Process::serve(database, &[]);
+        let admin = process.admin().await;
+        admin.post("/v1/issuers", json!({"id": "main", "issuer": ISSUER, "signing_algs": ["ES256"]})).await.expect(201);
+        admin.put("/v1/issuers/main/clients/mute", json!({"id_token_signed_response_alg": "ES256"})).await.expect(201);
+        let provider = admin.mint(json!({"role": "provider", "issuer": "main"})).await;
         let settled = async |state: &str, reason: &str| {
-            let samples = scrape(&stage.server.admin()).await;
+            let samples = scrape(&admin).await;
             let is_it = |sample: &&Sample| {
                 sample.name == "logoutd_deliveries_settled_total" && sample.labels["state"] == state && sample.labels["reason"] == reason
             };
@@ -114,14 +118,19 @@ on_both_engines! {
             assert_eq!(settled(state, reason).await, None, "{state} {reason}");
         }
         for sid in ["s-1", "s-2"] {
-            stage.login(sid, "alice", &["mute", "stranger"]).await;
+            let login = json!({"sub": "alice", "participants": [{"client_id": "mute"}, {"client_id": "stranger"}]});
+            provider.put(&format!("/v1/issuers/main/sessions/{sid}"), login).await.expect(201);
         }
+        let log_out = async |more: Value| {
+            let mut order = json!({"reason": "admin"});
+            order.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            provider.post("/v1/issuers/main/logouts", order).await
+        };
         // What is only rehearsed is not counted.
-        let rehearsal = json!({"target": {"sub": "alice"}, "reason": "admin", "dry_run": true});
-        stage.provider.post("/v1/issuers/main/logouts", rehearsal).await;
-        stage.logout(json!({"sid": "s-1"})).await;
+        log_out(json!({"target": {"sub": "alice"}, "dry_run": true})).await.expect(200);
+        log_out(json!({"target": {"sid": "s-1"}})).await.expect(201);
         assert_eq!(settled("unreachable", "no_uri").await, Some(1.0));
-        stage.logout(json!({"sub": "alice"})).await;
+        log_out(json!({"target": {"sub": "alice"}})).await.expect(201);
         assert_eq!(settled("unreachable", "no_uri").await, Some(2.0));
         assert_eq!(settled("unreachable", "client_not_registered").await, Some(2.0));
     }
