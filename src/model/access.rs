@@ -205,22 +205,12 @@ impl Caller {
 
     /// The server at an issuer, where it acts by itself as an operator could.
     pub fn itself(issuer: &IssuerId) -> Self {
-        Self { issuer: Some(issuer.clone()), ..Self::server() }
+        Self::without_token(Self::ITSELF, Role::Operator, Some(issuer))
     }
 
     /// The server where no issuer is involved.
     pub fn server() -> Self {
-        let identity = Self::ITSELF.to_owned();
-        Self {
-            identity,
-            role: Role::Operator,
-            issuer: None,
-            client_id: None,
-            may_mass_kill: false,
-            remote: None,
-            behalf: Behalf::default(),
-            token: OwnToken::NONE,
-        }
+        Self::without_token(Self::ITSELF, Role::Operator, None)
     }
 
     /// The identity of the configuration, where it declares what is registered.
@@ -228,17 +218,7 @@ impl Caller {
 
     /// The configuration, which whoever runs the process has written.
     pub fn configuration() -> Self {
-        let identity = Self::CONFIGURATION.to_owned();
-        Self {
-            identity,
-            role: Role::Admin,
-            issuer: None,
-            client_id: None,
-            may_mass_kill: false,
-            remote: None,
-            behalf: Behalf::default(),
-            token: OwnToken::NONE,
-        }
+        Self::without_token(Self::CONFIGURATION, Role::Admin, None)
     }
 
     /// The identity of an issuer's provider where it speaks by its own signature instead of by an API token.
@@ -246,11 +226,15 @@ impl Caller {
 
     /// An issuer's provider, known by its signature.
     pub fn provider(issuer: &IssuerId) -> Self {
-        let (identity, issuer) = (Self::PROVIDER.to_owned(), Some(issuer.clone()));
+        Self::without_token(Self::PROVIDER, Role::Provider, Some(issuer))
+    }
+
+    /// Who showed no API token, from nowhere and for nobody else.
+    fn without_token(identity: &str, role: Role, issuer: Option<&IssuerId>) -> Self {
         Self {
-            identity,
-            role: Role::Provider,
-            issuer,
+            identity: identity.to_owned(),
+            role,
+            issuer: issuer.cloned(),
             client_id: None,
             may_mass_kill: false,
             remote: None,
@@ -261,17 +245,8 @@ impl Caller {
 
     /// A registered client, known by credentials of its own.
     pub fn client(issuer: &IssuerId, client_id: &ClientId, remote: Option<String>) -> Self {
-        let (identity, issuer) = (format!("client:{client_id}"), Some(issuer.clone()));
-        Self {
-            identity,
-            role: Role::Client,
-            issuer,
-            client_id: Some(client_id.clone()),
-            may_mass_kill: false,
-            remote,
-            behalf: Behalf::default(),
-            token: OwnToken::NONE,
-        }
+        let known = Self::without_token(&format!("client:{client_id}"), Role::Client, Some(issuer));
+        Self { client_id: Some(client_id.clone()), remote, ..known }
     }
 
     /// Whether this caller may end what concerns a client's users, or everybody.

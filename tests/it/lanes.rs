@@ -125,6 +125,20 @@ async fn pause(database: &Database, paused: bool) {
     }
 }
 
+/// Three clients behind one host that is away, found so by two of them.
+async fn away_together(stage: &Stage) -> (Party, String) {
+    let front = Party::open(&stage.server.base, "main", ISSUER, "any").await;
+    for client_id in ["a", "b", "c"] {
+        stage.register(client_id, &front.uri(), json!({"delivery": {"max_in_flight": 1}})).await;
+    }
+    front.always(Reply::Status(503));
+    let host = format!("host {}", front.address());
+    sessions(stage, "alice", 6, &["a", "b"]).await;
+    stage.logout(json!({"sub": "alice"})).await;
+    once_open(stage, &host).await;
+    (front, host)
+}
+
 on_both_engines! {
     async fn a_probe_is_taken_by_one_and_each_is_another_delivery(database) {
         let bench = Bench::on(database).await;
@@ -305,15 +319,7 @@ on_both_engines! {
 
     async fn a_host_is_left_alone_when_two_of_its_clients_say_that_it_is_away(database) {
         let stage = Stage::set(database).await;
-        let front = Party::open(&stage.server.base, "main", ISSUER, "any").await;
-        for client_id in ["a", "b", "c"] {
-            stage.register(client_id, &front.uri(), json!({"delivery": {"max_in_flight": 1}})).await;
-        }
-        front.always(Reply::Status(503));
-        let host = format!("host {}", front.address());
-        sessions(&stage, "alice", 6, &["a", "b"]).await;
-        stage.logout(json!({"sub": "alice"})).await;
-        once_open(&stage, &host).await;
+        let (front, host) = away_together(&stage).await;
         once_still_all(&stage, &front).await;
 
         // Nobody there is asked, not even who never failed, until the host itself is found back.
@@ -402,15 +408,7 @@ on_both_engines! {
 
     async fn a_test_that_is_taken_finds_a_host_back_and_who_was_away_behind_it_waits_for_a_probe(database) {
         let stage = Stage::set(database).await;
-        let front = Party::open(&stage.server.base, "main", ISSUER, "any").await;
-        for client_id in ["a", "b", "c"] {
-            stage.register(client_id, &front.uri(), json!({"delivery": {"max_in_flight": 1}})).await;
-        }
-        front.always(Reply::Status(503));
-        let host = format!("host {}", front.address());
-        sessions(&stage, "alice", 6, &["a", "b"]).await;
-        stage.logout(json!({"sub": "alice"})).await;
-        once_open(&stage, &host).await;
+        let (front, host) = away_together(&stage).await;
         sessions(&stage, "bob", 2, &["c"]).await;
         stage.logout(json!({"sub": "bob"})).await;
         once_still_all(&stage, &front).await;
